@@ -1,0 +1,144 @@
+"""Events and recommendations as they stand on the topics, and the words used inside.
+
+On the edge they are pydantic models, checked and documented (`docs/schemas/`). Inside,
+events travel as the columns of a `MicroBatch`: numpy arrays and offsets, no object per event.
+"""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Annotated, Any, NewType
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter
+
+ItemId = NewType("ItemId", str)  # the id on the topic
+ItemKey = NewType("ItemKey", int)  # its stable 64-bit hash, used in state
+UserId = NewType("UserId", str)
+UserKey = NewType("UserKey", int)
+Row = NewType("Row", int)  # an index in one version's embedding table
+Version = NewType("Version", int)
+Partition = NewType("Partition", int)
+Offset = NewType("Offset", int)
+
+Offsets = Mapping[Partition, Offset]  # per partition, the first offset that is not covered
+
+Int64s = npt.NDArray[np.int64]
+Float32s = npt.NDArray[np.float32]
+Uint8s = npt.NDArray[np.uint8]
+Bools = npt.NDArray[np.bool_]
+
+NO_KEY = 0  # never the hash of an id; marks an empty place in a history
+
+_MAX_ID = 512  # characters; ids are keys in state and on topics, not documents
+_AWARE = TypeAdapter(AwareDatetime)
+
+
+def stable_key(text: str) -> int:
+    """The signed 64-bit BLAKE2b hash of an id; the same on every machine and never `NO_KEY`."""
+    digest = hashlib.blake2b(text.encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "little", signed=True) or 1
+
+
+def item_key(item_id: ItemId) -> ItemKey:
+    return ItemKey(stable_key(item_id))
+
+
+def user_key(user_id: UserId) -> UserKey:
+    return UserKey(stable_key(user_id))
+
+
+def _epoch_ms(value: object) -> object:
+    """Epoch milliseconds from an RFC 3339 text; numbers pass."""
+    if isinstance(value, str):
+        moment: datetime = _AWARE.validate_python(value)
+        return round(moment.timestamp() * 1000)
+    return value
+
+
+Id = Annotated[str, Field(min_length=1, max_length=_MAX_ID)]
+EpochMs = Annotated[
+    int,
+    BeforeValidator(_epoch_ms, json_schema_input_type=int | datetime),
+    Field(ge=0, le=253_402_300_799_999, description="Epoch milliseconds, or RFC 3339 with a zone."),
+]
+
+
+class Event(BaseModel):
+    """One behaviour record from the events topic. Fields beyond these are ignored."""
+
+    model_config = ConfigDict(frozen=True, strict=True, extra="ignore", allow_inf_nan=False)
+
+    user_id: Id
+    item_id: Id
+    event: Annotated[str, Field(min_length=1, max_length=64, description="The kind, e.g. `view`.")]
+    timestamp: EpochMs
+    event_id: Id | None = None
+    value: float | None = Field(default=None, description="A price, a rating, a dwell time.")
+    context: dict[str, Any] | None = None
+
+
+class RecommendedItem(BaseModel):
+    """One place of a ranking."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    item_id: Id
+    score: float = Field(description="Comparable within one recommendation only.")
+
+
+class Cause(BaseModel):
+    """The event that a recommendation answers."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    item_id: Id
+    event: str
+    timestamp: int = Field(description="Epoch milliseconds.")
+    event_id: Id | None = None
+
+
+class Recommendation(BaseModel):
+    """One record of the recommendations topic, keyed by user id."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    rec_id: str = Field(description="TOPIC/PARTITION/OFFSET of the event: the same when sent twice.")
+    user_id: Id
+    items: list[RecommendedItem] = Field(description="Best first.")
+    model_version: int = Field(ge=0)
+    trained_through: dict[str, int] = Field(
+        description="Per partition, the first offset whose event is not yet in the weights."
+    )
+    event: Cause
+    generated_at: int = Field(description="Epoch milliseconds.")
+    traceparent: str | None = Field(default=None, description="W3C trace context of the event.")
+    tracestate: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class MicroBatch:
+    """Events of one or more partitions as columns, with the offsets that follow them.
+
+    Element i of every column belongs to the same event. Events of one partition stand in
+    offset order; `sequence` is the event's ordinal in its user's history, so that a reader
+    of the history slab can find what came before it.
+    """
+
+    partition: npt.NDArray[np.int32]
+    offset: Int64s
+    user: Int64s  # user keys
+    slot: npt.NDArray[np.int32]  # the user's place in the partition's history slab
+    sequence: Int64s
+    item: Int64s  # item keys
+    kind: Uint8s  # index in the settings' kinds
+    timestamp: Int64s  # epoch ms
+    value: Float32s  # NaN where absent
+    arrived_s: float  # monotonic time of the oldest event, for event-to-weights
+    next_offsets: Offsets
+    new_items: tuple[tuple[ItemKey, ItemId], ...]  # ids not named in an earlier batch
+
+    def __len__(self) -> int:
+        return len(self.offset)

@@ -1,0 +1,421 @@
+"""The settings tree: frozen, every key known, read once by the entry point.
+
+Sources, strongest first: explicit overrides (command line), `HEADWATER_*` environment
+(`HEADWATER_KAFKA__BOOTSTRAP_SERVERS`, two underscores between levels), the TOML file,
+defaults. A module receives its own section, never the tree.
+"""
+
+import enum
+import os
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_origin
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    PositiveFloat,
+    PositiveInt,
+    SecretStr,
+    TypeAdapter,
+    ValidationError,
+    model_validator,
+)
+
+from service.errors import ConfigurationError
+
+ENV_PREFIX = "HEADWATER_"
+ENV_LEVEL = "__"
+# Read outside the tree: which file to load, and the Kafka that the tests use.
+ENV_FILE = "HEADWATER_CONFIG"
+ENV_TEST_KAFKA = "HEADWATER_TEST_KAFKA"
+
+Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class SecurityProtocol(enum.StrEnum):
+    PLAINTEXT = "PLAINTEXT"
+    SSL = "SSL"
+    SASL_PLAINTEXT = "SASL_PLAINTEXT"
+    SASL_SSL = "SASL_SSL"
+
+
+class SaslMechanism(enum.StrEnum):
+    PLAIN = "PLAIN"
+    SCRAM_SHA_256 = "SCRAM-SHA-256"
+    SCRAM_SHA_512 = "SCRAM-SHA-512"
+
+
+class KafkaSettings(Section):
+    """Where Kafka is and how to talk to it."""
+
+    bootstrap_servers: str = "localhost:9092"
+    group_id: str = "headwater"
+    client_id: str = "headwater"
+    security_protocol: SecurityProtocol = SecurityProtocol.PLAINTEXT
+    ssl_ca_file: Path | None = None
+    sasl_mechanism: SaslMechanism = SaslMechanism.PLAIN
+    sasl_username: str | None = None
+    sasl_password: SecretStr | None = None
+    connect_timeout_s: PositiveFloat = 10.0
+    # aiokafka's 10 s loses the membership when a load spike stalls the loop for that long.
+    session_timeout_s: PositiveFloat = 30.0
+    request_timeout_s: PositiveFloat = 40.0
+
+
+class TopicsSettings(Section):
+    """Topic names, and what `doctor --create` makes of those that are missing."""
+
+    events: str = "events"
+    recommendations: str = "recommendations"
+    dead_letter: str = "events.dead-letter"
+    partitions: PositiveInt = 4
+    replication_factor: PositiveInt = 1
+
+
+class FieldsSettings(Section):
+    """The users' names for our fields; a dotted name reads a nested object."""
+
+    user_id: str = "user_id"
+    item_id: str = "item_id"
+    event: str = "event"
+    timestamp: str = "timestamp"
+    event_id: str = "event_id"
+    value: str = "value"
+    context: str = "context"
+
+
+class EventsSettings(Section):
+    """What counts as an event."""
+
+    kinds: tuple[str, ...] = ("view", "click", "cart", "buy", "rating", "impression")
+    recommend_on: tuple[str, ...] | None = Field(
+        default=None, description="Kinds that are answered with a recommendation; all when unset."
+    )
+    max_bytes: PositiveInt = 65_536
+    max_future_s: PositiveFloat = 3600.0
+    fields: FieldsSettings = FieldsSettings()
+
+    @model_validator(mode="after")
+    def _kinds_fit(self) -> "EventsSettings":
+        if not 0 < len(self.kinds) <= 255 or len(set(self.kinds)) != len(self.kinds):
+            raise ValueError("kinds must name 1 to 255 distinct kinds")
+        unknown = set(self.recommend_on or ()) - set(self.kinds)
+        if unknown:
+            raise ValueError(f"recommend_on names kinds that are not in kinds: {sorted(unknown)}")
+        return self
+
+
+class HistorySettings(Section):
+    """Bounds of the history slab, per input partition.
+
+    Shared memory per partition: about users x (events x 17 + 24) bytes, touched as it fills.
+    """
+
+    users: PositiveInt = 50_000
+    events: PositiveInt = 128
+
+
+class BatchSettings(Section):
+    """When events are scored and when a micro-batch closes."""
+
+    score_max_events: PositiveInt = Field(
+        default=256, description="Events scored in one forward pass at most."
+    )
+    train_max_events: PositiveInt = Field(
+        default=512, description="A micro-batch closes at this many events,"
+    )
+    train_max_wait_s: PositiveFloat = Field(
+        default=1.0, description="or when its oldest event is this old."
+    )
+    # 45 bytes an event: 45 MB. Scoring goes on while a worker restarts; past this it pauses.
+    max_untrained_events: PositiveInt = Field(
+        default=1_000_000, description="Events waiting for weights before the source is paused."
+    )
+
+
+class SmallBackbone(Section):
+    """A GPT-2 of our own size with random weights, made from a config."""
+
+    kind: Literal["small"] = "small"
+    dim: PositiveInt = 64
+    layers: PositiveInt = 2
+    heads: PositiveInt = 2
+
+
+class PretrainedBackbone(Section):
+    """Any Hugging Face decoder, or encoder run causally: hub id or local folder."""
+
+    kind: Literal["pretrained"] = "pretrained"
+    name: str
+    revision: str | None = None
+
+
+Backbone = Annotated[SmallBackbone | PretrainedBackbone, Field(discriminator="kind")]
+
+
+class ModelSettings(Section):
+    """The sequence model."""
+
+    backbone: Backbone = SmallBackbone()
+    dim: PositiveInt = Field(default=64, description="Width of an item vector.")
+    max_length: PositiveInt = Field(default=50, description="Events of a history it attends to.")
+    dropout: Fraction = 0.2
+    temperature: PositiveFloat = Field(
+        default=0.07, description="Cosine similarities are divided by it before the softmax."
+    )
+    seed: int = 0
+
+
+class Device(enum.StrEnum):
+    AUTO = "auto"
+    CPU = "cpu"
+    CUDA = "cuda"
+
+
+class ReplaySettings(Section):
+    """Older histories mixed into every step, against forgetting."""
+
+    ratio: Annotated[float, Field(ge=0.0, le=10.0)] = Field(
+        default=1.0, description="Replayed sequences per new sequence."
+    )
+    min_sequences: Annotated[int, Field(ge=0)] = Field(
+        default=32, description="Replayed sequences per step at least, while histories last."
+    )
+
+
+class HoldoutSettings(Section):
+    """Recent interactions kept from training until they age out."""
+
+    fraction: Fraction = 0.05
+    window_rows: PositiveInt = 512
+    max_age_s: PositiveFloat = Field(default=86_400.0, description="By event time.")
+
+
+class GateSettings(Section):
+    min_rows: PositiveInt = 64
+    z_score: PositiveFloat = 1.64  # one-sided 95 %
+    tolerance: Annotated[float, Field(ge=0.0)] = Field(
+        default=0.01, description="NDCG@10 that a challenger may seem to lose and still pass."
+    )
+
+
+class RestartSettings(Section):
+    """How the worker process is watched."""
+
+    first_delay_s: PositiveFloat = 0.5
+    max_delay_s: PositiveFloat = 30.0
+    healthy_after_s: PositiveFloat = 60.0
+    heartbeat_s: PositiveFloat = 1.0
+    # Importing torch on a busy two-core machine has taken 20 s.
+    start_timeout_s: PositiveFloat = 120.0
+    silent_after_s: PositiveFloat = Field(
+        default=15.0, description="No heartbeat for this long (frozen): killed and restarted."
+    )
+    stuck_after_s: PositiveFloat = Field(
+        default=300.0, description="Heartbeats but no step for this long: killed and restarted."
+    )
+
+
+class TrainerSettings(Section):
+    """Fine-tuning of the challenger."""
+
+    device: Device = Device.AUTO
+    threads: Annotated[int, Field(ge=0)] = Field(
+        default=0, description="CPU threads of the worker; 0: half the cores."
+    )
+    learning_rate: PositiveFloat = 1e-3
+    weight_decay: Annotated[float, Field(ge=0.0)] = 0.01
+    clip_norm: PositiveFloat = 1.0
+    batch_sequences: PositiveInt = 64
+    negatives: PositiveInt = Field(
+        default=2048, description="Shared sampled negatives; at most this many items: all of them."
+    )
+    max_epochs: PositiveInt = Field(
+        default=2, description="Passes over a round's events at most; the holdout may stop sooner."
+    )
+    patience: PositiveInt = 1
+    max_round_events: PositiveInt = Field(
+        default=4096, description="Waiting micro-batches are joined up to this many events."
+    )
+    max_rejections: PositiveInt = Field(
+        default=3, description="After so many in a row the round's events are given up, counted."
+    )
+    publish_every_s: Annotated[float, Field(ge=0.0)] = Field(
+        default=2.0, description="The gate is asked at most this often."
+    )
+    replay: ReplaySettings = ReplaySettings()
+    holdout: HoldoutSettings = HoldoutSettings()
+    gate: GateSettings = GateSettings()
+    restart: RestartSettings = RestartSettings()
+
+
+class ScorerSettings(Section):
+    top_k: Annotated[int, Field(ge=1, le=1000)] = 10
+    exclude_seen: bool = True
+    threads: Annotated[int, Field(ge=0)] = Field(
+        default=0, description="CPU threads of scoring; 0: half the cores."
+    )
+    popularity_half_life_events: PositiveInt = 20_000
+
+
+class RegistrySettings(Section):
+    keep_versions: Annotated[int, Field(ge=2)] = 10
+    poll_s: PositiveFloat = Field(
+        default=1.0, description="How soon a pin or rollback from the command line is seen."
+    )
+
+
+class StorageSettings(Section):
+    root: Path = Path("headwater-data")
+
+
+class AdminSettings(Section):
+    host: str = "127.0.0.1"
+    port: Annotated[int, Field(ge=0, le=65_535)] = Field(default=8321, description="0: any free.")
+    # A stalled loop loses the group membership at the session timeout; say so before that.
+    live_within_s: PositiveFloat = 20.0
+
+
+class LogLevel(enum.StrEnum):
+    DEBUG = "DEBUG"
+    INFO = "INFO"
+    WARNING = "WARNING"
+    ERROR = "ERROR"
+
+
+class LogFormat(enum.StrEnum):
+    TEXT = "text"
+    JSON = "json"
+
+
+class LogSettings(Section):
+    level: LogLevel = LogLevel.INFO
+    format: LogFormat = LogFormat.TEXT
+
+
+class Settings(Section):
+    """The whole tree; `headwater config` prints the effective one."""
+
+    kafka: KafkaSettings = KafkaSettings()
+    topics: TopicsSettings = TopicsSettings()
+    events: EventsSettings = EventsSettings()
+    history: HistorySettings = HistorySettings()
+    batch: BatchSettings = BatchSettings()
+    model: ModelSettings = ModelSettings()
+    trainer: TrainerSettings = TrainerSettings()
+    scorer: ScorerSettings = ScorerSettings()
+    registry: RegistrySettings = RegistrySettings()
+    storage: StorageSettings = StorageSettings()
+    admin: AdminSettings = AdminSettings()
+    log: LogSettings = LogSettings()
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> "Settings":
+        if self.history.events < self.model.max_length:
+            raise ValueError(
+                f"history.events ({self.history.events}) must be at least "
+                f"model.max_length ({self.model.max_length})"
+            )
+        return self
+
+
+def load_settings(
+    file: Path | None, environ: Mapping[str, str], overrides: Mapping[str, Any] | None = None
+) -> Settings:
+    """The effective settings.
+
+    `overrides` is a nested mapping and wins. Raises `ConfigurationError` with one line per
+    fault: a missing or broken file, an unknown key, a value of the wrong type.
+    """
+    tree = _read_file(file) if file else {}
+    _merge(tree, _from_environment(environ))
+    _merge(tree, overrides or {})
+    try:
+        return Settings.model_validate(tree)
+    except ValidationError as error:
+        raise ConfigurationError(_explain(error)) from None
+
+
+def masked(settings: Settings) -> dict[str, Any]:
+    """The tree as plain data with secrets masked."""
+    plain: dict[str, Any] = settings.model_dump(mode="json")
+    return plain
+
+
+def _read_file(file: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigurationError(f"cannot read settings file {file}: {error.strerror}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigurationError(f"settings file {file} is not valid TOML: {error}") from None
+
+
+def _from_environment(environ: Mapping[str, str]) -> dict[str, Any]:
+    tree: dict[str, Any] = {}
+    for name, text in sorted(environ.items()):
+        if not name.startswith(ENV_PREFIX) or name in (ENV_FILE, ENV_TEST_KAFKA):
+            continue
+        path = name.removeprefix(ENV_PREFIX).lower().split(ENV_LEVEL)
+        _put(tree, path, _parse(path, text))
+    return tree
+
+
+def _parse(path: list[str], text: str) -> object:
+    """Lists and sections are JSON; everything else stays text, which pydantic converts."""
+    if text.startswith(("[", "{")) and _is_structured(path):
+        try:
+            return TypeAdapter(Any).validate_json(text)
+        except ValidationError:
+            name = ENV_PREFIX + ENV_LEVEL.join(path).upper()
+            raise ConfigurationError(f"{name} is not valid JSON") from None
+    return text
+
+
+def _is_structured(path: list[str]) -> bool:
+    model: Any = Settings
+    for key in path:
+        field = getattr(model, "model_fields", {}).get(key)
+        if field is None:
+            return False
+        model = field.annotation
+    return get_origin(model) is not None or hasattr(model, "model_fields")
+
+
+def _put(tree: dict[str, Any], path: list[str], value: object) -> None:
+    for key in path[:-1]:
+        tree = tree.setdefault(key, {})
+        if not isinstance(tree, dict):
+            raise ConfigurationError(f"{ENV_PREFIX}* sets both {key} and a key below it")
+    tree[path[-1]] = value
+
+
+def _merge(tree: dict[str, Any], stronger: Mapping[str, Any]) -> None:
+    for key, value in stronger.items():
+        if isinstance(value, Mapping) and isinstance(tree.get(key), dict):
+            _merge(tree[key], value)
+        else:
+            tree[key] = value
+
+
+def _explain(error: ValidationError) -> str:
+    lines = []
+    for fault in error.errors(include_url=False, include_context=False):
+        where = ".".join(str(part) for part in fault["loc"]) or "settings"
+        if fault["type"] == "extra_forbidden":
+            lines.append(f"unknown setting {where}; `headwater config` lists those that exist")
+        else:
+            lines.append(f"setting {where}: {fault['msg']}")
+    return "; ".join(lines)
+
+
+def environment_file(environ: Mapping[str, str] = os.environ) -> Path | None:
+    """The settings file that the environment names, if any."""
+    return Path(environ[ENV_FILE]) if ENV_FILE in environ else None
