@@ -25,6 +25,7 @@ Offset = NewType("Offset", int)
 
 Offsets = Mapping[Partition, Offset]  # per partition, the first offset that is not covered
 
+Int32s = npt.NDArray[np.int32]
 Int64s = npt.NDArray[np.int64]
 Float32s = npt.NDArray[np.float32]
 Uint8s = npt.NDArray[np.uint8]
@@ -51,8 +52,13 @@ def user_key(user_id: UserId) -> UserKey:
 
 
 def _epoch_ms(value: object) -> object:
-    """Epoch milliseconds from an RFC 3339 text; numbers pass."""
+    """Epoch milliseconds from an RFC 3339 text; numbers pass.
+
+    Digits in quotes are refused: pydantic would guess seconds or milliseconds by their size.
+    """
     if isinstance(value, str):
+        if value[4:5] != "-":
+            raise ValueError("a text must be RFC 3339, such as 2026-01-31T09:30:00Z")
         moment: datetime = _AWARE.validate_python(value)
         return round(moment.timestamp() * 1000)
     return value
@@ -105,7 +111,9 @@ class Recommendation(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    rec_id: str = Field(description="TOPIC/PARTITION/OFFSET of the event: the same when sent twice.")
+    rec_id: str = Field(
+        description="TOPIC/PARTITION/OFFSET of the event: the same when sent twice."
+    )
     user_id: Id
     items: list[RecommendedItem] = Field(description="Best first.")
     model_version: int = Field(ge=0)
@@ -119,26 +127,76 @@ class Recommendation(BaseModel):
 
 
 @dataclass(frozen=True, slots=True)
-class MicroBatch:
-    """Events of one or more partitions as columns, with the offsets that follow them.
+class Trace:
+    """The W3C trace context of an event's headers."""
 
-    Element i of every column belongs to the same event. Events of one partition stand in
-    offset order; `sequence` is the event's ordinal in its user's history, so that a reader
-    of the history slab can find what came before it.
+    parent: str
+    state: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Events:
+    """Decoded events of one or more partitions, as columns.
+
+    Element i of every column belongs to the same event; events of one partition stand in
+    offset order.
     """
 
-    partition: npt.NDArray[np.int32]
+    partition: Int32s
     offset: Int64s
     user: Int64s  # user keys
-    slot: npt.NDArray[np.int32]  # the user's place in the partition's history slab
-    sequence: Int64s
+    item: Int64s  # item keys
+    kind: Uint8s  # index in the settings' kinds
+    timestamp: Int64s  # epoch ms, by the event itself
+    appended: Int64s  # epoch ms, by Kafka
+    value: Float32s  # NaN where absent
+    user_ids: list[UserId]
+    item_ids: list[ItemId]
+    event_ids: list[str | None]
+    traces: list[Trace | None]
+
+    def __len__(self) -> int:
+        return len(self.offset)
+
+    def take(self, rows: Int64s) -> "Events":
+        """Some of the events, in the order given."""
+        chosen = rows.tolist()
+        return Events(
+            self.partition[rows],
+            self.offset[rows],
+            self.user[rows],
+            self.item[rows],
+            self.kind[rows],
+            self.timestamp[rows],
+            self.appended[rows],
+            self.value[rows],
+            [self.user_ids[row] for row in chosen],
+            [self.item_ids[row] for row in chosen],
+            [self.event_ids[row] for row in chosen],
+            [self.traces[row] for row in chosen],
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class MicroBatch:
+    """The unit that is trained on: events as columns, with the offsets that follow them.
+
+    Element i of every column belongs to the same event. `ordinal` is the event's place in its
+    user's history, by which a reader of the history slab finds what came before it.
+    """
+
+    partition: Int32s
+    offset: Int64s
+    user: Int64s  # user keys
+    slot: Int32s  # the user's place in the partition's history slab
+    ordinal: Int64s
     item: Int64s  # item keys
     kind: Uint8s  # index in the settings' kinds
     timestamp: Int64s  # epoch ms
     value: Float32s  # NaN where absent
-    arrived_s: float  # monotonic time of the oldest event, for event-to-weights
+    item_ids: tuple[tuple[ItemKey, ItemId], ...]  # of every item in it
     next_offsets: Offsets
-    new_items: tuple[tuple[ItemKey, ItemId], ...]  # ids not named in an earlier batch
+    opened_s: float  # monotonic time at which its oldest event was read
 
     def __len__(self) -> int:
         return len(self.offset)

@@ -58,13 +58,15 @@ class Metrics:
             "produced_records", "Records sent, by topic role and result.", "role", "result"
         )
         self.produce_seconds = histogram(
-            "produce_seconds", "From handing a batch to the producer to its acknowledgement.", _SECONDS
+            "produce_seconds",
+            "From handing a batch to the producer to its acknowledgement.",
+            _SECONDS,
         )
         self.commits = counter("commits", "Offset commits, by result.", "result")
         self.event_to_recommendation = histogram(
             "event_to_recommendation_seconds",
             "From an event's append time in Kafka to its recommendation's acknowledgement.",
-            _SECONDS + (20, 50, 100),
+            (*_SECONDS, 20, 50, 100),
         )
 
         # Scoring
@@ -104,17 +106,22 @@ class Metrics:
         self.holdout_rows = gauge("holdout_rows", "Interactions in the rolling holdout.")
         self.gate_decisions = counter("gate_decisions", "Verdicts of the gate.", "verdict")
         self.worker_up = gauge("worker_up", "1 while the trainer worker answers.")
-        self.worker_restarts = counter("worker_restarts", "Trainer workers started after one ended.")
+        self.worker_restarts = counter(
+            "worker_restarts", "Trainer workers started after one ended."
+        )
 
         # Serving
         self.model_version = gauge("model_version", "Version that serves.")
         self.model_published = gauge(
-            "model_publish_timestamp_seconds", "Unix time at which the serving version was published."
+            "model_publish_timestamp_seconds",
+            "Unix time at which the serving version was published.",
         )
         self.model_items = gauge("model_items", "Items that the serving version can recommend.")
         self.swaps = counter("swaps", "Versions put into service, by result.", "result")
         self.swap_load_seconds = histogram(
-            "swap_load_seconds", "Reading, verifying and warming a version beside the champion.", _SECONDS
+            "swap_load_seconds",
+            "Reading, verifying and warming a version beside the champion.",
+            _SECONDS,
         )
         self.swap_pause_seconds = histogram(
             "swap_pause_seconds",

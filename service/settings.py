@@ -10,7 +10,8 @@ import os
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_origin
+from types import UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic import (
     BaseModel,
@@ -36,7 +37,7 @@ Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
 
 
 class Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class SecurityProtocol(enum.StrEnum):
@@ -195,7 +196,7 @@ class HoldoutSettings(Section):
 
     fraction: Fraction = 0.05
     window_rows: PositiveInt = 512
-    max_age_s: PositiveFloat = Field(default=86_400.0, description="By event time.")
+    max_age_s: PositiveFloat = Field(default=604_800.0, description="By event time.")
 
 
 class GateSettings(Section):
@@ -331,8 +332,8 @@ def load_settings(
 ) -> Settings:
     """The effective settings.
 
-    `overrides` is a nested mapping and wins. Raises `ConfigurationError` with one line per
-    fault: a missing or broken file, an unknown key, a value of the wrong type.
+    `overrides` is a nested mapping and wins. Raises `ConfigurationError` with one line that
+    names every fault: a missing or broken file, an unknown key, a value of the wrong type.
     """
     tree = _read_file(file) if file else {}
     _merge(tree, _from_environment(environ))
@@ -340,7 +341,7 @@ def load_settings(
     try:
         return Settings.model_validate(tree)
     except ValidationError as error:
-        raise ConfigurationError(_explain(error)) from None
+        raise ConfigurationError(_explain(error, tree)) from None
 
 
 def masked(settings: Settings) -> dict[str, Any]:
@@ -370,23 +371,35 @@ def _from_environment(environ: Mapping[str, str]) -> dict[str, Any]:
 
 def _parse(path: list[str], text: str) -> object:
     """Lists and sections are JSON; everything else stays text, which pydantic converts."""
-    if text.startswith(("[", "{")) and _is_structured(path):
-        try:
-            return TypeAdapter(Any).validate_json(text)
-        except ValidationError:
-            name = ENV_PREFIX + ENV_LEVEL.join(path).upper()
-            raise ConfigurationError(f"{name} is not valid JSON") from None
-    return text
+    if not _is_structured(_annotation(path)):
+        return text
+    try:
+        return TypeAdapter(Any).validate_json(text)
+    except ValidationError:
+        name = ENV_PREFIX + ENV_LEVEL.join(path).upper()
+        raise ConfigurationError(
+            f'{name} is not valid JSON; a list is written as ["view", "buy"], '
+            'a section as {"dim": 32}'
+        ) from None
 
 
-def _is_structured(path: list[str]) -> bool:
-    model: Any = Settings
+def _annotation(path: list[str]) -> object:
+    """The declared type of the setting at `path`; None where there is no such setting."""
+    annotation: Any = Settings
     for key in path:
-        field = getattr(model, "model_fields", {}).get(key)
+        field = getattr(annotation, "model_fields", {}).get(key)
         if field is None:
-            return False
-        model = field.annotation
-    return get_origin(model) is not None or hasattr(model, "model_fields")
+            return None
+        annotation = field.annotation
+    return annotation
+
+
+def _is_structured(annotation: object) -> bool:
+    """Whether values of this type are lists or sections; a union is, if any of its members is."""
+    if get_origin(annotation) in (Union, UnionType):
+        return any(map(_is_structured, get_args(annotation)))
+    is_section = isinstance(annotation, type) and issubclass(annotation, Section)
+    return is_section or get_origin(annotation) is tuple
 
 
 def _put(tree: dict[str, Any], path: list[str], value: object) -> None:
@@ -405,15 +418,31 @@ def _merge(tree: dict[str, Any], stronger: Mapping[str, Any]) -> None:
             tree[key] = value
 
 
-def _explain(error: ValidationError) -> str:
-    lines = []
+def _explain(error: ValidationError, tree: Mapping[str, Any]) -> str:
+    faults = []
     for fault in error.errors(include_url=False, include_context=False):
-        where = ".".join(str(part) for part in fault["loc"]) or "settings"
+        where = _where(fault["loc"], tree)
         if fault["type"] == "extra_forbidden":
-            lines.append(f"unknown setting {where}; `headwater config` lists those that exist")
+            faults.append(f"unknown setting {where}; `headwater config` lists those that exist")
+        elif fault["type"] == "union_tag_not_found":
+            faults.append(f"setting {where}.kind is missing: small or pretrained")
         else:
-            lines.append(f"setting {where}: {fault['msg']}")
-    return "; ".join(lines)
+            meaning = fault["msg"].removeprefix("Value error, ")
+            faults.append(f"setting {where}: {meaning}" if where else f"settings: {meaning}")
+    return "; ".join(faults)
+
+
+def _where(loc: tuple[int | str, ...], tree: Mapping[str, Any]) -> str:
+    """The dotted name of a faulty setting, without the union tags that pydantic puts between."""
+    names = []
+    level: Any = tree
+    for key in loc:
+        known = isinstance(level, Mapping) and key in level
+        if known or key == loc[-1]:
+            names.append(str(key))
+        if known:
+            level = level[key]
+    return ".".join(names)
 
 
 def environment_file(environ: Mapping[str, str] = os.environ) -> Path | None:

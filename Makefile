@@ -1,0 +1,69 @@
+# People and CI use the same targets; each sets up .venv first where that is needed.
+SHELL := bash
+.DEFAULT_GOAL := help
+
+PYTHON ?= python3
+# More arguments for the command behind a target: make test ARGS="-k gate -x"
+ARGS ?=
+
+BIN := .venv/bin
+READY := .venv/.installed
+
+# The Python that .venv was made of may be gone since.
+ifneq ($(shell test -x $(BIN)/python && echo there),there)
+.PHONY: $(READY)
+endif
+
+.PHONY: help
+help:  ## this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+$(READY): requirements-build.lock requirements.lock requirements-demo.txt pyproject.toml
+	@PYTHON='$(PYTHON)' scripts/set_up.sh
+
+.PHONY: setup
+setup: $(READY)  ## make or mend .venv; the others do it by themselves
+
+.PHONY: demo
+demo: $(READY)  ## watch the service learn from real MovieLens events, on a Kafka of its own
+	@$(BIN)/headwater demo $(ARGS)
+
+.PHONY: test
+test: $(READY)  ## unit tests, with coverage; a minute or two
+	@$(BIN)/python -m pytest --cov $(ARGS)
+
+.PHONY: integration
+integration: $(READY)  ## tests against a real Apache Kafka, started for them
+	@$(BIN)/python -m pytest tests/integration $(ARGS)
+
+.PHONY: check
+check: $(READY)  ## format, lint, types, imports, dependencies, spelling, scripts, deployment files
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
+	$(BIN)/deptry .
+	$(BIN)/codespell
+	git ls-files --cached --others --exclude-standard '*.sh' .ci/run | xargs $(BIN)/shellcheck
+	$(BIN)/python scripts/check_text.py
+	$(BIN)/python scripts/check_lock.py
+	scripts/check_deploy.sh
+
+.PHONY: bench
+bench: $(READY)  ## measure throughput and latency against the bare Kafka client; writes reports/bench.json
+	@$(BIN)/python -m benchmarks $(ARGS)
+
+# What --no-emit-index-url and --no-header leave out: hosts and paths of whoever locked.
+COMPILE := $(BIN)/uv pip compile --universal --python-version 3.11 --generate-hashes \
+	--no-emit-index-url --no-header --quiet $(if $(UPGRADE),--upgrade)
+
+.PHONY: lock
+lock: $(READY)  ## write the locks after a change of dependencies; UPGRADE=1 takes the newest versions
+	$(COMPILE) pyproject.toml --extra sandbox --group dev -o requirements.lock
+	$(COMPILE) pyproject.toml -c requirements.lock -o requirements-serve.lock
+	$(COMPILE) --group build -c requirements.lock -o requirements-build.lock
+
+.PHONY: clean
+clean:  ## remove caches, reports and built files; .venv and headwater-data stay
+	rm -rf .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache .coverage .coverage.* dist reports
+	find service tests benchmarks scripts -name __pycache__ -prune -exec rm -rf {} +

@@ -1,0 +1,122 @@
+"""The sequence backbone: any Hugging Face body that reads item vectors and is causal."""
+
+import logging
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModel, GPT2Config, PretrainedConfig, PreTrainedModel
+
+from service.errors import ConfigurationError
+from service.settings import ModelSettings, PretrainedBackbone, SmallBackbone
+
+# No body may look ahead by more than the noise of its arithmetic.
+_LEAK_TOLERANCE = 1e-3
+
+
+class Backbone(nn.Module):
+    """Maps item vectors [batch, length, dim] to states [batch, length, dim], causally.
+
+    Sequences are padded at the end, where causality keeps padding from being seen, so the
+    body needs no attention mask.
+    """
+
+    def __init__(self, body: PreTrainedModel, dim: int) -> None:
+        super().__init__()
+        hidden = int(body.config.hidden_size)
+        self.body = body
+        self.enter = nn.Identity() if hidden == dim else nn.Linear(dim, hidden)
+        self.leave = nn.Identity() if hidden == dim else nn.Linear(hidden, dim)
+
+    def forward(self, vectors: Tensor) -> Tensor:
+        output = self.body(inputs_embeds=self.enter(vectors), use_cache=False)
+        states: Tensor = self.leave(output.last_hidden_state)  # [batch, length, dim]
+        return states
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """What `from_config` needs, as plain data."""
+        plain: dict[str, Any] = self.body.config.to_dict()
+        return plain
+
+
+def make_backbone(settings: ModelSettings) -> Backbone:
+    """A new backbone with the weights it starts from.
+
+    Raises ConfigurationError when the named model cannot be loaded or looks ahead.
+    """
+    match settings.backbone:
+        case SmallBackbone() as small:
+            body = AutoModel.from_config(_small_config(small, settings))
+        case PretrainedBackbone() as pretrained:
+            body = _load(pretrained, settings)
+    backbone = Backbone(body, settings.dim)
+    _refuse_lookahead(backbone, settings)
+    return backbone
+
+
+def backbone_from_config(config: dict[str, Any], dim: int) -> Backbone:
+    """A backbone of the shape that `Backbone.config` told; its weights are yet to be loaded."""
+    plain = dict(config)
+    made = AutoConfig.for_model(plain.pop("model_type"), **plain)
+    return Backbone(AutoModel.from_config(made), dim)
+
+
+def _small_config(small: SmallBackbone, settings: ModelSettings) -> PretrainedConfig:
+    return GPT2Config(
+        vocab_size=1,  # items are embedded by the item table, not by the body
+        n_positions=settings.max_length,
+        n_embd=small.dim,
+        n_layer=small.layers,
+        n_head=small.heads,
+        resid_pdrop=settings.dropout,
+        embd_pdrop=settings.dropout,
+        attn_pdrop=settings.dropout,
+        bos_token_id=0,
+        eos_token_id=0,
+    )
+
+
+def _load(pretrained: PretrainedBackbone, settings: ModelSettings) -> PreTrainedModel:
+    name = pretrained.name
+    try:
+        config = AutoConfig.from_pretrained(
+            name, revision=pretrained.revision, trust_remote_code=False
+        )
+        config.is_decoder = True  # BERT-like encoders then attend to the past only
+        body = AutoModel.from_pretrained(
+            name,
+            config=config,
+            revision=pretrained.revision,
+            trust_remote_code=False,
+            use_safetensors=True,
+        )
+    except (OSError, ValueError, KeyError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ConfigurationError(
+            f"cannot load model.backbone.name = {name!r}: {reason} "
+            "(it must be a local folder with config.json and *.safetensors, or a hub id)"
+        ) from None
+    places = getattr(config, "max_position_embeddings", None)
+    if places is not None and places < settings.max_length:
+        raise ConfigurationError(
+            f"model.max_length = {settings.max_length} is more than the {places} positions "
+            f"that {name!r} has"
+        )
+    logging.getLogger(__name__).info("loaded backbone %s (%s)", name, config.model_type)
+    return body
+
+
+def _refuse_lookahead(backbone: Backbone, settings: ModelSettings) -> None:
+    """A body that sees the next item would look brilliant on training and be worthless."""
+    backbone.eval()
+    with torch.no_grad():
+        vectors = torch.randn(1, 4, settings.dim, generator=torch.Generator().manual_seed(0))
+        changed = vectors.clone()
+        changed[0, 3] += 1.0
+        ahead = (backbone(vectors) - backbone(changed))[0, :3].abs().max().item()
+    if ahead > _LEAK_TOLERANCE:
+        raise ConfigurationError(
+            "model.backbone: this model looks at later events (it is not causal), so it cannot "
+            "predict the next one; choose a decoder, or an encoder that honours is_decoder"
+        )

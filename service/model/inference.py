@@ -1,0 +1,43 @@
+"""Reading a recommender: padded histories in, scores and ranks out. Changes nothing."""
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from service.domain import Int64s
+from service.model.recommender import Recommender
+from service.model.vocabulary import NO_ROW
+
+
+def compact(rows: Int64s) -> tuple[Int64s, Int64s]:
+    """Unknown items taken out, the rest moved to the front; and how many remain.
+
+    rows [batch, length] gives rows [batch, longest] and lengths [batch].
+    """
+    known = rows != NO_ROW
+    lengths = known.sum(axis=1)
+    order = np.argsort(~known, axis=1, kind="stable")
+    longest = max(int(lengths.max(initial=0)), 1)
+    return np.take_along_axis(rows, order, axis=1)[:, :longest], lengths
+
+
+def states_at(model: Recommender, rows: Int64s, places: Int64s) -> Tensor:
+    """Unit states at the given places of each sequence. [batch, chosen, dim]
+
+    rows [batch, length] padded at the end; places [batch, chosen]. A place below 0 gives the
+    state of place 0, which the caller has to disregard.
+    """
+    sequences = torch.from_numpy(np.ascontiguousarray(rows)).to(model.device)
+    chosen = torch.from_numpy(np.maximum(places, 0)).to(model.device)
+    states = model(sequences)  # [batch, length, dim]
+    chosen = chosen[:, :, None].expand(-1, -1, states.shape[2])  # [batch, chosen, dim]
+    return functional.normalize(states.gather(1, chosen).float(), dim=-1)
+
+
+def hide(scores: Tensor, rows: Int64s) -> Tensor:
+    """Give the items at `rows` [batch, any] and row 0 a score of -inf, in place."""
+    hidden = torch.from_numpy(rows).to(scores.device)
+    scores.scatter_(1, hidden, -torch.inf)
+    scores[:, NO_ROW] = -torch.inf
+    return scores

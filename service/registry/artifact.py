@@ -1,0 +1,148 @@
+"""What a version is made of, and its files.
+
+Tensors are safetensors and the vocabulary is JSON: reading a version never runs code
+from it, as unpickling would. A file is parsed only after its size and checksum were
+found to be the manifest's.
+"""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import orjson
+import safetensors.torch
+import torch
+from safetensors import SafetensorError
+
+from service.domain import ItemId
+from service.errors import DamagedVersionError, NonFiniteError
+from service.registry.files import read_file, write_synced
+from service.registry.manifest import FileRecord
+
+WEIGHTS_FILE = "weights.safetensors"
+VOCABULARY_FILE = "vocabulary.json"
+TRAINER_FILE = "trainer.safetensors"
+
+NO_ITEM = ItemId("")  # in the vocabulary: no item has this row
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Artifact:
+    """The content of one version. Tensors are on the CPU once read."""
+
+    weights: Mapping[str, torch.Tensor]
+    vocabulary: tuple[ItemId, ...]  # item id by row; row 0 is reserved and `NO_ITEM`
+    # The learner's own state: optimizer moments, holdout rows. Only a restarted trainer
+    # reads it; empty where it was not asked for. Its values may be NaN, an absent value is.
+    trainer: Mapping[str, torch.Tensor]
+
+
+def write_artifact(folder: Path, artifact: Artifact) -> dict[str, FileRecord]:
+    """Writes the files into `folder`, each synced; the caller syncs the folder.
+
+    Tensors may lie on any device, be views and share storage; what shared storage is
+    written, and read back, once for each name. Raises `NonFiniteError` before anything
+    is written, and ValueError if row 0 of the vocabulary is not reserved.
+    """
+    broken = _non_finite(artifact.weights)
+    if broken is not None:
+        raise NonFiniteError(f"refused to publish: {broken} is not finite")
+    if artifact.vocabulary[:1] != (NO_ITEM,):
+        raise ValueError("row 0 of the vocabulary must be reserved, with the empty id")
+    records: dict[str, FileRecord] = {}
+    # One encoded file in memory at a time.
+    for name in (WEIGHTS_FILE, VOCABULARY_FILE, TRAINER_FILE):
+        data = _encode(name, artifact)
+        write_synced(folder / name, data)
+        records[name] = _record(data)
+    return records
+
+
+def read_artifact(
+    folder: Path, files: Mapping[str, FileRecord], *, with_trainer: bool = False
+) -> Artifact:
+    """Reads an artifact back; serving leaves the trainer's file alone.
+
+    Raises `DamagedVersionError` if a file is missing, is not what `files` says, or holds
+    a weight that is not finite.
+    """
+    weights = _tensors(folder, WEIGHTS_FILE, files)
+    broken = _non_finite(weights)
+    if broken is not None:
+        raise DamagedVersionError(f"{WEIGHTS_FILE}: {broken} is not finite")
+    vocabulary = _vocabulary(folder, files)
+    trainer = _tensors(folder, TRAINER_FILE, files) if with_trainer else {}
+    return Artifact(weights, vocabulary, trainer)
+
+
+def verify_files(folder: Path, files: Mapping[str, FileRecord]) -> None:
+    """Reads every file, parses none. Raises `DamagedVersionError` at the first that differs."""
+    for name in files:
+        _read(folder, name, files)
+
+
+def _encode(name: str, artifact: Artifact) -> bytes:
+    if name == VOCABULARY_FILE:
+        return orjson.dumps(artifact.vocabulary)
+    tensors = artifact.weights if name == WEIGHTS_FILE else artifact.trainer
+    return safetensors.torch.save(_plain(tensors))
+
+
+def _plain(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Contiguous tensors on the CPU, no two on one storage: what safetensors can write."""
+    plain: dict[str, torch.Tensor] = {}
+    storages: set[int] = set()
+    for name, tensor in tensors.items():
+        own = tensor.detach().cpu().contiguous()
+        if own.untyped_storage().data_ptr() in storages:
+            own = own.clone()
+        storages.add(own.untyped_storage().data_ptr())
+        plain[name] = own
+    return plain
+
+
+def _non_finite(tensors: Mapping[str, torch.Tensor]) -> str | None:
+    """The name of a tensor that holds NaN or infinity."""
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+            return name
+    return None
+
+
+def _record(data: bytes) -> FileRecord:
+    return FileRecord(sha256=hashlib.sha256(data).hexdigest(), bytes=len(data))
+
+
+def _read(folder: Path, name: str, files: Mapping[str, FileRecord]) -> bytes:
+    record = files.get(name)
+    if record is None:
+        raise DamagedVersionError(f"{name} is not in the manifest")
+    # One byte more than it should have, however large the file has become.
+    data = read_file(folder / name, record.bytes + 1)
+    if len(data) != record.bytes:
+        raise DamagedVersionError(
+            f"{name} does not have the {record.bytes} bytes it was written with"
+        )
+    if _record(data) != record:
+        raise DamagedVersionError(f"{name} was altered: its checksum is wrong")
+    return data
+
+
+def _tensors(folder: Path, name: str, files: Mapping[str, FileRecord]) -> dict[str, torch.Tensor]:
+    try:
+        return safetensors.torch.load(_read(folder, name, files))
+    except SafetensorError as error:
+        raise DamagedVersionError(f"{name} is not a safetensors file: {error}") from error
+
+
+def _vocabulary(folder: Path, files: Mapping[str, FileRecord]) -> tuple[ItemId, ...]:
+    try:
+        ids = orjson.loads(_read(folder, VOCABULARY_FILE, files))
+    except orjson.JSONDecodeError as error:
+        raise DamagedVersionError(f"{VOCABULARY_FILE} is not JSON: {error}") from error
+    if not isinstance(ids, list) or ids[:1] != [NO_ITEM]:
+        raise DamagedVersionError(f"{VOCABULARY_FILE} is not a list that starts with the empty id")
+    if not all(isinstance(item_id, str) for item_id in ids):
+        raise DamagedVersionError(f"{VOCABULARY_FILE} holds something that is not an id")
+    return tuple(ids)

@@ -1,0 +1,116 @@
+"""The manifest: the file whose presence makes a version exist.
+
+On disk it is one JSON object, `{"sha256": ..., "manifest": {...}}`, with the checksum over
+the bytes of the inner object. The checksum is not a defence against anyone who may write
+the file: it finds what disks and interrupted copies do.
+"""
+
+import enum
+import hashlib
+import json
+import math
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+
+from service.domain import Offset, Partition, Version
+from service.errors import DamagedVersionError
+
+MANIFEST_FILE = "manifest.json"
+
+
+class Origin(enum.StrEnum):
+    INITIAL = "initial"  # before any event
+    TRAINED = "trained"
+    ROLLBACK = "rollback"  # the files of an older version, its `parent`
+
+
+class _Record(BaseModel):
+    # "constants": pydantic would turn a NaN in `model` into null; so `encode` gets to refuse it.
+    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="constants")
+
+
+class FileRecord(_Record):
+    """What a file must be to be read."""
+
+    sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+    bytes: Annotated[int, Field(ge=0)]
+
+
+def _finite_or_none(value: object) -> object:
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+# JSON has no infinity, and a gate without enough rows reports an infinite margin.
+Finite = Annotated[float | None, BeforeValidator(_finite_or_none)]
+
+
+class GateSummary(_Record):
+    """The decision that let the version through. None stands for a figure that is not finite."""
+
+    verdict: str
+    rows: Annotated[int, Field(ge=0)]
+    mean_gain: Finite
+    margin: Finite
+    champion_ndcg: Finite
+    challenger_ndcg: Finite
+
+
+# A name, never a path: files are looked up inside the version's folder only.
+FileName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]
+
+
+class Manifest(_Record):
+    """One version: where it comes from, what it has learned, what its files must be."""
+
+    format: Literal[1] = 1
+    version: Annotated[Version, Field(ge=1)]
+    parent: Version | None
+    origin: Origin
+    created_at: int = Field(description="Epoch milliseconds.")
+    trained_through: dict[Partition, Offset] = Field(
+        description="Per partition, the first offset whose event is not yet in the weights."
+    )
+    items: Annotated[int, Field(ge=0, description="Rows of the item table that hold an item.")]
+    model: dict[str, Any] = Field(
+        description="The model settings as plain JSON data: rebuilds the version without them."
+    )
+    gate: GateSummary | None = Field(description="None where no gate was asked.")
+    files: dict[FileName, FileRecord]
+
+
+def encode(manifest: Manifest) -> bytes:
+    """The bytes of `manifest.json`. Raises ValueError if `model` is not plain, finite JSON data."""
+    body = json.dumps(
+        manifest.model_dump(mode="json"),
+        allow_nan=False,
+        ensure_ascii=False,
+        separators=(",", ":"),
+        sort_keys=True,
+    )
+    return _seal(body.encode())
+
+
+def decode(data: bytes) -> Manifest:
+    """The manifest in `data`. Raises `DamagedVersionError` for anything `encode` did not write."""
+    body = data[len(_HEAD) + _DIGEST_CHARS + len(_MIDDLE) : -len(_TAIL)]
+    # Sealing again and comparing covers every byte, the checksum's own and the frame's too.
+    if _seal(body) != data:
+        raise DamagedVersionError("the manifest is truncated or altered: its checksum is wrong")
+    try:
+        return Manifest.model_validate_json(body)
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(map(str, first["loc"]))
+        raise DamagedVersionError(
+            f"the manifest was not written by this release of Headwater: {field}: {first['msg']}"
+        ) from error
+
+
+_HEAD, _MIDDLE, _TAIL = b'{"sha256":"', b'","manifest":', b"}\n"
+_DIGEST_CHARS = 64
+
+
+def _seal(body: bytes) -> bytes:
+    digest = hashlib.sha256(body).hexdigest().encode()
+    return b"".join((_HEAD, digest, _MIDDLE, body, _TAIL))

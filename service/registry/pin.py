@@ -1,0 +1,39 @@
+"""The pin: the version that an operator has named to serve, whatever is newer."""
+
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from service.domain import Version
+from service.errors import ConfigurationError
+from service.registry.files import make_folder, replace_synced, sync_folder
+
+
+class _Pin(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    version: Version
+
+
+def read_pin(file: Path) -> Version | None:
+    """The pinned version; None when nothing is pinned.
+
+    Raises `ConfigurationError` for a file that is not a pin: to serve something else than
+    the operator asked for would be worse than to stop.
+    """
+    try:
+        return _Pin.model_validate_json(file.read_bytes()).version
+    except FileNotFoundError:
+        return None
+    except ValidationError:
+        raise ConfigurationError(f"{file} is damaged: pin a version again, or unpin") from None
+
+
+def write_pin(file: Path, version: Version | None) -> None:
+    """Sets the pin, or removes it, durably and in one step."""
+    if version is not None:
+        make_folder(file.parent)
+        replace_synced(file, _Pin(version=version).model_dump_json().encode())
+    elif file.exists():
+        file.unlink(missing_ok=True)
+        sync_folder(file.parent)

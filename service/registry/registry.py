@@ -1,0 +1,272 @@
+"""The registry: versions in a folder, published whole or not at all.
+
+    root/versions/00000012/weights.safetensors
+                           vocabulary.json
+                           trainer.safetensors
+                           manifest.json         last: a version without one does not exist
+    root/pin.json
+
+Several processes may publish, read and prune at once without a lock: a number is claimed
+by the rename of a finished folder, and a version is removed by a rename away. Nothing in
+a version changes once its manifest is there.
+"""
+
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from service.domain import Offsets, Version
+from service.errors import ConfigurationError, DamagedVersionError
+from service.registry.artifact import Artifact, read_artifact, verify_files, write_artifact
+from service.registry.files import link_or_copy, read_file, storage_faults
+from service.registry.folders import VersionFolders
+from service.registry.manifest import (
+    MANIFEST_FILE,
+    FileRecord,
+    GateSummary,
+    Manifest,
+    Origin,
+    decode,
+)
+from service.registry.pin import read_pin, write_pin
+from service.registry.policy import version_to_serve, versions_to_remove
+from service.settings import RegistrySettings
+
+log = logging.getLogger(__name__)
+
+# Manifests are some kilobytes: a file past this is none, and is not read into memory.
+_MAX_MANIFEST_BYTES = 64 * 1024 * 1024
+
+_Files = dict[str, FileRecord]
+
+
+class Registry:
+    """The versions under one root; nothing is read or written before a method is called.
+
+    One caller at a time: what was refused is remembered here, without a lock. Everything
+    else is on disk. All methods block on the disk. A storage root that may not be read or
+    written raises `ConfigurationError`.
+    """
+
+    def __init__(self, root: Path, settings: RegistrySettings) -> None:
+        self._root = root
+        self._folders = VersionFolders(root / "versions")
+        self._pin_file = root / "pin.json"
+        self._keep_versions = settings.keep_versions
+        self._refused: set[Version] = set()
+        self._missing_pin: Version | None = None  # already logged
+
+    def versions(self) -> list[Version]:
+        """The numbers of the versions that exist, damaged or not; ascending."""
+        with storage_faults(self._root):
+            return self._folders.existing()
+
+    def manifest(self, version: Version) -> Manifest:
+        """Raises `DamagedVersionError` if it is missing, altered, or another version's."""
+        file = self._folders.path(version) / MANIFEST_FILE
+        try:
+            with storage_faults(self._root):
+                manifest = decode(read_file(file, _MAX_MANIFEST_BYTES))
+        except DamagedVersionError as error:
+            raise DamagedVersionError(f"version {version}: {error}") from error
+        if manifest.version != version:
+            raise DamagedVersionError(
+                f"version {version}: its manifest belongs to version {manifest.version}"
+            )
+        return manifest
+
+    def publish(
+        self,
+        artifact: Artifact,
+        *,
+        parent: Version | None,
+        origin: Origin,
+        trained_through: Offsets,
+        model: Mapping[str, Any],
+        items: int,
+        gate: GateSummary | None,
+        now_ms: int,
+    ) -> Manifest:
+        """Publishes under the next number; the weights and their offsets appear in one step.
+
+        On return the version is durable. When this raises, or the process dies, there is no
+        version: `NonFiniteError` for weights that are not finite, `TransientError` for a
+        full disk.
+        """
+
+        def describe(version: Version, files: _Files) -> Manifest:
+            return Manifest(
+                version=version,
+                parent=parent,
+                origin=origin,
+                created_at=now_ms,
+                trained_through=dict(trained_through),
+                items=items,
+                model=dict(model),
+                gate=gate,
+                files=files,
+            )
+
+        with storage_faults(self._root):
+            return self._folders.add(lambda folder: write_artifact(folder, artifact), describe)
+
+    def load(self, version: Version, *, with_trainer: bool = False) -> tuple[Manifest, Artifact]:
+        """Raises `DamagedVersionError`, also when the version is pruned meanwhile."""
+        manifest = self.manifest(version)
+        folder = self._folders.path(version)
+        try:
+            with storage_faults(self._root):
+                return manifest, read_artifact(folder, manifest.files, with_trainer=with_trainer)
+        except DamagedVersionError as error:
+            raise DamagedVersionError(f"version {version}: {error}") from error
+
+    def to_serve(self) -> Version | None:
+        """The version that should serve by what is known so far; cheap enough to poll.
+
+        Nothing is verified. None when no version exists or all were refused.
+        """
+        versions = self.versions()
+        pin = self.pinned()
+        # A number that an operator has removed by hand may be given out again.
+        self._refused.intersection_update(versions)
+        missing = pin if pin not in versions else None
+        if missing is not None and missing != self._missing_pin:
+            log.error("pinned version %d does not exist: serving the newest instead", missing)
+        self._missing_pin = missing
+        return version_to_serve(versions, self._refused, pin)
+
+    def load_newest(self, *, with_trainer: bool = False) -> tuple[Manifest, Artifact] | None:
+        """Loads what should serve, going back past damaged versions, each refused once.
+
+        None when no version exists or, with an error in the log, when none is intact.
+        """
+        while (version := self.to_serve()) is not None:
+            try:
+                return self.load(version, with_trainer=with_trainer)
+            except DamagedVersionError as error:
+                # A version that was pruned while it was read is not damaged, only gone.
+                if version in self.versions():
+                    self.refuse(version, str(error))
+        if self._refused:
+            log.error("no intact version is left under %s", self._root)
+        return None
+
+    def refuse(self, version: Version, reason: str) -> None:
+        """Never offer `version` from this object again, say because its model fails to build."""
+        if version not in self._refused:
+            log.error("refused version %d: %s", version, reason)
+            self._refused.add(version)
+
+    def pin(self, version: Version | None) -> None:
+        """Serve `version` whatever is newer, in every process; None unpins.
+
+        Raises `ConfigurationError` if there is no such version and `DamagedVersionError` if
+        its manifest cannot be read.
+        """
+        if version is not None:
+            self._require(version)
+            self.manifest(version)
+        with storage_faults(self._root):
+            write_pin(self._pin_file, version)
+
+    def pinned(self) -> Version | None:
+        """None when nothing is pinned. Raises `ConfigurationError` if the pin is unreadable."""
+        with storage_faults(self._root):
+            return read_pin(self._pin_file)
+
+    def rollback(self, to: Version | None, now_ms: int) -> Manifest:
+        """Publishes the files of `to` again as the newest version, with `to` as its parent.
+
+        Its `trained_through` is the newest version's: what was learned since `to` is
+        dropped and is not trained again. None goes back to the parent of the newest, and
+        one further every time: a rollback counts as the version whose files it has. While
+        there is a pin, that goes on serving.
+
+        Raises `ConfigurationError` if there is no such version and `DamagedVersionError` if
+        it is not intact.
+        """
+        newest = self._newest_readable()
+        target = self._before(newest) if to is None else to
+        self._require(target)
+        # In full, the trainer's state too: a damaged version must not become the newest.
+        old, _ = self.load(target, with_trainer=True)
+
+        def describe(version: Version, files: _Files) -> Manifest:
+            return Manifest(
+                version=version,
+                parent=target,
+                origin=Origin.ROLLBACK,
+                created_at=now_ms,
+                trained_through=newest.trained_through,
+                items=old.items,
+                model=old.model,
+                gate=None,
+                files=files,
+            )
+
+        source = self._folders.path(target)
+        with storage_faults(self._root):
+            return self._folders.add(lambda folder: _share(old.files, source, folder), describe)
+
+    def prune(self) -> None:
+        """Removes versions beyond the newest `keep_versions`, and what crashes left behind.
+
+        The pinned and the newest intact version stay; to know the latter its files are read
+        whenever there is something to remove. A reader of a version that is removed gets
+        `DamagedVersionError`. Raises `ConfigurationError` when the pin cannot be read.
+        """
+        with storage_faults(self._root):
+            self._folders.sweep()
+            versions = self.versions()
+            if len(versions) <= self._keep_versions:
+                return
+            for version in versions_to_remove(
+                versions,
+                keep=self._keep_versions,
+                pin=self.pinned(),
+                newest_intact=self._newest_intact(versions),
+            ):
+                self._folders.remove(version)
+
+    def _require(self, version: Version) -> None:
+        versions = self.versions()
+        if version not in versions:
+            kept = ", ".join(map(str, versions)) or "none"
+            raise ConfigurationError(f"there is no version {version}; kept: {kept}")
+
+    def _newest_readable(self) -> Manifest:
+        for version in reversed(self.versions()):
+            try:
+                return self.manifest(version)
+            except DamagedVersionError as error:
+                log.warning("passed over %s", error)
+        raise ConfigurationError(f"there is no version under {self._root} to go back from")
+
+    def _before(self, manifest: Manifest) -> Version:
+        while manifest.origin is Origin.ROLLBACK and manifest.parent is not None:
+            self._require(manifest.parent)
+            manifest = self.manifest(manifest.parent)
+        if manifest.parent is None:
+            raise ConfigurationError(
+                f"version {manifest.version} is the first: there is nothing to go back to"
+            )
+        return manifest.parent
+
+    def _newest_intact(self, versions: Sequence[Version]) -> Version | None:
+        for version in reversed(versions):
+            try:
+                verify_files(self._folders.path(version), self.manifest(version).files)
+            except DamagedVersionError:
+                continue  # refused, with the reason logged, by whoever loads it
+            return version
+        return None
+
+
+def _share(files: _Files, source: Path, folder: Path) -> _Files:
+    try:
+        for name in files:
+            link_or_copy(source / name, folder / name)
+    except FileNotFoundError as error:
+        raise DamagedVersionError(f"version {int(source.name)} was pruned meanwhile") from error
+    return files

@@ -1,0 +1,1 @@
+"""Scoring: from a batch of events to rankings by the champion."""

@@ -1,0 +1,153 @@
+"""The scorer: applies a batch of events to the histories and ranks items for their users.
+
+Runs in one thread. It takes the champion once per batch; a swap assigns `champion` from
+another thread, and the batch under way finishes on the version that it took. One forward
+pass serves two ends: the state before an event tells how well the live model foresaw it
+(test, then train), the state after it gives the recommendation.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from service.domain import Bools, Events, Int32s, Int64s, ItemId, Partition, stable_key
+from service.model.inference import compact, hide, states_at
+from service.model.ranking import MISSED, ranks
+from service.model.vocabulary import NO_ROW
+from service.registry.servable import Servable
+from service.settings import ScorerSettings
+from service.state.histories import SLACK, HistorySlab
+from service.state.popularity import Popularity
+
+RankedItems = list[tuple[ItemId, float]]
+
+
+@dataclass(frozen=True, slots=True)
+class Places:
+    """Where each event stands in the history slabs."""
+
+    slot: Int32s
+    ordinal: Int64s
+
+
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """The rankings of one batch, all by the same servable."""
+
+    events: Events
+    places: Places
+    servable: Servable
+    rankings: list[RankedItems | None]  # None where no answer was asked for
+    ranks: Int64s  # of the events that the live model was tested on; MISSED where not ranked
+
+
+class Scorer:
+    """Champion, histories and popularity, as one batch after another sees them."""
+
+    def __init__(
+        self,
+        champion: Servable,
+        slabs: Mapping[Partition, HistorySlab],
+        popularity: Popularity,
+        settings: ScorerSettings,
+        length: int,
+    ) -> None:
+        self.champion = champion
+        self._slabs = slabs
+        self._popularity = popularity
+        self._settings = settings
+        self._length = length
+
+    def score(self, events: Events, answer: Bools) -> Scored:
+        """Apply all events, test the model on and answer those marked in `answer`."""
+        servable = self.champion
+        slot = np.empty(len(events), np.int32)
+        ordinal = np.empty(len(events), np.int64)
+        rankings: list[RankedItems | None] = [None] * len(events)
+        tested: list[Int64s] = []
+        for partition in np.unique(events.partition).tolist():
+            slab = self._slabs[Partition(partition)]
+            for rows in _portions(np.flatnonzero(events.partition == partition), events.user):
+                slot[rows], ordinal[rows] = slab.append(
+                    events.user[rows], events.item[rows], events.kind[rows], events.timestamp[rows]
+                )
+                asked = rows[answer[rows]]
+                if len(asked):
+                    ranked, rank = self._rank(
+                        servable, slab, slot[asked], ordinal[asked], events.item[asked]
+                    )
+                    tested.append(rank)
+                    for row, ranking in zip(asked.tolist(), ranked, strict=True):
+                        rankings[row] = ranking
+        self._popularity.learn(events.item_ids)
+        none = np.zeros(0, np.int64)
+        return Scored(
+            events, Places(slot, ordinal), servable, rankings, np.concatenate([none, *tested])
+        )
+
+    @torch.inference_mode()
+    def _rank(
+        self, servable: Servable, slab: HistorySlab, slot: Int32s, ordinal: Int64s, item: Int64s
+    ) -> tuple[list[RankedItems], Int64s]:
+        """Rankings after each event, and the rank of each tested event before it.
+
+        `slot`, `ordinal` and `item` say which events, all of them already applied.
+        """
+        vocabulary = servable.vocabulary
+        window = slab.windows(slot, ordinal + 1, self._length).item  # [batch, length]
+        rows, lengths = compact(vocabulary.rows(window))
+        target = vocabulary.rows(item)  # [batch]
+        before = lengths - 1 - (target != NO_ROW)  # the last place that has not seen the event
+        states = states_at(servable.model, rows, np.stack([before, lengths - 1], axis=1))
+        scores = states @ servable.table.T  # [batch, 2, items]
+
+        kept, kept_ordinal = slab.remembered(slot, ordinal + 1)
+        seen = vocabulary.rows(kept) if self._settings.exclude_seen else np.zeros_like(kept[:, :1])
+        earlier = (
+            np.where(kept_ordinal < ordinal[:, None], seen, NO_ROW) if len(seen.T) > 1 else seen
+        )
+        rank = _ranks(scores[:, 0], target, earlier)[before >= 0]
+
+        k = min(self._settings.top_k, len(vocabulary) - 1)
+        best, places = hide(scores[:, 1], seen).topk(k, dim=1)  # [batch, k]
+        ranked = [
+            self._named(servable, scores_of, rows_of) if length else self._popular(items)
+            for scores_of, rows_of, length, items in zip(
+                best.tolist(), places.tolist(), lengths.tolist(), kept, strict=True
+            )
+        ]
+        return ranked, rank
+
+    def _named(self, servable: Servable, scores: list[float], rows: list[int]) -> RankedItems:
+        """Item ids for rows; what had to be hidden is left out, so a ranking may be short."""
+        ids = servable.vocabulary.ids
+        return [
+            (ids[row], score) for row, score in zip(rows, scores, strict=True) if score > -torch.inf
+        ]
+
+    def _popular(self, seen_keys: Int64s) -> RankedItems:
+        """What is shown where the champion knows nothing of the user's history."""
+        k = self._settings.top_k
+        candidates = self._popularity.top(k + len(seen_keys))
+        if self._settings.exclude_seen:
+            seen = set(seen_keys.tolist())
+            candidates = [item for item in candidates if stable_key(item) not in seen]
+        return [(item, self._popularity.score(item)) for item in candidates[:k]]
+
+
+def _ranks(scores: Tensor, target: Int64s, hidden: Int64s) -> Int64s:
+    """The rank of each target [batch] among items that are not hidden [batch, any]."""
+    rank = ranks(hide(scores, hidden), torch.from_numpy(target)).numpy()
+    rank[target == NO_ROW] = MISSED
+    return rank
+
+
+def _portions(rows: Int64s, user: Int64s) -> list[Int64s]:
+    """`rows` cut so that no user has more than SLACK events in one portion."""
+    _, counts = np.unique(user[rows], return_counts=True)
+    if counts.max(initial=0) <= SLACK:
+        return [rows]
+    return np.split(rows, range(SLACK, len(rows), SLACK))

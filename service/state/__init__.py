@@ -1,0 +1,1 @@
+"""What the service remembers of users and items: history slabs and the item catalogue."""

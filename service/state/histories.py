@@ -1,0 +1,219 @@
+"""Histories: one columnar slab in shared memory for each input partition.
+
+The scoring thread of the main process is the only writer; the trainer worker attaches by
+name and reads without a copy or a lock. A user has a slot, and in it a ring of the last
+events: the event with ordinal n stands at n modulo the ring's width. A reader learns from
+`count` which ordinals are still there and asks again after copying, so that a row which
+was overwritten under its hands is found out and left out.
+
+    used   [1]             slots in use
+    user   [users]         user key, NO_KEY while a slot changes hands
+    count  [users]         events ever appended
+    item   [users, width]  item keys
+    time   [users, width]  epoch ms
+    kind   [users, width]  index in the settings' kinds
+"""
+
+from dataclasses import dataclass
+from multiprocessing import shared_memory
+
+import numpy as np
+
+from service.domain import NO_KEY, Bools, Int32s, Int64s, Partition, Uint8s
+from service.errors import ConfigurationError
+from service.settings import HistorySettings
+
+# Room beyond the remembered events, so that the histories at every event of a scored batch can
+# be read after the whole batch was appended. A user with more events in one batch splits it.
+SLACK = 64
+
+
+@dataclass(frozen=True, slots=True)
+class SlabAddress:
+    """What a reader in another process needs to attach."""
+
+    partition: Partition
+    name: str
+    users: int
+    width: int
+
+
+@dataclass(frozen=True, slots=True)
+class Windows:
+    """Events before some ordinals, one row a user, oldest first, padded at the end."""
+
+    item: Int64s  # [rows, length], NO_KEY where padded
+    time: Int64s  # [rows, length], 0 where padded
+    intact: Bools  # [rows], False where a row was overwritten while it was read
+
+
+@dataclass(frozen=True, slots=True)
+class _Columns:
+    used: Int64s  # [1]
+    user: Int64s  # [users]
+    count: Int64s  # [users]
+    item: Int64s  # [users, width]
+    time: Int64s  # [users, width]
+    kind: Uint8s  # [users, width]
+
+
+class HistorySlab:
+    """The histories of one partition, written by one thread."""
+
+    def __init__(
+        self, address: SlabAddress, memory: shared_memory.SharedMemory, *, owner: bool
+    ) -> None:
+        """Use `create` or `attach`."""
+        self.address = address
+        self.evicted = 0  # longest idle users that made room for others
+        self._memory = memory
+        self._owner = owner
+        self._columns: _Columns | None = _map(address, memory)
+        # The writer's own index, longest idle first (a dict keeps the order of insertion).
+        self._slots: dict[int, int] = {}
+
+    @classmethod
+    def create(cls, partition: Partition, settings: HistorySettings) -> "HistorySlab":
+        """Make an empty slab. Raises ConfigurationError where shared memory is too small."""
+        width = settings.events + SLACK
+        size = _size(settings.users, width)
+        try:
+            memory = shared_memory.SharedMemory(create=True, size=size)
+        except OSError as error:
+            raise ConfigurationError(
+                f"cannot reserve {size / 1e6:.0f} MB of shared memory for histories "
+                f"({error.strerror}): lower history.users or history.events, or enlarge /dev/shm "
+                "(Docker: --shm-size)"
+            ) from None
+        return cls(SlabAddress(partition, memory.name, settings.users, width), memory, owner=True)
+
+    @classmethod
+    def attach(cls, address: SlabAddress) -> "HistorySlab":
+        """Open another process's slab for reading. Raises FileNotFoundError when it is gone."""
+        return cls(address, shared_memory.SharedMemory(name=address.name), owner=False)
+
+    def close(self) -> None:
+        """Let go of the memory; where this process created it, also remove it."""
+        self._columns = None  # a buffer that arrays point into refuses to close
+        self._memory.close()
+        if self._owner:
+            self._memory.unlink()
+
+    @property
+    def used(self) -> int:
+        """Slots in use; they are 0 .. used - 1."""
+        return int(self._open.used[0])
+
+    @property
+    def _open(self) -> _Columns:
+        if self._columns is None:
+            raise ValueError(f"the slab of partition {self.address.partition} is closed")
+        return self._columns
+
+    def append(
+        self, user: Int64s, item: Int64s, kind: Uint8s, time: Int64s
+    ) -> tuple[Int32s, Int64s]:
+        """Add events in order; give each one's slot and its ordinal in the user's history.
+
+        No user may have more than SLACK events in one call, or `windows` at the first of
+        them would no longer be whole.
+        """
+        columns, slots = self._open, self._slots
+        slot = np.empty(len(user), np.int32)
+        ordinal = np.empty(len(user), np.int64)
+        counts: dict[int, int] = {}  # of the slots that this call touches
+        for i, key in enumerate(user.tolist()):
+            place = slots.pop(key, None)
+            if place is None:
+                place = self._take_slot(key)
+                counts[place] = 0
+            slots[key] = place  # now the last to be evicted
+            seen = counts.get(place)
+            if seen is None:
+                seen = int(columns.count[place])
+            slot[i], ordinal[i] = place, seen
+            counts[place] = seen + 1
+        ring = ordinal % self.address.width
+        columns.item[slot, ring] = item
+        columns.time[slot, ring] = time
+        columns.kind[slot, ring] = kind
+        # Last: a reader trusts an ordinal only below the count.
+        touched = np.fromiter(counts, np.int64, len(counts))
+        columns.count[touched] = np.fromiter(counts.values(), np.int64, len(counts))
+        return slot, ordinal
+
+    def _take_slot(self, key: int) -> int:
+        """A free slot, or that of the longest idle user, whose history is forgotten."""
+        columns = self._open
+        if len(self._slots) < self.address.users:
+            place = len(self._slots)
+            columns.used[0] = place + 1
+        else:
+            place = self._slots.pop(next(iter(self._slots)))
+            columns.user[place] = NO_KEY
+            self.evicted += 1
+        columns.count[place] = 0
+        columns.user[place] = key
+        return place
+
+    def windows(self, slot: Int32s, end: Int64s, length: int) -> Windows:
+        """The up to `length` events before ordinal `end` in each slot, as far as still kept."""
+        columns, width = self._open, self.address.width
+        before = columns.count[slot]
+        start = np.maximum(end - length, 0)
+        start = np.maximum(start, before - width)
+        ordinal = start[:, None] + np.arange(length)  # [rows, length]
+        ring = ordinal % width
+        item = columns.item[slot[:, None], ring]
+        time = columns.time[slot[:, None], ring]
+        missing = ordinal >= end[:, None]
+        item[missing] = NO_KEY
+        time[missing] = 0
+        after = columns.count[slot]
+        # An append may have written `after - before` places of the ring meanwhile, the oldest
+        # first; an eviction sets the count back.
+        intact = (after >= before) & (after - width <= start)
+        return Windows(item, time, intact)
+
+    def remembered(self, slot: Int32s, end: Int64s) -> tuple[Int64s, Int64s]:
+        """All items still kept from before ordinal `end` in each slot, and their ordinals.
+
+        [rows, width] each, in no order; NO_KEY and -1 where there is none.
+        """
+        columns, width = self._open, self.address.width
+        newest = columns.count[slot][:, None] - 1  # [rows, 1]
+        ordinal = newest - (newest - np.arange(width)) % width  # [rows, width]
+        item = columns.item[slot]
+        missing = (ordinal < 0) | (ordinal >= end[:, None])
+        item[missing] = NO_KEY
+        ordinal[missing] = -1
+        return item, ordinal
+
+    def users(self, slot: Int32s) -> Int64s:
+        """The user key at each slot."""
+        return self._open.user[slot]
+
+    def counts(self, slot: Int32s) -> Int64s:
+        """Events ever appended at each slot."""
+        return self._open.count[slot]
+
+
+def _size(users: int, width: int) -> int:
+    return 8 + users * (8 + 8 + width * (8 + 8 + 1))
+
+
+def _map(address: SlabAddress, memory: shared_memory.SharedMemory) -> _Columns:
+    users, width = address.users, address.width
+    buffer, start = memory.buf, 0
+
+    def int64s(*shape: int) -> Int64s:
+        nonlocal start
+        column: Int64s = np.ndarray(shape, np.int64, buffer, start)
+        start += column.nbytes
+        return column
+
+    used, user, count = int64s(1), int64s(users), int64s(users)
+    item, time = int64s(users, width), int64s(users, width)
+    return _Columns(
+        used, user, count, item, time, np.ndarray((users, width), np.uint8, buffer, start)
+    )

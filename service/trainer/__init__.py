@@ -1,0 +1,1 @@
+"""Fine-tuning. Parent side: process, messages. Child side: everything else."""

@@ -1,0 +1,94 @@
+"""The rolling holdout: recent interactions kept from training until they age out.
+
+Membership is a hash of (user, item, time): it needs no memory, and the same event is held
+out again after a restart. While an event is held out it is neither a target nor part of
+any training context. When newer ones push it out of the window, or it is too old, it is
+released to training. Early stopping and the gate look at what is held out at the moment.
+"""
+
+from dataclasses import dataclass, fields
+from itertools import starmap
+
+import numpy as np
+from torch import Tensor, from_numpy
+
+from service.domain import Bools, Int64s
+from service.settings import HoldoutSettings
+
+_PARTS = 1_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class HoldoutRows:
+    """Held-out interactions, oldest first. Element i of every column is the same one."""
+
+    context: Int64s  # [rows, length] item keys before it, NO_KEY where padded
+    user: Int64s
+    item: Int64s
+    time: Int64s  # epoch ms
+
+    def __len__(self) -> int:
+        return len(self.item)
+
+    def take(self, rows: Int64s | slice) -> "HoldoutRows":
+        return HoldoutRows(self.context[rows], self.user[rows], self.item[rows], self.time[rows])
+
+    def marks(self) -> Int64s:
+        """The hashes by which the held-out events are known."""
+        return event_hash(self.user, self.item, self.time).view(np.int64)
+
+    def tensors(self) -> dict[str, Tensor]:
+        return {
+            f"holdout.{column.name}": from_numpy(np.ascontiguousarray(getattr(self, column.name)))
+            for column in fields(self)
+        }
+
+
+def empty_rows(length: int) -> HoldoutRows:
+    none = np.zeros(0, np.int64)
+    return HoldoutRows(np.zeros((0, length), np.int64), none, none, none)
+
+
+def rows_from_tensors(tensors: dict[str, Tensor]) -> HoldoutRows:
+    return HoldoutRows(
+        **{column.name: tensors[f"holdout.{column.name}"].numpy() for column in fields(HoldoutRows)}
+    )
+
+
+def event_hash(
+    user: Int64s, item: Int64s, time: Int64s
+) -> np.ndarray[tuple[int, ...], np.dtype[np.uint64]]:
+    """A well mixed hash of each event (the finaliser of splitmix64, Steele et al., 2014)."""
+    mixed = user.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15)
+    mixed ^= item.astype(np.uint64) + np.uint64(0x7F4A7C15)
+    mixed = mixed * np.uint64(0xD6E8FEB86659FD93) + time.astype(np.uint64)
+    for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
+        mixed = (mixed ^ (mixed >> np.uint64(shift))) * np.uint64(factor)
+    return mixed ^ (mixed >> np.uint64(31))
+
+
+def is_member(user: Int64s, item: Int64s, time: Int64s, fraction: float) -> Bools:
+    """Whether an event belongs in the holdout while it is recent."""
+    return event_hash(user, item, time) % np.uint64(_PARTS) < np.uint64(round(fraction * _PARTS))
+
+
+def admit(
+    held: HoldoutRows, added: HoldoutRows, settings: HoldoutSettings, now_ms: int
+) -> tuple[HoldoutRows, HoldoutRows]:
+    """The rows held from now on, and those released to training.
+
+    `now_ms` is the latest event time seen: a stream that is replayed ages as it did live.
+    """
+    both = HoldoutRows(*starmap(_concat, zip(_columns(held), _columns(added), strict=True)))
+    too_old = both.time < now_ms - settings.max_age_s * 1000
+    too_many = np.arange(len(both)) < len(both) - settings.window_rows
+    out = too_old | too_many
+    return both.take(np.flatnonzero(~out)), both.take(np.flatnonzero(out))
+
+
+def _columns(rows: HoldoutRows) -> tuple[Int64s, ...]:
+    return rows.context, rows.user, rows.item, rows.time
+
+
+def _concat(one: Int64s, other: Int64s) -> Int64s:
+    return np.concatenate([one, other])

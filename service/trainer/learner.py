@@ -1,0 +1,299 @@
+"""The learning loop: one round of micro-batches at a time.
+
+A round admits new items, moves its share of events into the rolling holdout, fine-tunes the
+challenger on the rest with replayed histories beside them, and keeps the best pass. The gate
+is asked separately, between rounds. Every event is a target once, in the round that brings it
+or in the one in which it leaves the holdout; what a rejected or diverged challenger had
+learned is taught again, more slowly, to the one that follows.
+"""
+
+import copy
+import logging
+import math
+import statistics
+import time
+from collections import deque
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from service.domain import Float32s, Int64s, MicroBatch, Offset, Partition
+from service.errors import NonFiniteError
+from service.registry.artifact import Artifact
+from service.settings import Settings
+from service.trainer.challenger import Challenger, Checkpoint
+from service.trainer.early_stopping import EarlyStopping
+from service.trainer.evaluation import holdout_ndcg
+from service.trainer.gate import GateReport, Verdict, judge
+from service.trainer.holdout import HoldoutRows, admit, empty_rows, is_member
+from service.trainer.replay import Replay
+from service.trainer.sequences import (
+    Sequences,
+    Slabs,
+    contexts,
+    empty_sequences,
+    from_lists,
+    join,
+    strip,
+    windows_over,
+)
+from service.trainer.step import train_step
+
+log = logging.getLogger(__name__)
+
+# Rows of the holdout, newest first, that early stopping looks at; the gate looks at all.
+_STOPPING_ROWS = 256
+_SLOWEST = 1 / 64  # of the learning rate, after rejections
+# Rounds remembered in case the challenger is rejected: at 500 sequences a round about 100 MB.
+_ROUNDS_KEPT = 500
+
+
+@dataclass(frozen=True, slots=True)
+class RoundReport:
+    """What a round did. Sent to the parent, which owns the metrics."""
+
+    batches: int
+    events: int
+    held_out: int  # rows in the holdout now
+    sequences: int
+    steps: int
+    loss: float  # mean, nats; NaN without a step
+    seconds: float
+    diverged: bool
+    skipped: int  # sequences given up
+
+
+class Learner:
+    """Champion, challenger and holdout of one trainer worker."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        slabs: Slabs,
+        challenger: Challenger,
+        held: HoldoutRows,
+        trained_through: dict[Partition, Offset],
+    ) -> None:
+        self._settings = settings.trainer
+        self._temperature = settings.model.temperature
+        self._exclude_seen = settings.scorer.exclude_seen
+        self._length = settings.model.max_length
+        self._slabs = slabs
+        self._challenger = challenger
+        self.held = held
+        self.trained_through = trained_through
+        self._replay = Replay(slabs, self._length + 1, settings.model.seed)
+        self._shuffle = np.random.default_rng(settings.model.seed)
+        self._latest_ms = int(held.time.max(initial=0))
+        self._retry = empty_sequences(self._length + 1)
+        self._rejections = 0
+        self._slowdown = 1.0
+        self._crown()
+
+    def _crown(self) -> None:
+        """What the challenger is now is the champion."""
+        self._champion_at = self._challenger.checkpoint()
+        self._champion = copy.deepcopy(self._challenger.model).eval()
+        self._champion_vocabulary = self._challenger.vocabulary
+        self._since_champion: deque[Sequences] = deque(maxlen=_ROUNDS_KEPT)
+
+    @property
+    def has_news(self) -> bool:
+        """Whether the challenger has learned anything that the champion has not."""
+        return bool(self._since_champion)
+
+    def learn(self, batches: list[MicroBatch]) -> RoundReport:
+        """Fine-tune on these micro-batches and move `trained_through` past them."""
+        started = time.monotonic()
+        fresh = [self._prepare(batch) for batch in batches]
+        oldest = min((int(b.timestamp.min()) for b in batches if len(b)), default=self._latest_ms)
+        taught = join([self._retry, *fresh], self._length + 1)
+        self._retry = empty_sequences(self._length + 1)
+        self._since_champion.append(taught)
+        losses, diverged, skipped = [], False, 0
+        before = self._challenger.checkpoint()
+        try:
+            losses = self._fit(taught, oldest)
+        except NonFiniteError as error:
+            log.warning("round undone: %s", error)
+            self._challenger.restore(before)
+            self._since_champion.pop()
+            diverged = True
+            skipped = self._try_again(taught)
+        return RoundReport(
+            batches=len(batches),
+            events=sum(map(len, batches)),
+            held_out=len(self.held),
+            sequences=len(taught),
+            steps=len(losses),
+            loss=statistics.fmean(losses) if losses else math.nan,
+            seconds=time.monotonic() - started,
+            diverged=diverged,
+            skipped=skipped,
+        )
+
+    def _prepare(self, batch: MicroBatch) -> Sequences:
+        """Admit a micro-batch: vocabulary, holdout, offsets; give the sequences to train on."""
+        self._challenger.learn_items(list(batch.item_ids))
+        self.trained_through.update(batch.next_offsets)
+        if not len(batch):
+            return empty_sequences(self._length + 1)
+        self._latest_ms = max(self._latest_ms, int(batch.timestamp.max()))
+        settings = self._settings.holdout
+        member = is_member(batch.user, batch.item, batch.timestamp, settings.fraction)
+        before, times = contexts(batch, self._slabs, batch.ordinal, self._length)
+        added = HoldoutRows(before, batch.user, batch.item, batch.timestamp)
+        self.held, released = admit(
+            self.held, added.take(np.flatnonzero(member)), settings, self._latest_ms
+        )
+        rows = _released(released) + self._new(batch, member, before, times)
+        return from_lists(rows, self._length + 1)
+
+    def _new(
+        self, batch: MicroBatch, member: np.ndarray, before: Int64s, times: Int64s
+    ) -> list[tuple[Int64s, int]]:
+        """Windows over each user's events of the batch, without those held out."""
+        user = np.broadcast_to(batch.user[:, None], before.shape)
+        fraction = self._settings.holdout.fraction
+        # Whatever is a member may be held; a released one is missed as context, no more.
+        before = np.where(is_member(user, before, times, fraction), 0, before)
+        order = np.lexsort((batch.ordinal, batch.user, batch.partition))
+        order = order[~member[order]]
+        owner = batch.user[order]
+        starts = np.flatnonzero(np.r_[True, owner[1:] != owner[:-1]]) if len(order) else []
+        rows: list[tuple[Int64s, int]] = []
+        for one in np.split(order, starts[1:]) if len(order) else []:
+            rows += windows_over(strip(before[one[0]]), batch.item[one], self._length + 1)
+        return [row for row in rows if len(row[0]) > 1]
+
+    def _fit(self, taught: Sequences, before_ms: int) -> list[float]:
+        """Passes over the sequences until the holdout stops improving; keep the best one.
+
+        The first pass is always made, so that every event is in the weights.
+        """
+        self._challenger.set_learning_rate(self._settings.learning_rate * self._slowdown)
+        stopping = EarlyStopping(self._settings.patience)
+        best: Checkpoint | None = None
+        losses: list[float] = []
+        for _ in range(self._settings.max_epochs if len(taught) else 0):
+            losses += self._pass(taught, before_ms)
+            if not self._challenger.is_finite():
+                raise NonFiniteError("a weight is not finite")
+            if self._settings.max_epochs == 1:
+                break
+            stopping = stopping.saw(self._stopping_score())
+            if stopping.improved:
+                best = self._challenger.checkpoint()
+            if stopping.stop:
+                break
+        if best and not stopping.improved:
+            self._challenger.restore(best)
+        return losses
+
+    def _pass(self, taught: Sequences, before_ms: int) -> list[float]:
+        """One pass: shuffled batches of new sequences, each with replayed ones beside it."""
+        settings, replay = self._settings, self._settings.replay
+        marks = self.held.marks()
+        losses = []
+        order = self._shuffle.permutation(len(taught))
+        for chosen in np.split(
+            order, range(settings.batch_sequences, len(order), settings.batch_sequences)
+        ):
+            old = max(round(replay.ratio * len(chosen)), replay.min_sequences)
+            mixed = [taught.take(chosen), self._replay.draw(old, marks, before_ms)]
+            rows, target = self._tensors(join(mixed, self._length + 1))
+            if not bool(target[:, 1:].any()):
+                continue
+            losses.append(
+                train_step(
+                    self._challenger.model,
+                    self._challenger.optimizer,
+                    rows,
+                    target,
+                    items=len(self._challenger.vocabulary),
+                    temperature=self._temperature,
+                    settings=settings,
+                )
+            )
+        return losses
+
+    def _tensors(self, sequences: Sequences) -> tuple[torch.Tensor, torch.Tensor]:
+        """Rows and targets on the device, unknown items taken out, cut to the longest."""
+        rows = self._challenger.vocabulary.rows(sequences.item)
+        order = np.argsort(rows == 0, axis=1, kind="stable")
+        longest = max(int((rows != 0).sum(axis=1).max(initial=0)), 2)
+        order = order[:, :longest]
+        rows = np.take_along_axis(rows, order, axis=1)
+        target = np.take_along_axis(sequences.target, order, axis=1) & (rows != 0)
+        device = self._challenger.model.device
+        return torch.from_numpy(rows).to(device), torch.from_numpy(target).to(device)
+
+    def _stopping_score(self) -> float:
+        newest = self.held.take(slice(-_STOPPING_ROWS, None))
+        return float(self._challenger_scores(newest).mean()) if len(newest) else 0.0
+
+    def _challenger_scores(self, held: HoldoutRows) -> Float32s:
+        model, vocabulary = self._challenger.model, self._challenger.vocabulary
+        return holdout_ndcg(model, vocabulary, held, exclude_seen=self._exclude_seen)
+
+    def judge(self) -> tuple[GateReport, int]:
+        """Ask the gate and follow it, except for publishing, after which call `promoted`.
+
+        Gives the report and the number of sequences given up.
+        """
+        champion = holdout_ndcg(
+            self._champion, self._champion_vocabulary, self.held, exclude_seen=self._exclude_seen
+        )
+        report = judge(champion, self._challenger_scores(self.held), self._settings.gate)
+        skipped = 0
+        if report.verdict is Verdict.REJECT:
+            taught = join(list(self._since_champion), self._length + 1)
+            self._since_champion.clear()
+            self._challenger.restore(self._champion_at)
+            skipped = self._try_again(taught)
+        return report, skipped
+
+    def promoted(self) -> None:
+        """The challenger was published: it is the champion now."""
+        self._crown()
+        self._rejections = 0
+        self._slowdown = min(self._slowdown * 2, 1.0)
+
+    def _try_again(self, taught: Sequences) -> int:
+        """Teach the same in the next round at half the rate, up to a limit of rounds."""
+        self._rejections += 1
+        self._slowdown = max(self._slowdown / 2, _SLOWEST)
+        if self._rejections < self._settings.max_rejections:
+            self._retry = taught
+            return 0
+        log.warning("gave up on %d sequences after %d rejections", len(taught), self._rejections)
+        self._rejections = 0
+        return len(taught)
+
+    @property
+    def shape(self) -> dict[str, Any]:
+        """What a servable is rebuilt from beside the weights."""
+        return self._challenger.model.shape
+
+    @property
+    def items(self) -> int:
+        return len(self._challenger.vocabulary) - 1
+
+    def artifact(self) -> Artifact:
+        """The challenger as it would be published."""
+        return Artifact(
+            weights=self._challenger.weights(),
+            vocabulary=self._challenger.vocabulary.ids,
+            trainer={**self._challenger.optimizer_tensors(), **self.held.tensors()},
+        )
+
+
+def _released(rows: HoldoutRows) -> list[tuple[Int64s, int]]:
+    """What left the holdout, as sequences whose last event is the only target."""
+    return [
+        (np.append(strip(context), item), 1)
+        for context, item in zip(rows.context, rows.item, strict=True)
+        if context[0] != 0
+    ]

@@ -1,0 +1,46 @@
+"""Older histories, mixed into every step so that learning the new does not undo the old."""
+
+import numpy as np
+
+from service.domain import NO_KEY, Int64s
+from service.trainer.holdout import event_hash
+from service.trainer.sequences import Sequences, Slabs, empty_sequences, from_lists
+
+
+class Replay:
+    """Draws users uniformly, and of each a stretch of history that ends anywhere in it.
+
+    Events that are held out, or not older than `before_ms`, are left out: the former would
+    leak into the evaluation, the latter have a micro-batch of their own still to come.
+    """
+
+    def __init__(self, slabs: Slabs, length: int, seed: int) -> None:
+        self._slabs = slabs
+        self._length = length
+        self._random = np.random.default_rng(seed)
+
+    def draw(self, rows: int, held: Int64s, before_ms: int) -> Sequences:
+        """Up to `rows` sequences in which all events are targets; fewer while there are few."""
+        slabs = [slab for slab in self._slabs.values() if slab.used]
+        if rows == 0 or not slabs:
+            return empty_sequences(self._length)
+        used = np.array([slab.used for slab in slabs])
+        share = self._random.multinomial(min(rows, int(used.sum())), used / used.sum())
+        drawn = []
+        for slab, count in zip(slabs, share.tolist(), strict=True):
+            slot = self._random.integers(0, slab.used, count).astype(np.int32)
+            events = slab.counts(slot)
+            oldest = np.maximum(events - slab.address.width, 0)
+            end = oldest + self._random.integers(1, np.maximum(events - oldest, 1) + 1)
+            windows = slab.windows(slot, end, self._length)
+            user = np.broadcast_to(slab.users(slot)[:, None], windows.item.shape)
+            keep = (windows.item != NO_KEY) & (windows.time < before_ms)
+            keep &= windows.intact[:, None]
+            marks = event_hash(user, windows.item, windows.time).view(np.int64)
+            keep &= ~np.isin(marks, held)
+            drawn += [
+                (items[kept], len(items))
+                for items, kept in zip(windows.item, keep, strict=True)
+                if kept.sum() > 1
+            ]
+        return from_lists(drawn, self._length)

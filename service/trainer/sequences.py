@@ -1,0 +1,99 @@
+"""Training sequences: from a micro-batch and the histories before it.
+
+A sequence is one user's events in order, at most `length` of them, padded at the end. Every
+event of a micro-batch is the target of exactly one place in one sequence; what stands before
+it is context.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from service.domain import NO_KEY, Bools, Int64s, MicroBatch, Partition
+from service.state.histories import HistorySlab
+
+Slabs = Mapping[Partition, HistorySlab]
+
+
+@dataclass(frozen=True, slots=True)
+class Sequences:
+    """Rows of item keys, and which of them are targets. The first place is never one."""
+
+    item: Int64s  # [rows, length], NO_KEY where padded
+    target: Bools  # [rows, length]
+
+    def __len__(self) -> int:
+        return len(self.item)
+
+    def take(self, rows: Int64s) -> "Sequences":
+        return Sequences(self.item[rows], self.target[rows])
+
+
+def empty_sequences(length: int) -> Sequences:
+    return Sequences(np.zeros((0, length), np.int64), np.zeros((0, length), np.bool_))
+
+
+def join(parts: list[Sequences], length: int) -> Sequences:
+    if not parts:
+        return empty_sequences(length)
+    return Sequences(
+        np.concatenate([part.item for part in parts]),
+        np.concatenate([part.target for part in parts]),
+    )
+
+
+def from_lists(rows: list[tuple[Int64s, int]], length: int) -> Sequences:
+    """Sequences from (items, number of places at the end that are targets)."""
+    made = empty_sequences(length)
+    item = np.zeros((len(rows), length), np.int64)
+    target = np.zeros((len(rows), length), np.bool_)
+    for i, (items, targets) in enumerate(rows):
+        end = len(items)
+        item[i, :end] = items
+        target[i, max(end - targets, 1) : end] = True
+    return Sequences(item, target) if rows else made
+
+
+def contexts(batch: MicroBatch, slabs: Slabs, end: Int64s, length: int) -> tuple[Int64s, Int64s]:
+    """Items and times of the events before ordinal `end` of each event's user.
+
+    [rows, length] each, NO_KEY and 0 where there is nothing: no history, or one that the
+    writer has overwritten since.
+    """
+    item = np.zeros((len(batch), length), np.int64)
+    time = np.zeros((len(batch), length), np.int64)
+    for partition in np.unique(batch.partition).tolist():
+        slab = slabs.get(Partition(partition))
+        if slab is None:
+            continue
+        here = np.flatnonzero(batch.partition == partition)
+        slot = batch.slot[here]
+        windows = slab.windows(slot, end[here], length)
+        usable = windows.intact & (slab.users(slot) == batch.user[here])
+        item[here[usable]] = windows.item[usable]
+        time[here[usable]] = windows.time[usable]
+    return item, time
+
+
+def windows_over(context: Int64s, own: Int64s, length: int) -> list[tuple[Int64s, int]]:
+    """(items, targets at the end) windows in which each of `own` is a target once.
+
+    `context` comes before `own`. A user with many events gets several windows, each of which
+    reaches half a window back into what the one before it taught.
+    """
+    items = np.concatenate([context, own])
+    stride = max(length // 2, 1)
+    rows = []
+    end = len(items)
+    while end > len(context):
+        start = max(end - length, 0)
+        targets = min(stride, end - len(context)) if start else end - len(context)
+        rows.append((items[start:end], targets))
+        end -= targets
+    return rows
+
+
+def strip(item: Int64s) -> Int64s:
+    """A padded row without its padding."""
+    return item[item != NO_KEY]
