@@ -200,3 +200,20 @@ class MicroBatch:
 
     def __len__(self) -> int:
         return len(self.offset)
+
+    def take(self, rows: Int64s) -> "MicroBatch":
+        """Some of the events; the offsets after the batch stay."""
+        return MicroBatch(
+            self.partition[rows],
+            self.offset[rows],
+            self.user[rows],
+            self.slot[rows],
+            self.ordinal[rows],
+            self.item[rows],
+            self.kind[rows],
+            self.timestamp[rows],
+            self.value[rows],
+            self.item_ids,
+            self.next_offsets,
+            self.opened_s,
+        )

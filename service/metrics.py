@@ -93,8 +93,8 @@ class Metrics:
             "micro_batch_events", "Events in one closed micro-batch.", _SIZES
         )
         self.trained_events = counter("trained_events", "Events the challenger was trained on.")
-        self.skipped_events = counter(
-            "skipped_events", "Events given up after repeated rejections of their round."
+        self.skipped_sequences = counter(
+            "skipped_sequences", "Training sequences given up after repeated rejections."
         )
         self.train_steps = counter("train_steps", "Optimizer steps.")
         self.train_step_seconds = histogram("train_step_seconds", "One optimizer step.", _SECONDS)

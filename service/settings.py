@@ -231,10 +231,10 @@ class TrainerSettings(Section):
     threads: Annotated[int, Field(ge=0)] = Field(
         default=0, description="CPU threads of the worker; 0: half the cores."
     )
-    learning_rate: PositiveFloat = 1e-3
+    learning_rate: PositiveFloat = 3e-3
     weight_decay: Annotated[float, Field(ge=0.0)] = 0.01
     clip_norm: PositiveFloat = 1.0
-    batch_sequences: PositiveInt = 64
+    batch_sequences: PositiveInt = 16
     negatives: PositiveInt = Field(
         default=2048, description="Shared sampled negatives; at most this many items: all of them."
     )

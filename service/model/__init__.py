@@ -1,1 +1,1 @@
-"""The recommender itself: vocabulary, backbone, losses and ranking metrics. Pure torch and numpy."""
+"""The recommender itself: vocabulary, backbone, losses and ranking metrics."""

@@ -34,8 +34,8 @@ def sampled_softmax(
     negative = functional.normalize(table[drawn], dim=-1)  # [negatives, dim]
     right = (states * positive).sum(dim=-1, keepdim=True) / temperature  # [n, 1]
     wrong = states @ negative.T / temperature  # [n, negatives]
-    # A drawn item stands for (items - 1) / negatives others.
-    wrong = wrong.float() + math.log((items - 1) / negatives)
+    # Each item is drawn negatives / items times on average.
+    wrong = wrong.float() + math.log(items / negatives)
     wrong = wrong.masked_fill(drawn[None, :] == targets[:, None], -torch.inf)
     logits = torch.cat([right.float(), wrong], dim=1)  # [n, 1 + negatives]
     return functional.cross_entropy(logits, torch.zeros_like(targets))

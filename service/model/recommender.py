@@ -77,6 +77,10 @@ class Recommender(nn.Module):
             larger.weight[: old.shape[0]] = old
         self.items = larger
 
+    def renew(self, start: int) -> None:
+        """Fresh vectors for the rows of the item table from `start` on."""
+        _init_rows(self.items.weight, start)
+
 
 def unit_rows(table: Tensor) -> Tensor:
     """Item vectors scaled to length 1; row 0 stays zero. [rows, dim]"""

@@ -137,11 +137,12 @@ class Registry:
         return version_to_serve(versions, self._refused, pin)
 
     def load_newest(self, *, with_trainer: bool = False) -> tuple[Manifest, Artifact] | None:
-        """Loads what should serve, going back past damaged versions, each refused once.
+        """Loads the newest version, going back past damaged ones, each refused once.
 
-        None when no version exists or, with an error in the log, when none is intact.
+        What training goes on from: a pin holds what is served, not what is learned. None when
+        no version exists or, with an error in the log, when none is intact.
         """
-        while (version := self.to_serve()) is not None:
+        while (version := version_to_serve(self.versions(), self._refused, None)) is not None:
             try:
                 return self.load(version, with_trainer=with_trainer)
             except DamagedVersionError as error:

@@ -70,7 +70,8 @@ class Scorer:
         tested: list[Int64s] = []
         for partition in np.unique(events.partition).tolist():
             slab = self._slabs[Partition(partition)]
-            for rows in _portions(np.flatnonzero(events.partition == partition), events.user):
+            here = np.flatnonzero(events.partition == partition)
+            for rows in _portions(here, events.user, slab.address.users):
                 slot[rows], ordinal[rows] = slab.append(
                     events.user[rows], events.item[rows], events.kind[rows], events.timestamp[rows]
                 )
@@ -145,9 +146,13 @@ def _ranks(scores: Tensor, target: Int64s, hidden: Int64s) -> Int64s:
     return rank
 
 
-def _portions(rows: Int64s, user: Int64s) -> list[Int64s]:
-    """`rows` cut so that no user has more than SLACK events in one portion."""
+def _portions(rows: Int64s, user: Int64s, slots: int) -> list[Int64s]:
+    """`rows` cut so that a portion has no more than SLACK events of a user and `slots` users.
+
+    With more, an event's history would be gone before it is read.
+    """
     _, counts = np.unique(user[rows], return_counts=True)
-    if counts.max(initial=0) <= SLACK:
+    if counts.max(initial=0) <= SLACK and len(counts) <= slots:
         return [rows]
-    return np.split(rows, range(SLACK, len(rows), SLACK))
+    size = min(SLACK, slots)
+    return np.split(rows, range(size, len(rows), size))

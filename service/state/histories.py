@@ -14,8 +14,12 @@ was overwritten under its hands is found out and left out.
     kind   [users, width]  index in the settings' kinds
 """
 
+import errno
+import os
+import shutil
 from dataclasses import dataclass
 from multiprocessing import shared_memory
+from pathlib import Path
 
 import numpy as np
 
@@ -26,6 +30,8 @@ from service.settings import HistorySettings
 # Room beyond the remembered events, so that the histories at every event of a scored batch can
 # be read after the whole batch was appended. A user with more events in one batch splits it.
 SLACK = 64
+
+_SHARED_MEMORY = Path("/dev/shm")  # where Linux keeps it
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +84,7 @@ class HistorySlab:
         width = settings.events + SLACK
         size = _size(settings.users, width)
         try:
+            _require_room(size)
             memory = shared_memory.SharedMemory(create=True, size=size)
         except OSError as error:
             raise ConfigurationError(
@@ -171,20 +178,23 @@ class HistorySlab:
         time[missing] = 0
         after = columns.count[slot]
         # An append may have written `after - before` places of the ring meanwhile, the oldest
-        # first; an eviction sets the count back.
-        intact = (after >= before) & (after - width <= start)
+        # first; an eviction sets the count back, and before the count has grown to `end` again
+        # the ring still holds what was forgotten.
+        intact = (end <= before) & (after >= before) & (after - width <= start)
         return Windows(item, time, intact)
 
     def remembered(self, slot: Int32s, end: Int64s) -> tuple[Int64s, Int64s]:
-        """All items still kept from before ordinal `end` in each slot, and their ordinals.
+        """The remembered items from before ordinal `end` in each slot, and their ordinals.
 
-        [rows, width] each, in no order; NO_KEY and -1 where there is none.
+        [rows, width] each, in no order; NO_KEY and -1 where there is none. What the slack still
+        keeps is left out, so that the answer does not depend on how events were batched.
         """
         columns, width = self._open, self.address.width
         newest = columns.count[slot][:, None] - 1  # [rows, 1]
         ordinal = newest - (newest - np.arange(width)) % width  # [rows, width]
         item = columns.item[slot]
-        missing = (ordinal < 0) | (ordinal >= end[:, None])
+        oldest = np.maximum(end - (width - SLACK), 0)[:, None]
+        missing = (ordinal < oldest) | (ordinal >= end[:, None])
         item[missing] = NO_KEY
         ordinal[missing] = -1
         return item, ordinal
@@ -196,6 +206,15 @@ class HistorySlab:
     def counts(self, slot: Int32s) -> Int64s:
         """Events ever appended at each slot."""
         return self._open.count[slot]
+
+
+def _require_room(size: int) -> None:
+    """Raise OSError where Linux would reserve what it does not have.
+
+    Writing to a page that cannot be had kills the process with SIGBUS, much later.
+    """
+    if _SHARED_MEMORY.is_dir() and shutil.disk_usage(_SHARED_MEMORY).free < size:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 def _size(users: int, width: int) -> int:

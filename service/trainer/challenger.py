@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import AdamW
 
 from service.domain import ItemId, ItemKey
@@ -48,7 +48,8 @@ class Challenger:
 
     def _new_optimizer(self) -> AdamW:
         """AdamW; gains, biases and item vectors are not decayed: it would only shrink them."""
-        decayed, free = [], []
+        decayed: list[nn.Parameter] = []
+        free: list[nn.Parameter] = []
         for name, parameter in self.model.named_parameters():
             is_matrix = parameter.ndim > 1 and not name.startswith("items.")
             (decayed if is_matrix else free).append(parameter)
@@ -94,14 +95,20 @@ class Challenger:
             for name, tensor in self.model.state_dict().items():
                 kept = checkpoint.weights[name]
                 tensor[: len(kept)].copy_(kept) if tensor.ndim else tensor.copy_(kept)
+        self.model.renew(len(table))
         # load_state_dict adopts what it is given; the checkpoint may be restored again.
         state = copy.deepcopy(checkpoint.optimizer)
         extra = self.model.items.weight.shape[0] - table.shape[0]
-        for moments in state["state"].values() if extra else ():
-            for moment in _MOMENTS:
-                if moments[moment].shape == table.shape:
-                    moments[moment] = torch.nn.functional.pad(moments[moment], (0, 0, 0, extra))
+        moments = state["state"].get(self._place_of_table())
+        for moment in _MOMENTS if moments else ():
+            moments[moment] = torch.nn.functional.pad(moments[moment], (0, 0, 0, extra))
         self.optimizer.load_state_dict(state)
+
+    def _place_of_table(self) -> int:
+        """The number by which the optimizer's state dict knows the item table."""
+        groups = self.optimizer.param_groups
+        places = [id(parameter) for group in groups for parameter in group["params"]]
+        return places.index(id(self.model.items.weight))
 
     def is_finite(self) -> bool:
         return all(bool(torch.isfinite(weight).all()) for weight in self.model.parameters())

@@ -33,8 +33,8 @@ def holdout_ndcg(
         states = states_at(model, context, lengths[:, None] - 1).squeeze(1)  # [rows, dim]
         ranking = states @ table.T  # [rows, items]
         hide(ranking, context if exclude_seen else np.zeros((len(part), 1), np.int64))
-        gain = ndcg(ranks(ranking, torch.from_numpy(target).to(ranking.device)), CUTOFF)
-        gain = gain.cpu().numpy()
+        rank = ranks(ranking, torch.from_numpy(target).to(ranking.device))
+        gain = ndcg(rank, CUTOFF).cpu().numpy()
         gain[(lengths == 0) | (target == NO_ROW)] = 0.0
         scores.append(gain)
     model.train(was_training)

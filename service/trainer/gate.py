@@ -47,7 +47,7 @@ def judge(champion: Float32s, challenger: Float32s, settings: GateSettings) -> G
     rows = len(champion)
     if len(challenger) != rows:
         raise HoldoutMismatchError(f"champion has {rows} rows, challenger {len(challenger)}")
-    if rows < settings.min_rows:
+    if rows < max(settings.min_rows, 2):  # one row says nothing of the spread
         return GateReport(Verdict.HOLD, rows, 0.0, math.inf, _mean(champion), _mean(challenger))
     # A diverged challenger scores NaN, and NaN fails every comparison below: it
     # would be held, and trained further, for ever.

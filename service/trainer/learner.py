@@ -27,7 +27,7 @@ from service.trainer.challenger import Challenger, Checkpoint
 from service.trainer.early_stopping import EarlyStopping
 from service.trainer.evaluation import holdout_ndcg
 from service.trainer.gate import GateReport, Verdict, judge
-from service.trainer.holdout import HoldoutRows, admit, empty_rows, is_member
+from service.trainer.holdout import HoldoutRows, admit, is_member
 from service.trainer.replay import Replay
 from service.trainer.sequences import (
     Sequences,
@@ -101,8 +101,11 @@ class Learner:
 
     @property
     def has_news(self) -> bool:
-        """Whether the challenger has learned anything that the champion has not."""
-        return bool(self._since_champion)
+        """Whether the challenger has learned something and may be published.
+
+        Not while events wait to be taught again: `trained_through` has already passed them.
+        """
+        return bool(self._since_champion) and not len(self._retry)
 
     def learn(self, batches: list[MicroBatch]) -> RoundReport:
         """Fine-tune on these micro-batches and move `trained_through` past them."""
@@ -162,9 +165,9 @@ class Learner:
         order = np.lexsort((batch.ordinal, batch.user, batch.partition))
         order = order[~member[order]]
         owner = batch.user[order]
-        starts = np.flatnonzero(np.r_[True, owner[1:] != owner[:-1]]) if len(order) else []
+        others = np.flatnonzero(owner[1:] != owner[:-1]) + 1  # where the next user starts
         rows: list[tuple[Int64s, int]] = []
-        for one in np.split(order, starts[1:]) if len(order) else []:
+        for one in np.split(order, others) if len(order) else []:
             rows += windows_over(strip(before[one[0]]), batch.item[one], self._length + 1)
         return [row for row in rows if len(row[0]) > 1]
 
@@ -266,7 +269,8 @@ class Learner:
         self._rejections += 1
         self._slowdown = max(self._slowdown / 2, _SLOWEST)
         if self._rejections < self._settings.max_rejections:
-            self._retry = taught
+            # A diverged round may be waiting for its second chance already.
+            self._retry = join([self._retry, taught], self._length + 1)
             return 0
         log.warning("gave up on %d sequences after %d rejections", len(taught), self._rejections)
         self._rejections = 0

@@ -96,4 +96,5 @@ def windows_over(context: Int64s, own: Int64s, length: int) -> list[tuple[Int64s
 
 def strip(item: Int64s) -> Int64s:
     """A padded row without its padding."""
-    return item[item != NO_KEY]
+    known: Int64s = item[item != NO_KEY]
+    return known

@@ -1,0 +1,60 @@
+"""`headwater doctor`: says what `serve` would stumble over, and creates missing topics."""
+
+import asyncio
+import logging
+import os
+import shutil
+
+from service.errors import ConfigurationError
+from service.registry.registry import Registry
+from service.settings import Settings
+from service.stream.connection import has_fast_client
+from service.stream.topics import create_topics, missing_topics
+
+log = logging.getLogger(__name__)
+
+_LITTLE_SPACE_BYTES = 1_000_000_000
+
+
+async def examine(settings: Settings, *, create: bool) -> int:
+    """Report on everything; 0 when `serve` can start, else 1. Raises ConfigurationError
+    where Kafka does not answer, since nothing else can be told then."""
+    created = await create_topics(settings.kafka, settings.topics) if create else []
+    missing = await missing_topics(settings.kafka, settings.topics)
+    findings = [
+        f"ok    Kafka answers at {settings.kafka.bootstrap_servers}",
+        *(f"ok    created topic {name}" for name in created),
+        *(
+            f"FAIL  topic {name} does not exist; `headwater doctor --create` creates it"
+            for name in missing
+        ),
+    ]
+    if not missing and not created:
+        findings.append("ok    all topics exist")
+    if not has_fast_client():
+        findings.append("warn  aiokafka's C extension is missing: reading is ten times slower")
+    findings += await asyncio.to_thread(_storage, settings)
+    print("\n".join(findings))  # noqa: T201  # this command's output
+    return int(any(finding.startswith("FAIL") for finding in findings))
+
+
+def _storage(settings: Settings) -> list[str]:
+    root = settings.storage.root
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        writable = os.access(root, os.W_OK)
+        registry = Registry(root / "registry", settings.registry)
+        serving = registry.to_serve()
+    except (OSError, ConfigurationError) as error:
+        return [f"FAIL  storage.root = {root}: {error}"]
+    if not writable:
+        return [f"FAIL  storage.root = {root} is not writable"]
+    free = shutil.disk_usage(root).free
+    findings = [f"ok    storage at {root}, {free / 1e9:.1f} GB free"]
+    if free < _LITTLE_SPACE_BYTES:
+        findings.append("warn  little space is left: publishing will fail when it runs out")
+    if serving is None:
+        findings.append("ok    no version yet; `serve` begins with a new model")
+    else:
+        findings.append(f"ok    version {serving} would serve")
+    return findings

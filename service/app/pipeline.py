@@ -1,0 +1,267 @@
+"""The way of an event through the main process: read, decode, score, send, hand to the trainer.
+
+One batch after the other is scored in the scoring thread; the acknowledgements of a few
+batches are awaited side by side, and offsets are committed in order behind them.
+"""
+
+import asyncio
+import logging
+import time
+from concurrent.futures import Executor
+
+import numpy as np
+
+from service.app.prequential import PrequentialWindow
+from service.domain import Bools, Event, Events, Offset, Offsets, Partition
+from service.errors import InvalidEventError
+from service.metrics import Metrics
+from service.scorer.scorer import Scored, Scorer
+from service.settings import Settings
+from service.stream.codec import (
+    EventCodec,
+    Header,
+    RecommendationCodec,
+    Record,
+    encode_offsets,
+)
+from service.stream.sink import Sink
+from service.stream.source import Source
+from service.stream.watermarks import AckTracker
+from service.trainer.batcher import Batcher
+from service.trainer.process import TrainerProcess
+
+log = logging.getLogger(__name__)
+
+_READ_WAIT_S = 0.1  # also how late a micro-batch may close by age
+_COMMIT_EVERY_S = 0.5
+_DELIVERIES = 4  # batches whose acknowledgements are awaited at once
+# Applying an event to a history costs a hundredth of scoring it: catching up takes large gulps.
+_CATCH_UP_RECORDS = 5_000
+# Events waiting for weights at which a paused source goes on, as a share of the limit.
+_RESUME_AT = 0.8
+
+Letters = list[tuple[Record, InvalidEventError]]
+
+
+class Pipeline:
+    """Owns the batches between source and sink."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        metrics: Metrics,
+        source: Source,
+        sink: Sink,
+        scorer: Scorer,
+        trainer: TrainerProcess,
+        scoring_thread: Executor,
+    ) -> None:
+        self._settings = settings
+        self._metrics = metrics
+        self._source = source
+        self._sink = sink
+        self._scorer = scorer
+        self._trainer = trainer
+        self._scoring_thread = scoring_thread
+        self._events = EventCodec(settings.events)
+        self._recommendations = RecommendationCodec(settings.topics.events, settings.events.kinds)
+        answered = settings.events.recommend_on
+        self._answered_kinds = np.array(
+            [answered is None or kind in answered for kind in settings.events.kinds]
+        )
+        self._prequential = PrequentialWindow()
+        self._batcher = Batcher(settings.batch)
+        self._committed: dict[Partition, Offset] = {}
+        self._trained: dict[Partition, Offset] = {}
+        self._tracker = AckTracker()
+        self._free: dict[Partition, Offset] = {}  # acknowledged, not yet committed
+        self._deliveries: set[asyncio.Task[None]] = set()
+        self._places = asyncio.Semaphore(_DELIVERIES)
+        self._busy_until_s = 0.0
+
+    def own(self, committed: Offsets, trained: Offsets) -> None:
+        """Begin with these watermarks: answer from `committed` on, train from `trained` on."""
+        self._committed = dict(committed)
+        self._trained = dict(trained)
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Until `stop` is set or something fails for good. The last batches are delivered and
+        committed when the source is stopped afterwards, which revokes its partitions."""
+        commit_at_s = 0.0
+        while not stop.is_set():
+            generation = self._source.generation
+            self._apply_back_pressure()
+            records = await self._source.read(self._gulp(), _READ_WAIT_S)
+            async with self._source.lock:
+                if records and generation == self._source.generation:
+                    await self._take(records)
+                self._close_micro_batch()
+                if time.monotonic() >= commit_at_s:
+                    await self._commit()
+                    await self._source.update_lag()
+                    commit_at_s = time.monotonic() + _COMMIT_EVERY_S
+            self._raise_failures()
+
+    async def drain(self) -> None:
+        """Wait for every delivery and commit what they freed. The caller holds the lock."""
+        if self._deliveries:
+            await asyncio.wait(self._deliveries)
+        self._raise_failures()
+        await self._commit()
+
+    def forget(self) -> None:
+        """The partitions are gone: so is the open micro-batch. Kafka still has its events."""
+        self._batcher.discard()
+        self._tracker = AckTracker()
+        self._free = {}
+
+    def _gulp(self) -> int:
+        """Records to read at once: many while only histories are brought up to date."""
+        catching_up = time.monotonic() < self._busy_until_s
+        return _CATCH_UP_RECORDS if catching_up else self._settings.batch.score_max_events
+
+    def _apply_back_pressure(self) -> None:
+        limit = self._settings.batch.max_untrained_events
+        waiting = self._trainer.untrained_events
+        if waiting >= limit:
+            self._source.pause(True)
+        elif waiting < limit * _RESUME_AT:
+            self._source.pause(False)
+
+    async def _take(self, records: list[Record]) -> None:
+        """One batch: decode, score, and start its delivery."""
+        now_ms = time.time_ns() // 1_000_000
+        decoded: list[tuple[Record, Event]] = []
+        letters: Letters = []
+        next_offsets: dict[Partition, Offset] = {}
+        for record in records:
+            next_offsets[Partition(record.partition)] = Offset(record.offset + 1)
+            try:
+                decoded.append((record, self._events.decode(record, now_ms)))
+            except InvalidEventError as error:
+                # One that was acknowledged before a restart is in the topic already.
+                if record.offset >= self._committed.get(Partition(record.partition), 0):
+                    letters.append((record, error))
+        events = self._events.columns(decoded)
+        answer = self._at_or_after(events, self._committed) & self._answered_kinds[events.kind]
+        if not answer.any():
+            self._busy_until_s = time.monotonic() + 1.0
+        else:
+            self._busy_until_s = 0.0
+        loop = asyncio.get_running_loop()
+        started_s = time.monotonic()
+        scored, messages = await loop.run_in_executor(
+            self._scoring_thread, self._score, events, answer
+        )
+        self._observe(scored, letters, int(answer.sum()), time.monotonic() - started_s, now_ms)
+        self._train(scored, started_s)
+        ticket = self._tracker.begin(next_offsets)
+        await self._places.acquire()
+        task = asyncio.create_task(
+            self._deliver(ticket, messages, letters, events.appended[answer])
+        )
+        self._deliveries.add(task)
+
+    def _score(
+        self, events: Events, answer: Bools
+    ) -> tuple[Scored, list[tuple[bytes, bytes, list[Header]]]]:
+        """In the scoring thread: rankings and the encoded recommendations."""
+        scored = self._scorer.score(events, answer)
+        through = encode_offsets(scored.servable.trained_through)
+        now_ms = time.time_ns() // 1_000_000
+        messages = []
+        for row, ranking in enumerate(scored.rankings):
+            if ranking is None:
+                continue
+            value = self._recommendations.encode(
+                events, row, ranking, scored.servable.version, through, now_ms
+            )
+            messages.append((events.user_ids[row].encode(), value, _trace_headers(events, row)))
+        return scored, messages
+
+    def _train(self, scored: Scored, now_s: float) -> None:
+        """Put what is not yet in the weights into the open micro-batch."""
+        events = scored.events
+        rows = np.flatnonzero(self._at_or_after(events, self._trained))
+        self._batcher.add(
+            events.take(rows), scored.places.slot[rows], scored.places.ordinal[rows], now_s
+        )
+        self._close_micro_batch()
+
+    def _close_micro_batch(self) -> None:
+        batch = self._batcher.close_if_due(time.monotonic())
+        if batch is not None:
+            self._metrics.train_batch.observe(len(batch))
+            self._trainer.offer(batch)
+        self._metrics.queue_depth.set(self._trainer.untrained_events)
+        self._metrics.in_flight_batches.set(self._trainer.batches_at_worker)
+
+    async def _deliver(
+        self,
+        ticket: int,
+        messages: list[tuple[bytes, bytes, list[Header]]],
+        letters: Letters,
+        appended: np.ndarray[tuple[int, ...], np.dtype[np.int64]],
+    ) -> None:
+        """Send a batch's records; once acknowledged, its offsets may be committed."""
+        try:
+            await self._sink.bury(letters)
+            await self._sink.recommend(messages)
+            now_ms = time.time_ns() // 1_000_000
+            for age_ms in (now_ms - appended).tolist():
+                self._metrics.event_to_recommendation.observe(age_ms / 1000)
+            self._free.update(self._tracker.done(ticket))
+        finally:
+            self._places.release()
+
+    async def _commit(self) -> None:
+        if self._free:
+            offsets, self._free = self._free, {}
+            await self._source.commit(offsets)
+
+    def _raise_failures(self) -> None:
+        """What cannot be delivered ends the service; nothing of it was committed."""
+        for task in [task for task in self._deliveries if task.done()]:
+            self._deliveries.discard(task)
+            task.result()
+        if self._source.failure is not None:
+            raise self._source.failure
+
+    def _at_or_after(self, events: Events, offsets: Offsets) -> Bools:
+        """Which events stand at or after their partition's offset."""
+        marks = np.zeros(len(events), np.int64)
+        for partition, offset in offsets.items():
+            marks[events.partition == partition] = offset
+        return events.offset >= marks
+
+    def _observe(
+        self, scored: Scored, letters: Letters, answered: int, seconds: float, now_ms: int
+    ) -> None:
+        metrics, events = self._metrics, scored.events
+        metrics.events.labels("scored").inc(answered)
+        metrics.events.labels("applied").inc(len(events) - answered)
+        metrics.events.labels("dead_letter").inc(len(letters))
+        for _, error in letters:
+            metrics.dead_letters.labels(error.reason.value).inc()
+        if not answered:
+            return
+        metrics.score_seconds.observe(seconds)
+        metrics.score_batch.observe(answered)
+        for age_ms in (now_ms - events.timestamp).tolist():
+            metrics.event_age.observe(max(age_ms, 0) / 1000)
+        if len(scored.ranks):
+            self._prequential.add(scored.ranks)
+            metrics.prequential_events.inc(len(scored.ranks))
+            metrics.prequential_hit_rate.set(self._prequential.hit_rate())
+            metrics.prequential_ndcg.set(self._prequential.ndcg())
+
+
+def _trace_headers(events: Events, row: int) -> list[Header]:
+    """The event's trace context, passed on."""
+    trace = events.traces[row]
+    if trace is None:
+        return []
+    headers = [("traceparent", trace.parent.encode())]
+    if trace.state is not None:
+        headers.append(("tracestate", trace.state.encode()))
+    return headers

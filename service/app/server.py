@@ -1,0 +1,183 @@
+"""`headwater serve`: start-up, main loop, shutdown."""
+
+import asyncio
+import logging
+import signal
+from concurrent.futures import ThreadPoolExecutor
+
+import torch
+
+from service.admin.server import AdminServer, Health
+from service.app.pipeline import Pipeline
+from service.app.serving import Serving, first_servable
+from service.app.training_metrics import record
+from service.domain import Offsets, Partition
+from service.metrics import Metrics
+from service.registry.registry import Registry
+from service.scorer.scorer import Scorer
+from service.settings import Settings
+from service.state.histories import HistorySlab
+from service.state.popularity import Popularity
+from service.stream.connection import calm_client_logs
+from service.stream.sink import Sink
+from service.stream.source import Assigned, Source
+from service.stream.topics import require_topics
+from service.trainer.device import choose_threads
+from service.trainer.messages import FromWorker
+from service.trainer.process import Covered, TrainerProcess, WorkerEnded
+
+log = logging.getLogger(__name__)
+
+_BEAT_S = 1.0
+
+
+async def serve(settings: Settings) -> None:
+    """Run until SIGTERM or SIGINT. Raises ConfigurationError where something has to be set right."""
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    await Server(settings).run(stop)
+
+
+def trained_so_far(settings: Settings) -> Offsets:
+    """Where the newest version that a worker can go on from has been trained through."""
+    # A registry of its own: a version with a damaged trainer state still serves.
+    registry = Registry(settings.storage.root / "registry", settings.registry)
+    newest = registry.load_newest(with_trainer=True)
+    return newest[0].trained_through if newest else {}
+
+
+class Server:
+    """Every part of the service, made in the order in which they depend on each other."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._metrics = Metrics()
+        self._health = Health(settings.admin.live_within_s)
+        self._admin = AdminServer(settings.admin, self._metrics, self._health)
+        self._registry = Registry(settings.storage.root / "registry", settings.registry)
+        self._slabs: dict[Partition, HistorySlab] = {}
+        self._sink = Sink(settings.kafka, settings.topics, self._metrics)
+        self._source = Source(
+            settings.kafka, settings.topics, self._metrics, self._assigned, self._revoked
+        )
+        self._trainer = TrainerProcess(settings, self._from_worker)
+        self._scoring_thread = ThreadPoolExecutor(1, "scoring")
+        self._loading_thread = ThreadPoolExecutor(1, "loading")
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._worker_ready = False
+
+    async def run(self, stop: asyncio.Event) -> None:
+        await self._start()
+        try:
+            await self._main_loop(stop)
+        finally:
+            await self._shut_down()
+
+    async def _start(self) -> None:
+        """Fail here, before anything is consumed, when something is missing."""
+        settings = self._settings
+        self._loop = asyncio.get_running_loop()
+        calm_client_logs()
+        torch.set_num_threads(choose_threads(settings.scorer.threads))
+        self._admin.start()
+        await require_topics(settings.kafka, settings.topics)
+        champion = await self._loop.run_in_executor(
+            self._loading_thread, first_servable, self._registry, settings
+        )
+        log.info("version %d serves (%d items)", champion.version, len(champion.vocabulary) - 1)
+        scorer = Scorer(
+            champion,
+            self._slabs,
+            Popularity(settings.scorer.popularity_half_life_events),
+            settings.scorer,
+            settings.model.max_length,
+        )
+        self._serving = Serving(
+            settings, self._metrics, self._registry, scorer, self._loading_thread
+        )
+        self._pipeline = Pipeline(
+            settings,
+            self._metrics,
+            self._source,
+            self._sink,
+            scorer,
+            self._trainer,
+            self._scoring_thread,
+        )
+        self._health.not_ready("assignment", "no partition is assigned yet")
+        self._health.ready("start")
+        await self._sink.start()
+        await self._source.start()
+
+    async def _main_loop(self, stop: asyncio.Event) -> None:
+        """The pipeline, with the hot swap and the heart beside it; the first to fail ends all."""
+        async with asyncio.TaskGroup() as group:
+            beside = [
+                group.create_task(self._serving.run()),
+                group.create_task(self._beat()),
+            ]
+            try:
+                await self._pipeline.run(stop)
+            finally:
+                for task in beside:
+                    task.cancel()
+
+    async def _beat(self) -> None:
+        while True:
+            self._health.beat()
+            await asyncio.sleep(_BEAT_S)
+
+    async def _shut_down(self) -> None:
+        """Deliver and commit what is under way, then let go of everything."""
+        log.info("stopping")
+        self._health.not_ready("stop", "stopping")
+        try:
+            await self._source.stop()  # revokes the partitions, which drains the pipeline
+            await self._sink.stop()
+        finally:
+            await asyncio.to_thread(self._trainer.stop)
+            self._release(list(self._slabs))
+            self._scoring_thread.shutdown()
+            self._loading_thread.shutdown()
+            self._admin.stop()
+
+    async def _assigned(self, partitions: list[Assigned]) -> None:
+        """Called under the source's lock: empty histories, the watermarks, and a worker."""
+        await asyncio.to_thread(self._trainer.stop)
+        self._release(list(self._slabs))
+        for assigned in partitions:
+            self._slabs[assigned.partition] = HistorySlab.create(
+                assigned.partition, self._settings.history
+            )
+        trained_through = await asyncio.to_thread(trained_so_far, self._settings)
+        self._pipeline.own({one.partition: one.committed for one in partitions}, trained_through)
+        self._trainer.start(tuple(slab.address for slab in self._slabs.values()))
+        log.info("partitions assigned: %s", sorted(self._slabs))
+        if partitions:
+            self._health.ready("assignment")
+
+    async def _revoked(self, partitions: list[Partition]) -> None:
+        """Called under the source's lock: finish what was read, before another owner reads on."""
+        if not partitions:
+            return
+        log.info("partitions revoked: %s", sorted(partitions))
+        self._health.not_ready("assignment", "no partition is assigned")
+        await self._pipeline.drain()
+        self._pipeline.forget()
+
+    def _release(self, partitions: list[Partition]) -> None:
+        for partition in partitions:
+            self._slabs.pop(partition).close()
+
+    def _from_worker(self, message: FromWorker | WorkerEnded | Covered) -> None:
+        """In the trainer's watching thread."""
+        assert self._loop is not None
+        if not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self._heard, message)
+
+    def _heard(self, message: FromWorker | WorkerEnded | Covered) -> None:
+        record(message, self._metrics)
+        if isinstance(message, Covered):
+            self._serving.announce(message)

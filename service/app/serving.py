@@ -1,0 +1,137 @@
+"""The hot swap: loads a version beside the champion, then assigns one reference."""
+
+import asyncio
+import logging
+import time
+from collections import deque
+from concurrent.futures import Executor
+
+from service.domain import Version
+from service.errors import ConfigurationError, DamagedVersionError
+from service.metrics import Metrics
+from service.model.recommender import Recommender
+from service.registry.artifact import Artifact
+from service.registry.manifest import Origin
+from service.registry.registry import Registry
+from service.registry.servable import Servable, make_servable
+from service.scorer.scorer import Scorer
+from service.settings import Settings
+from service.trainer.process import Covered, is_covered
+
+log = logging.getLogger(__name__)
+
+
+def first_servable(registry: Registry, settings: Settings) -> Servable:
+    """The version that the policy chooses; a new model as version 1 where there is none.
+
+    Raises ConfigurationError when versions exist and none of them is intact.
+    """
+    if not registry.versions():
+        log.info("the registry is empty: publishing a new model as its first version")
+        model = Recommender.new(settings.model)
+        registry.publish(
+            Artifact(model.state_dict(), ("",), {}),  # type: ignore[arg-type]
+            parent=None,
+            origin=Origin.INITIAL,
+            trained_through={},
+            model=model.shape,
+            items=0,
+            gate=None,
+            now_ms=time.time_ns() // 1_000_000,
+        )
+    while True:
+        version = registry.to_serve()
+        if version is None:
+            raise ConfigurationError(
+                f"no version under {settings.storage.root / 'registry'} is intact; move the folder "
+                "away to begin anew, or restore it from a backup"
+            )
+        try:
+            return load_servable(registry, version, settings)
+        except DamagedVersionError as error:
+            registry.refuse(version, str(error))
+
+
+def load_servable(registry: Registry, version: Version, settings: Settings) -> Servable:
+    """Read, verify, build and warm one version. Raises DamagedVersionError."""
+    manifest, artifact = registry.load(version)
+    return make_servable(
+        manifest,
+        artifact,
+        batch=settings.batch.score_max_events,
+        length=settings.model.max_length,
+    )
+
+
+class Serving:
+    """Keeps the scorer's champion what the registry says it should be."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        metrics: Metrics,
+        registry: Registry,
+        scorer: Scorer,
+        loading_thread: Executor,
+    ) -> None:
+        self._settings = settings
+        self._metrics = metrics
+        self._registry = registry
+        self._scorer = scorer
+        self._loading_thread = loading_thread
+        self._news = asyncio.Event()
+        self._covered: deque[Covered] = deque()
+        self._show()
+
+    def announce(self, covered: Covered) -> None:
+        """A version was published; called in the event loop."""
+        self._covered.append(covered)
+        self._news.set()
+
+    async def run(self) -> None:
+        """Follow announcements, pins and rollbacks until cancelled."""
+        while True:
+            await self._follow()
+            try:
+                await asyncio.wait_for(self._news.wait(), self._settings.registry.poll_s)
+            except TimeoutError:
+                continue
+            self._news.clear()
+
+    async def _follow(self) -> None:
+        loop = asyncio.get_running_loop()
+        wanted = await loop.run_in_executor(self._loading_thread, self._registry.to_serve)
+        if wanted is None or wanted == self._scorer.champion.version:
+            return
+        started_s = time.monotonic()
+        try:
+            servable = await loop.run_in_executor(
+                self._loading_thread, load_servable, self._registry, wanted, self._settings
+            )
+        except DamagedVersionError as error:
+            self._registry.refuse(wanted, str(error))
+            self._metrics.swaps.labels("refused").inc()
+            return
+        self._metrics.swap_load_seconds.observe(time.monotonic() - started_s)
+        self.swap(servable)
+
+    def swap(self, servable: Servable) -> None:
+        """Put a warmed servable into service; the batch under way finishes on the old one."""
+        started_s = time.perf_counter()
+        self._scorer.champion = servable
+        self._metrics.swap_pause_seconds.observe(time.perf_counter() - started_s)
+        self._metrics.swaps.labels("swapped").inc()
+        self._show()
+        log.info("version %d serves (%d items)", servable.version, len(servable.vocabulary) - 1)
+        now_s = time.monotonic()
+        while self._covered and is_covered(
+            self._covered[0].published.trained_through, servable.trained_through
+        ):
+            for opened_s in self._covered.popleft().opened_s:
+                self._metrics.event_to_weights.observe(now_s - opened_s)
+
+    def _show(self) -> None:
+        champion = self._scorer.champion
+        self._metrics.model_version.set(champion.version)
+        self._metrics.model_published.set(champion.published_ms / 1000)
+        self._metrics.model_items.set(len(champion.vocabulary) - 1)

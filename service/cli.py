@@ -1,0 +1,235 @@
+"""The command line. Exit codes: 0 done, 1 failed, 2 something has to be set right first."""
+
+import argparse
+import asyncio
+import json
+import logging
+import os
+import sys
+import time
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from service import __version__
+from service.errors import ConfigurationError, DamagedVersionError, HeadwaterError
+from service.settings import (
+    LogFormat,
+    LogSettings,
+    Settings,
+    environment_file,
+    load_settings,
+    masked,
+)
+
+EXIT_FAILED = 1
+EXIT_CONFIGURATION = 2
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point of `headwater`."""
+    arguments = _parser().parse_args(argv)
+    try:
+        settings = load_settings(
+            arguments.config or environment_file(), os.environ, _overrides(arguments)
+        )
+        _set_up_logging(settings.log)
+        code: int = arguments.run(arguments, settings)
+    except ConfigurationError as error:
+        print(f"headwater: {error}", file=sys.stderr)
+        return EXIT_CONFIGURATION
+    except KeyboardInterrupt:
+        return 130
+    return code
+
+
+def _serve(arguments: argparse.Namespace, settings: Settings) -> int:
+    from service.app.server import serve
+
+    try:
+        asyncio.run(serve(settings))
+    except* ConfigurationError as group:
+        raise ConfigurationError(_first(group)) from None
+    except* HeadwaterError as group:
+        print(f"headwater: {_first(group)}", file=sys.stderr)
+        return_code = EXIT_FAILED
+    else:
+        return_code = 0
+    return return_code
+
+
+def _doctor(arguments: argparse.Namespace, settings: Settings) -> int:
+    from service.app.doctor import examine
+
+    return asyncio.run(examine(settings, create=arguments.create))
+
+
+def _config(arguments: argparse.Namespace, settings: Settings) -> int:
+    print(json.dumps(masked(settings), indent=2))
+    return 0
+
+
+def _registry(arguments: argparse.Namespace, settings: Settings) -> int:
+    from service.registry.registry import Registry
+
+    registry = Registry(settings.storage.root / "registry", settings.registry)
+    try:
+        match arguments.action:
+            case "list":
+                _list_versions(registry)
+            case "show":
+                print(registry.manifest(arguments.version).model_dump_json(indent=2))
+            case "rollback":
+                manifest = registry.rollback(arguments.version, time.time_ns() // 1_000_000)
+                print(f"version {manifest.version} is version {manifest.parent} again")
+                pinned = registry.pinned()
+                if pinned is not None:
+                    print(
+                        f"version {pinned} is pinned and goes on serving; `registry unpin` ends that"
+                    )
+            case "pin":
+                registry.pin(arguments.version)
+                print(f"version {arguments.version} serves until `headwater registry unpin`")
+            case "unpin":
+                registry.pin(None)
+                print("the newest intact version serves")
+    except DamagedVersionError as error:
+        print(f"headwater: {error}", file=sys.stderr)
+        return EXIT_FAILED
+    return 0
+
+
+def _list_versions(registry: Any) -> None:
+    pinned, serving = registry.pinned(), registry.to_serve()
+    print(
+        f"{'version':>7}  {'published (UTC)':19}  {'origin':8}  {'parent':>6}  {'items':>8}  ndcg@10"
+    )
+    for version in registry.versions():
+        try:
+            manifest = registry.manifest(version)
+        except DamagedVersionError as error:
+            print(f"{version:>7}  damaged: {error}")
+            continue
+        published = datetime.fromtimestamp(manifest.created_at / 1000, UTC)
+        ndcg = manifest.gate.challenger_ndcg if manifest.gate else None
+        marks = [
+            word
+            for word, is_it in (("serves", version == serving), ("pinned", version == pinned))
+            if is_it
+        ]
+        print(
+            f"{version:>7}  {published:%Y-%m-%d %H:%M:%S}  {manifest.origin:8}  "
+            f"{manifest.parent or '-':>6}  {manifest.items:>8,}  "
+            f"{'-' if ndcg is None else format(ndcg, '.4f'):7}  {' '.join(marks)}".rstrip()
+        )
+
+
+def _sandbox(arguments: argparse.Namespace, settings: Settings) -> int:
+    from service.sandbox.sandbox_command import run_sandbox
+
+    return run_sandbox(arguments.port, arguments.data, settings)
+
+
+def _demo(arguments: argparse.Namespace, settings: Settings) -> int:
+    from service.sandbox.demo import run_demo
+
+    return run_demo(arguments.bootstrap, arguments.events, arguments.keep)
+
+
+def _overrides(arguments: argparse.Namespace) -> dict[str, Any]:
+    bootstrap = getattr(arguments, "bootstrap", None)
+    return {"kafka": {"bootstrap_servers": bootstrap}} if bootstrap else {}
+
+
+def _first(group: BaseExceptionGroup[HeadwaterError]) -> str:
+    error: BaseException = group
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return str(error)
+
+
+class _JsonFormatter(logging.Formatter):
+    """One JSON object a line, for log collectors."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        entry = {
+            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
+            "level": record.levelname,
+            "logger": record.name,
+            "message": record.getMessage(),
+        }
+        if record.exc_info:
+            entry["exception"] = self.formatException(record.exc_info)
+        return json.dumps(entry, ensure_ascii=False)
+
+
+def _set_up_logging(settings: LogSettings) -> None:
+    handler = logging.StreamHandler()
+    if settings.format is LogFormat.JSON:
+        handler.setFormatter(_JsonFormatter())
+    else:
+        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    logging.basicConfig(level=settings.level.value, handlers=[handler], force=True)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="headwater",
+        description="A streaming recommendation service that learns from behaviour as it flows.",
+    )
+    parser.add_argument("--version", action="version", version=f"headwater {__version__}")
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument("--config", type=Path, metavar="FILE", help="settings file (TOML)")
+    kafka = argparse.ArgumentParser(add_help=False)
+    kafka.add_argument("--bootstrap", metavar="HOST:PORT", help="kafka.bootstrap_servers")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    serve = commands.add_parser("serve", parents=[common, kafka], help="run the service")
+    serve.set_defaults(run=_serve)
+
+    doctor = commands.add_parser(
+        "doctor", parents=[common, kafka], help="check Kafka, topics, model and storage"
+    )
+    doctor.add_argument("--create", action="store_true", help="create missing topics")
+    doctor.set_defaults(run=_doctor)
+
+    config = commands.add_parser(
+        "config", parents=[common, kafka], help="print the effective settings"
+    )
+    config.set_defaults(run=_config)
+
+    registry = commands.add_parser("registry", help="look at and choose model versions")
+    registry.set_defaults(run=_registry)
+    actions = registry.add_subparsers(required=True, dest="action", metavar="ACTION")
+    actions.add_parser("list", parents=[common], help="all versions")
+    show = actions.add_parser("show", parents=[common], help="one version's manifest")
+    show.add_argument("version", type=int)
+    rollback = actions.add_parser(
+        "rollback", parents=[common], help="publish an older version again, as the newest"
+    )
+    rollback.add_argument("version", type=int, nargs="?", help="default: the one before the newest")
+    pin = actions.add_parser("pin", parents=[common], help="serve one version whatever is newer")
+    pin.add_argument("version", type=int)
+    actions.add_parser("unpin", parents=[common], help="serve the newest again")
+
+    sandbox = commands.add_parser(
+        "sandbox", parents=[common], help="run a local Kafka to play with"
+    )
+    sandbox.add_argument("--port", type=int, default=9092)
+    sandbox.add_argument(
+        "--data", type=Path, help="keep its data here; a temporary folder otherwise"
+    )
+    sandbox.set_defaults(run=_sandbox)
+
+    demo = commands.add_parser(
+        "demo", parents=[common, kafka], help="watch it learn from MovieLens events"
+    )
+    demo.add_argument("--events", type=int, help="replay only the first so many")
+    demo.add_argument("--keep", action="store_true", help="keep the registry and logs of the run")
+    demo.set_defaults(run=_demo)
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,123 @@
+"""The other end: a producer of events and a reader of recommendations, as our users run them.
+
+For the demo, the sandbox and the benchmarks; the service itself uses the source and the sink.
+"""
+
+import asyncio
+from types import TracebackType
+from typing import Protocol, Self
+
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
+
+from service.settings import KafkaSettings
+from service.stream.codec import Record
+from service.stream.connection import admin_client, client_arguments
+
+_LINGER_MS = 2  # gathers what is sent within one turn of the loop; more would only add latency
+
+
+class Appended(Protocol):
+    """Where Kafka has put a record."""
+
+    @property
+    def partition(self) -> int: ...
+    @property
+    def offset(self) -> int: ...
+
+
+class EventProducer:
+    """Appends records to one topic, each exactly once as long as this object lives."""
+
+    def __init__(self, kafka: KafkaSettings, topic: str) -> None:
+        self._kafka = kafka
+        self._topic = topic
+        self._producer: AIOKafkaProducer | None = None
+
+    async def start(self) -> None:
+        self._producer = AIOKafkaProducer(
+            **client_arguments(self._kafka),
+            acks="all",
+            enable_idempotence=True,
+            linger_ms=_LINGER_MS,
+        )
+        await self._producer.start()
+
+    async def stop(self) -> None:
+        """Flush and close; nothing where it was never started."""
+        if self._producer:
+            await self._producer.stop()
+
+    async def send(self, key: bytes, value: bytes) -> "asyncio.Future[Appended]":
+        """Queue a record; the future is done when Kafka has it, or raises a `KafkaError`.
+
+        Waits only while the producer's buffer is full. Records of one key keep their order.
+        """
+        if self._producer is None:
+            raise RuntimeError("the producer was not started")
+        appended: asyncio.Future[Appended] = await self._producer.send(self._topic, value, key=key)
+        return appended
+
+    async def __aenter__(self) -> Self:
+        await self.start()
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self.stop()
+
+
+class RecommendationReader:
+    """Reads one topic from its first record on, all partitions, in no group: it commits nothing."""
+
+    def __init__(self, kafka: KafkaSettings, topic: str) -> None:
+        self._kafka = kafka
+        self._topic = topic
+        self._consumer: AIOKafkaConsumer | None = None
+
+    async def start(self) -> None:
+        # Without a group the client assigns itself every partition of its topic.
+        self._consumer = AIOKafkaConsumer(
+            self._topic,
+            **client_arguments(self._kafka),
+            group_id=None,
+            enable_auto_commit=False,
+            auto_offset_reset="earliest",
+        )
+        await self._consumer.start()
+
+    async def stop(self) -> None:
+        if self._consumer:
+            await self._consumer.stop()
+
+    async def read(self, timeout_s: float) -> list[Record]:
+        """What has arrived, of each partition in order; empty when nothing does in time."""
+        if self._consumer is None:
+            raise RuntimeError("the reader was not started")
+        found = await self._consumer.getmany(timeout_ms=round(timeout_s * 1000))
+        return [
+            Record(one.partition, one.offset, one.timestamp, one.key, one.value, one.headers)
+            for records in found.values()
+            for one in records
+        ]
+
+    async def __aenter__(self) -> Self:
+        await self.start()
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self.stop()
+
+
+async def delete_topics(kafka: KafkaSettings, names: list[str]) -> None:
+    """Remove topics with all their records. Names that do not exist are passed over."""
+    async with admin_client(kafka) as client:
+        await client.delete_topics(names)

@@ -1,0 +1,175 @@
+"""Bytes to events and recommendations to bytes."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import orjson
+from pydantic import ValidationError
+
+from service.domain import (
+    Event,
+    Events,
+    ItemId,
+    Offsets,
+    Trace,
+    UserId,
+    Version,
+    item_key,
+    user_key,
+)
+from service.errors import DeadLetterReason, InvalidEventError
+from service.settings import EventsSettings
+
+Header = tuple[str, bytes]
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """A record as the source read it."""
+
+    partition: int
+    offset: int
+    appended_ms: int
+    key: bytes | None
+    value: bytes | None
+    headers: tuple[Header, ...]
+
+
+class EventCodec:
+    """Decodes and checks events by the user's settings."""
+
+    def __init__(self, settings: EventsSettings) -> None:
+        self._settings = settings
+        self._kinds = {kind: code for code, kind in enumerate(settings.kinds)}
+        names = settings.fields.model_dump()
+        self._paths = {ours: tuple(theirs.split(".")) for ours, theirs in names.items()}
+        self._is_plain = all(path == (ours,) for ours, path in self._paths.items())
+
+    def decode(self, record: Record, now_ms: int) -> Event:
+        """The event in a record. Raises InvalidEventError with the reason for the dead letter."""
+        value = record.value
+        if value is None:
+            raise InvalidEventError(DeadLetterReason.MALFORMED, "the record has no value")
+        if len(value) > self._settings.max_bytes:
+            raise InvalidEventError(
+                DeadLetterReason.OVERSIZED,
+                f"{len(value)} bytes; events.max_bytes is {self._settings.max_bytes}",
+            )
+        try:
+            plain = orjson.loads(value)
+        except orjson.JSONDecodeError as error:
+            raise InvalidEventError(DeadLetterReason.MALFORMED, f"not JSON: {error}") from None
+        except RecursionError:
+            raise InvalidEventError(DeadLetterReason.MALFORMED, "nested too deeply") from None
+        if not isinstance(plain, dict):
+            raise InvalidEventError(DeadLetterReason.MALFORMED, "not a JSON object")
+        try:
+            event = Event.model_validate(plain if self._is_plain else self._renamed(plain))
+        except ValidationError as error:
+            raise InvalidEventError(DeadLetterReason.INVALID, _first_fault(error)) from None
+        if event.event not in self._kinds:
+            raise InvalidEventError(
+                DeadLetterReason.UNKNOWN_KIND,
+                f"event kind {event.event[:64]!r} is not in events.kinds",
+            )
+        ahead_s = (event.timestamp - now_ms) / 1000
+        if ahead_s > self._settings.max_future_s:
+            raise InvalidEventError(
+                DeadLetterReason.FUTURE, f"dated {ahead_s:.0f} s ahead of this clock"
+            )
+        return event
+
+    def _renamed(self, plain: Mapping[str, Any]) -> dict[str, Any]:
+        found = {}
+        for ours, path in self._paths.items():
+            place: Any = plain
+            for key in path:
+                place = place.get(key) if isinstance(place, dict) else None
+            if place is not None:
+                found[ours] = place
+        return found
+
+    def columns(self, decoded: list[tuple[Record, Event]]) -> Events:
+        """Events as columns, in the order given."""
+        records = [record for record, _ in decoded]
+        events = [event for _, event in decoded]
+        missing = float("nan")
+        return Events(
+            partition=np.array([record.partition for record in records], np.int32),
+            offset=np.array([record.offset for record in records], np.int64),
+            user=np.array([user_key(UserId(event.user_id)) for event in events], np.int64),
+            item=np.array([item_key(ItemId(event.item_id)) for event in events], np.int64),
+            kind=np.array([self._kinds[event.event] for event in events], np.uint8),
+            timestamp=np.array([event.timestamp for event in events], np.int64),
+            appended=np.array([record.appended_ms for record in records], np.int64),
+            value=np.array(
+                [missing if event.value is None else event.value for event in events], np.float32
+            ),
+            user_ids=[UserId(event.user_id) for event in events],
+            item_ids=[ItemId(event.item_id) for event in events],
+            event_ids=[event.event_id for event in events],
+            traces=[trace_of(record.headers) for record in records],
+        )
+
+
+def trace_of(headers: Iterable[Header]) -> Trace | None:
+    """The W3C trace context in a record's headers; None where there is none or it is not ASCII."""
+    found = {name.lower(): value for name, value in headers or ()}
+    parent = found.get("traceparent")
+    if not parent or not parent.isascii():
+        return None
+    state = found.get("tracestate")
+    return Trace(parent.decode(), state.decode() if state and state.isascii() else None)
+
+
+class RecommendationCodec:
+    """Encodes recommendations as `service.domain.Recommendation` describes them."""
+
+    def __init__(self, topic: str, kinds: tuple[str, ...]) -> None:
+        self._topic = topic
+        self._kinds = kinds
+
+    def encode(
+        self,
+        events: Events,
+        row: int,
+        ranking: list[tuple[ItemId, float]],
+        version: Version,
+        trained_through: orjson.Fragment,
+        now_ms: int,
+    ) -> bytes:
+        """The recommendation that answers event `row`. Scores are rounded to six digits."""
+        cause: dict[str, Any] = {
+            "item_id": events.item_ids[row],
+            "event": self._kinds[events.kind[row]],
+            "timestamp": int(events.timestamp[row]),
+        }
+        if events.event_ids[row] is not None:
+            cause["event_id"] = events.event_ids[row]
+        message: dict[str, Any] = {
+            "rec_id": f"{self._topic}/{events.partition[row]}/{events.offset[row]}",
+            "user_id": events.user_ids[row],
+            "items": [{"item_id": item, "score": round(score, 6)} for item, score in ranking],
+            "model_version": version,
+            "trained_through": trained_through,
+            "event": cause,
+            "generated_at": now_ms,
+        }
+        trace = events.traces[row]
+        if trace is not None:
+            message["traceparent"] = trace.parent
+            if trace.state is not None:
+                message["tracestate"] = trace.state
+        return orjson.dumps(message)
+
+
+def encode_offsets(offsets: Offsets) -> orjson.Fragment:
+    """Offsets as JSON, made once per version rather than once per recommendation."""
+    return orjson.Fragment(orjson.dumps({str(p): o for p, o in offsets.items()}))
+
+
+def _first_fault(error: ValidationError) -> str:
+    fault = error.errors(include_url=False, include_context=False, include_input=False)[0]
+    return f"{'.'.join(map(str, fault['loc'])) or 'event'}: {fault['msg']}"

@@ -1,0 +1,172 @@
+"""The sink: recommendations and dead letters out, each acknowledged before it counts as done."""
+
+import asyncio
+import hashlib
+import logging
+import time
+from collections.abc import Awaitable, Iterable
+
+from aiokafka import AIOKafkaProducer
+from aiokafka.errors import (
+    KafkaConnectionError,
+    KafkaError,
+    KafkaTimeoutError,
+    MessageSizeTooLargeError,
+)
+
+from service.errors import ConfigurationError, InvalidEventError
+from service.metrics import Metrics
+from service.settings import KafkaSettings, TopicsSettings
+from service.stream.codec import Header, Record
+from service.stream.connection import client_arguments
+
+log = logging.getLogger(__name__)
+
+# The consumer may hand us records of any size that the events topic allows; a producer at its
+# default of 1 MB would refuse to dead-letter them.
+_MAX_REQUEST_BYTES = 64 * 1024 * 1024
+# What is kept of a record that the dead-letter topic refuses as too large.
+_TRUNCATED_BYTES = 64 * 1024
+_LINGER_MS = 2  # gathers the records of one scored batch; more would only add latency
+_RETRY_FIRST_S = 0.2
+_RETRY_LAST_S = 10.0
+
+
+class Sink:
+    """An idempotent producer for both output topics."""
+
+    def __init__(self, kafka: KafkaSettings, topics: TopicsSettings, metrics: Metrics) -> None:
+        self._topics = topics
+        self._metrics = metrics
+        self._kafka = kafka
+        self._producer: AIOKafkaProducer | None = None
+        # Batches are handed over one after the other, so that a user's recommendations keep
+        # their order; their acknowledgements are then awaited side by side.
+        self._handing_over = asyncio.Lock()
+
+    async def start(self) -> None:
+        self._producer = AIOKafkaProducer(
+            **client_arguments(self._kafka),
+            acks="all",
+            enable_idempotence=True,
+            linger_ms=_LINGER_MS,
+            max_request_size=_MAX_REQUEST_BYTES,
+        )
+        await self._producer.start()
+
+    async def stop(self) -> None:
+        """Flush and close."""
+        if self._producer:
+            await self._producer.stop()
+
+    async def recommend(self, messages: Iterable[tuple[bytes, bytes, list[Header]]]) -> None:
+        """Send (key, value, headers); return once all are acknowledged. Retries without end."""
+        await self._send_all(
+            "recommendation",
+            [(self._topics.recommendations, *message) for message in messages],
+        )
+
+    async def bury(self, letters: Iterable[tuple[Record, InvalidEventError]]) -> None:
+        """Send records that could not become events, bytes and origin kept, to the dead-letter topic."""
+        await self._send_all(
+            "dead_letter",
+            [
+                (
+                    self._topics.dead_letter,
+                    record.key,
+                    record.value,
+                    dead_letter_headers(self._topics.events, record, error),
+                )
+                for record, error in letters
+            ],
+        )
+
+    async def _send_all(
+        self, role: str, messages: list[tuple[str, bytes | None, bytes | None, list[Header]]]
+    ) -> None:
+        if not messages:
+            return
+        started = time.monotonic()
+        async with self._handing_over:
+            pending = [await self._hand_over(*message) for message in messages]
+        results = await asyncio.gather(*pending, return_exceptions=True)
+        for message, result in zip(messages, results, strict=True):
+            if isinstance(result, BaseException):
+                self._metrics.produced.labels(role, "retried").inc()
+                await self._insist(result, *message)
+        self._metrics.produced.labels(role, "acknowledged").inc(len(messages))
+        self._metrics.produce_seconds.observe(time.monotonic() - started)
+
+    async def _hand_over(
+        self, topic: str, key: bytes | None, value: bytes | None, headers: list[Header]
+    ) -> Awaitable[object]:
+        """Queue one record; waits only while the producer's buffer is full."""
+        assert self._producer is not None
+        try:
+            future: Awaitable[object] = await self._producer.send(
+                topic, value, key=key, headers=headers
+            )
+        except KafkaError as error:
+            failed: asyncio.Future[object] = asyncio.get_running_loop().create_future()
+            failed.set_exception(error)
+            return failed
+        return future
+
+    async def _insist(
+        self,
+        error: BaseException,
+        topic: str,
+        key: bytes | None,
+        value: bytes | None,
+        headers: list[Header],
+    ) -> None:
+        """Send again until acknowledged. A send that timed out is unknown, not failed: the
+        same record may then stand twice, with the same rec_id."""
+        delay_s = _RETRY_FIRST_S
+        while True:
+            if isinstance(error, MessageSizeTooLargeError) and value is not None:
+                value, headers = _truncated(value, headers)
+            elif not _is_passing(error):
+                raise error
+            log.warning("produce to %s failed, again in %.1f s: %s", topic, delay_s, error)
+            await asyncio.sleep(delay_s)
+            delay_s = min(delay_s * 2, _RETRY_LAST_S)
+            try:
+                await (await self._hand_over(topic, key, value, headers))
+            except KafkaError as again:
+                error = again
+            else:
+                return
+
+
+def dead_letter_headers(topic: str, record: Record, error: InvalidEventError) -> list[Header]:
+    """The record's own headers, then why and whence."""
+    return [
+        *record.headers,
+        ("headwater-reason", error.reason.encode()),
+        ("headwater-detail", error.detail.encode(errors="replace")[:1024]),
+        ("headwater-topic", topic.encode()),
+        ("headwater-partition", str(record.partition).encode()),
+        ("headwater-offset", str(record.offset).encode()),
+        ("headwater-timestamp", str(record.appended_ms).encode()),
+    ]
+
+
+def _truncated(value: bytes, headers: list[Header]) -> tuple[bytes, list[Header]]:
+    """The beginning of a value that the topic refuses, and what identifies the rest."""
+    if len(value) <= _TRUNCATED_BYTES:
+        raise ConfigurationError(
+            f"an output topic refuses a record of {len(value)} bytes: raise its max.message.bytes"
+        )
+    return value[:_TRUNCATED_BYTES], [
+        *headers,
+        ("headwater-truncated-from-bytes", str(len(value)).encode()),
+        ("headwater-sha256", hashlib.sha256(value).hexdigest().encode()),
+    ]
+
+
+def _is_passing(error: BaseException) -> bool:
+    """Whether the same send may succeed later."""
+    if isinstance(error, KafkaConnectionError | KafkaTimeoutError):
+        return True
+    return isinstance(error, KafkaError) and bool(error.retriable)

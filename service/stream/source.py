@@ -1,0 +1,192 @@
+"""The source: reads the events topic as a member of the consumer group.
+
+Rebalances arrive in a background task of aiokafka, so everything that touches a batch or an
+assignment holds `lock`: a revocation waits for the batch under way, and is told before the
+partition goes to its next owner.
+"""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import dataclass
+
+from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, TopicPartition
+from aiokafka.errors import CommitFailedError, IllegalStateError, KafkaError
+
+from service.domain import Offset, Offsets, Partition
+from service.metrics import Metrics
+from service.settings import KafkaSettings, TopicsSettings
+from service.stream.codec import Record
+from service.stream.connection import client_arguments
+
+log = logging.getLogger(__name__)
+
+# Fetching stops for a while when a paused source is not read; the group expects a poll within
+# aiokafka's max_poll_interval of 5 minutes, which `read` does whether paused or not.
+_FETCH_WAIT_MS = 100
+_MAX_PARTITION_FETCH_BYTES = 4 * 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Assigned:
+    """A partition that this process owns from now on."""
+
+    partition: Partition
+    start: Offset  # the first record that is still there; reading begins here
+    committed: Offset  # everything before it has its recommendation acknowledged
+
+
+AssignHandler = Callable[[list[Assigned]], Awaitable[None]]
+RevokeHandler = Callable[[list[Partition]], Awaitable[None]]
+
+
+class Source(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has no types
+    """An aiokafka consumer that commits only what it is told to."""
+
+    def __init__(
+        self,
+        kafka: KafkaSettings,
+        topics: TopicsSettings,
+        metrics: Metrics,
+        on_assigned: AssignHandler,
+        on_revoked: RevokeHandler,
+    ) -> None:
+        self.lock = asyncio.Lock()
+        # Counts assignments: records read under an earlier one are read again.
+        self.generation = 0
+        self.failure: BaseException | None = None  # aiokafka swallows what a handler raises
+        self._kafka = kafka
+        self._topic = topics.events
+        self._metrics = metrics
+        self._on_assigned = on_assigned
+        self._on_revoked = on_revoked
+        self._consumer: AIOKafkaConsumer | None = None
+        self._paused = False
+
+    @property
+    def _open(self) -> AIOKafkaConsumer:
+        if self._consumer is None:
+            raise RuntimeError("the source was not started")
+        return self._consumer
+
+    async def start(self) -> None:
+        self._consumer = AIOKafkaConsumer(
+            **client_arguments(self._kafka),
+            group_id=self._kafka.group_id,
+            enable_auto_commit=False,
+            auto_offset_reset="earliest",
+            session_timeout_ms=round(self._kafka.session_timeout_s * 1000),
+            heartbeat_interval_ms=round(self._kafka.session_timeout_s * 1000 / 10),
+            fetch_max_wait_ms=_FETCH_WAIT_MS,
+            max_partition_fetch_bytes=_MAX_PARTITION_FETCH_BYTES,
+        )
+        self._consumer.subscribe([self._topic], listener=self)
+        await self._consumer.start()
+
+    async def stop(self) -> None:
+        """Leave the group; partitions are revoked first."""
+        if self._consumer:
+            await self._consumer.stop()
+
+    async def read(self, max_records: int, timeout_s: float) -> list[Record]:
+        """Records in offset order per partition; empty after `timeout_s` without any.
+
+        The caller holds `lock` while it works on them, but not while it waits here.
+        """
+        fetched = await self._open.getmany(
+            timeout_ms=round(timeout_s * 1000), max_records=max_records
+        )
+        return [
+            Record(partition.partition, m.offset, m.timestamp, m.key, m.value, tuple(m.headers))
+            for partition, messages in fetched.items()
+            for m in messages
+        ]
+
+    def owns(self, partition: int) -> bool:
+        return TopicPartition(self._topic, partition) in self._open.assignment()
+
+    def pause(self, paused: bool) -> None:
+        """Stop or go on fetching; the group membership stays."""
+        if paused == self._paused:
+            return
+        partitions = self._open.assignment()
+        (self._open.pause if paused else self._open.resume)(*partitions)
+        self._paused = paused
+        self._metrics.paused.set(paused)
+        log.warning("source paused: training is behind" if paused else "source resumed")
+
+    async def commit(self, offsets: Offsets) -> None:
+        """Commit; what belongs to a partition that is no longer ours is left to its owner."""
+        ours = {
+            TopicPartition(self._topic, partition): offset
+            for partition, offset in offsets.items()
+            if self.owns(partition)
+        }
+        if not ours:
+            return
+        try:
+            await self._open.commit(ours)
+        except (CommitFailedError, IllegalStateError) as error:
+            # The partition has a new owner, who sends these recommendations again, same rec_id.
+            self._metrics.commits.labels("fenced").inc()
+            log.warning("offsets were not committed: %s", error)
+        except KafkaError as error:
+            self._metrics.commits.labels("failed").inc()
+            log.warning("commit failed, a later one covers it: %s", error)
+        else:
+            self._metrics.commits.labels("committed").inc()
+
+    async def update_lag(self) -> None:
+        for partition in self._open.assignment():
+            end = self._open.highwater(partition)
+            if end is not None:
+                position = await self._open.position(partition)
+                self._metrics.lag.labels(partition.partition).set(max(end - position, 0))
+
+    async def on_partitions_revoked(self, revoked: Iterable[TopicPartition]) -> None:
+        partitions = [Partition(one.partition) for one in revoked]
+        async with self.lock:
+            await self._guarded(self._on_revoked(partitions))
+        for partition in partitions:
+            self._metrics.lag.remove(partition)
+
+    async def on_partitions_assigned(self, assigned: Iterable[TopicPartition]) -> None:
+        async with self.lock:
+            await self._guarded(self._begin(list(assigned)))
+
+    async def _guarded(self, work: Awaitable[None]) -> None:
+        try:
+            await work
+        except BaseException as error:
+            self.failure = error
+            raise
+
+    async def _begin(self, partitions: list[TopicPartition]) -> None:
+        starts = await self._open.beginning_offsets(partitions) if partitions else {}
+        begun = []
+        for partition in partitions:
+            start = starts[partition]
+            committed = await self._open.committed(partition)
+            if committed is not None and committed < start:
+                lost = start - committed
+                self._metrics.offsets_lost.inc(lost)
+                log.error(
+                    "retention removed %d records of partition %d before they were answered; "
+                    "going on with the oldest that is left",
+                    lost,
+                    partition.partition,
+                )
+            self._open.seek(partition, start)
+            begun.append(
+                Assigned(
+                    Partition(partition.partition),
+                    Offset(start),
+                    Offset(max(committed or 0, start)),
+                )
+            )
+        self.generation += 1
+        self._paused = False
+        self._metrics.paused.set(0)
+        self._metrics.partitions.set(len(begun))
+        self._metrics.rebalances.inc()
+        await self._on_assigned(begun)

@@ -1,0 +1,44 @@
+"""Which topics must exist, what is missing, and creating it."""
+
+from aiokafka.admin import NewTopic
+from aiokafka.errors import TopicAlreadyExistsError, for_code
+
+from service.errors import ConfigurationError
+from service.settings import KafkaSettings, TopicsSettings
+from service.stream.connection import admin_client
+
+
+def needed_topics(topics: TopicsSettings) -> list[str]:
+    return [topics.events, topics.recommendations, topics.dead_letter]
+
+
+async def missing_topics(kafka: KafkaSettings, topics: TopicsSettings) -> list[str]:
+    """Names of those that do not exist. Raises ConfigurationError without a broker."""
+    async with admin_client(kafka) as client:
+        existing = set(await client.list_topics())
+    return [name for name in needed_topics(topics) if name not in existing]
+
+
+async def create_topics(kafka: KafkaSettings, topics: TopicsSettings) -> list[str]:
+    """Create what is missing; give the names created."""
+    missing = await missing_topics(kafka, topics)
+    if not missing:
+        return []
+    async with admin_client(kafka) as client:
+        response = await client.create_topics(
+            [NewTopic(name, topics.partitions, topics.replication_factor) for name in missing]
+        )
+    for name, code, *message in response.topic_errors:
+        if code not in (0, TopicAlreadyExistsError.errno):
+            detail = message[0] if message and message[0] else for_code(code).__name__
+            raise ConfigurationError(f"cannot create topic {name!r}: {detail}")
+    return missing
+
+
+async def require_topics(kafka: KafkaSettings, topics: TopicsSettings) -> None:
+    """Raises ConfigurationError that names what is missing."""
+    missing = await missing_topics(kafka, topics)
+    if missing:
+        raise ConfigurationError(
+            f"missing topics: {', '.join(missing)}; create them with `headwater doctor --create`"
+        )

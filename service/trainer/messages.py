@@ -1,0 +1,58 @@
+"""What parent and worker say to each other: frozen, pickled, nothing else is shared.
+
+Parent to worker: `MicroBatch`, `Stop`. Worker to parent: the others.
+"""
+
+from dataclasses import dataclass
+
+from service.domain import Offsets, Version
+from service.trainer.gate import GateReport
+from service.trainer.learner import RoundReport
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """End after the step under way."""
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """The worker is ready, on top of this version."""
+
+    version: Version
+    trained_through: Offsets
+    device: str
+
+
+@dataclass(frozen=True, slots=True)
+class Heartbeat:
+    """The worker's process runs. `progress` changes while its work goes on."""
+
+    progress: int
+    busy: bool
+
+
+@dataclass(frozen=True, slots=True)
+class RoundDone:
+    """A round ended; its micro-batches are off the worker's queue."""
+
+    report: RoundReport
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """The gate decided."""
+
+    report: GateReport
+    skipped: int
+
+
+@dataclass(frozen=True, slots=True)
+class Published:
+    """A version exists: artifact and manifest are on the storage."""
+
+    version: Version
+    trained_through: Offsets
+
+
+FromWorker = Started | Heartbeat | RoundDone | Judged | Published

@@ -1,0 +1,267 @@
+"""The parent's side of the trainer worker: starting, feeding, watching, restarting.
+
+Micro-batches stay here until a published version covers them; a new worker is sent again
+whatever its predecessor had not published. Each worker has a pipe of its own, since a killed
+process may leave half a message in it. Two threads serve it: one sends, because a frozen
+worker stops reading, one listens and watches.
+"""
+
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from multiprocessing import get_context
+from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
+
+from service.domain import MicroBatch, Offset, Offsets, Partition
+from service.settings import Settings
+from service.state.histories import SlabAddress
+from service.trainer import worker
+from service.trainer.messages import FromWorker, Heartbeat, Published, RoundDone, Started, Stop
+from service.trainer.restart import Health, Signs, diagnose, restart_delay_s
+
+log = logging.getLogger(__name__)
+
+_POLL_S = 0.1
+# A step on a busy CPU takes well under this; a worker that is not done by then is killed,
+# which loses nothing.
+_STOP_WITHIN_S = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerEnded:
+    """A worker is gone and another will follow; told to the listener like its messages."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Covered:
+    """A version came out that holds these micro-batches' events."""
+
+    published: Published
+    opened_s: tuple[float, ...]  # of the micro-batches, monotonic
+
+
+Listener = Callable[[FromWorker | WorkerEnded | Covered], None]
+
+
+class UntrainedBatches:
+    """Micro-batches that no published version covers, and which of them were sent. Not
+    thread-safe: the owner holds its own lock."""
+
+    def __init__(self) -> None:
+        self.clear()
+
+    def clear(self) -> None:
+        self._batches: deque[MicroBatch] = deque()
+        self._sent = 0
+        self._taken = 0
+        self.events = 0
+
+    @property
+    def at_worker(self) -> int:
+        """Batches that were sent and not yet learned."""
+        return self._sent - self._taken
+
+    @property
+    def events_at_worker(self) -> int:
+        return sum(len(self._batches[i]) for i in range(self._taken, self._sent))
+
+    def add(self, batch: MicroBatch) -> None:
+        self._batches.append(batch)
+        self.events += len(batch)
+
+    def next_to_send(self, max_events: int) -> MicroBatch | None:
+        """The next unsent batch, unless the worker has `max_events` in hand already."""
+        if self._sent == len(self._batches) or self.events_at_worker >= max_events:
+            return None
+        self._sent += 1
+        return self._batches[self._sent - 1]
+
+    def learned(self, batches: int) -> None:
+        self._taken = min(self._taken + batches, self._sent)
+
+    def covered(self, through: Offsets) -> list[MicroBatch]:
+        """Take out the batches whose events are all in a version trained through there."""
+        done = []
+        while self._batches and is_covered(self._batches[0].next_offsets, through):
+            batch = self._batches.popleft()
+            self.events -= len(batch)
+            self._sent = max(self._sent - 1, 0)
+            self._taken = max(self._taken - 1, 0)
+            done.append(batch)
+        return done
+
+    def send_again(self) -> None:
+        """The worker is gone: nothing counts as sent."""
+        self._sent = self._taken = 0
+
+
+def is_covered(offsets: Offsets, through: Mapping[Partition, Offset]) -> bool:
+    return all(through.get(partition, 0) >= offset for partition, offset in offsets.items())
+
+
+class TrainerProcess:
+    """Keeps one worker alive. `start` and `stop` may be called repeatedly, from one thread."""
+
+    def __init__(self, settings: Settings, listener: Listener) -> None:
+        """`listener` is called from the watching thread."""
+        self._settings = settings
+        self._listener = listener
+        self._untrained = UntrainedBatches()
+        self._changed = threading.Condition()
+        self._stopping = threading.Event()
+        self._thread: threading.Thread | None = None
+        self._process: BaseProcess | None = None
+
+    @property
+    def untrained_events(self) -> int:
+        return self._untrained.events
+
+    @property
+    def batches_at_worker(self) -> int:
+        return self._untrained.at_worker
+
+    @property
+    def pid(self) -> int | None:
+        return self._process.pid if self._process else None
+
+    def start(self, slabs: tuple[SlabAddress, ...]) -> None:
+        """Begin keeping a worker that reads these slabs."""
+        self._stopping.clear()
+        self._thread = threading.Thread(
+            target=self._keep_alive, args=(slabs,), name="trainer", daemon=True
+        )
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End the worker and forget what it had not published; Kafka still has it. Blocks
+        for a few seconds at most."""
+        self._stopping.set()
+        with self._changed:
+            self._changed.notify_all()
+        if self._thread:
+            self._thread.join()
+            self._thread = None
+        self._untrained.clear()
+
+    def offer(self, batch: MicroBatch) -> None:
+        """Add a micro-batch. Never blocks; the caller looks at `untrained_events`."""
+        with self._changed:
+            self._untrained.add(batch)
+            self._changed.notify_all()
+
+    def _keep_alive(self, slabs: tuple[SlabAddress, ...]) -> None:
+        settings = self._settings.trainer.restart
+        failures = 0
+        while not self._stopping.is_set():
+            started_s = time.monotonic()
+            reason = self._one_life(slabs)
+            if self._stopping.is_set():
+                return
+            healthy = time.monotonic() - started_s > settings.healthy_after_s
+            failures = 1 if healthy else failures + 1
+            delay_s = restart_delay_s(failures, settings)
+            log.warning("trainer worker ended (%s); the next starts in %.1f s", reason, delay_s)
+            self._listener(WorkerEnded(reason))
+            self._stopping.wait(delay_s)
+
+    def _one_life(self, slabs: tuple[SlabAddress, ...]) -> str:
+        """Spawn a worker and serve it until it ends; say why it did."""
+        context = get_context("spawn")
+        ours, theirs = context.Pipe()
+        process = context.Process(
+            target=worker.main,
+            args=(theirs, worker.WorkerArguments(self._settings, slabs)),
+            name="headwater-trainer",
+            daemon=True,
+        )
+        with self._changed:
+            self._untrained.send_again()
+        process.start()
+        self._process = process
+        theirs.close()  # so that its death is the end of our file
+        ended = threading.Event()
+        sender = threading.Thread(
+            target=self._send, args=(ours, ended), name="trainer-sender", daemon=True
+        )
+        sender.start()
+        try:
+            return self._listen(ours, process)
+        finally:
+            ended.set()
+            process.join(_STOP_WITHIN_S if self._stopping.is_set() else 0.0)
+            if process.is_alive():
+                process.kill()  # works on a stopped process too
+                process.join()
+            with self._changed:
+                self._changed.notify_all()
+            sender.join()
+            ours.close()
+            self._process = None
+
+    def _send(self, connection: Connection, ended: threading.Event) -> None:
+        limit = 2 * self._settings.trainer.max_round_events
+        while not ended.is_set():
+            with self._changed:
+                batch = self._untrained.next_to_send(limit)
+                if batch is None and not self._stopping.is_set():
+                    self._changed.wait(_POLL_S)
+                    continue
+            try:
+                connection.send(Stop() if batch is None else batch)
+            except (OSError, ValueError):
+                return  # the listener sees the end of the file too
+            if batch is None:
+                return
+
+    def _listen(self, connection: Connection, process: BaseProcess) -> str:
+        """Pass on what the worker says until it ends, is lost, or shall stop."""
+        settings = self._settings.trainer.restart
+        now_s = time.monotonic()
+        signs = Signs(now_s, ready=False, heard_s=now_s, moved_s=now_s)
+        progress = -1
+        stop_by_s: float | None = None
+        while True:
+            try:
+                message = connection.recv() if connection.poll(_POLL_S) else None
+            except (EOFError, OSError):
+                process.join(_STOP_WITHIN_S)
+                return f"exit code {process.exitcode}"
+            now_s = time.monotonic()
+            if message is not None:
+                moved = not isinstance(message, Heartbeat) or not message.busy
+                if isinstance(message, Heartbeat):
+                    moved |= message.progress != progress
+                    progress = message.progress
+                signs = Signs(
+                    signs.spawned_s,
+                    ready=signs.ready or isinstance(message, Started),
+                    heard_s=now_s,
+                    moved_s=now_s if moved else signs.moved_s,
+                )
+                self._heard(message)
+            if self._stopping.is_set():
+                stop_by_s = stop_by_s or now_s + _STOP_WITHIN_S
+                if now_s > stop_by_s:
+                    return "stopped"
+            health = diagnose(signs, now_s, settings)
+            if health is not Health.WELL:
+                process.kill()
+                return health.value
+
+    def _heard(self, message: FromWorker) -> None:
+        self._listener(message)
+        if isinstance(message, RoundDone):
+            with self._changed:
+                self._untrained.learned(message.report.batches)
+                self._changed.notify_all()
+        if isinstance(message, Started | Published):
+            with self._changed:
+                covered = self._untrained.covered(message.trained_through)
+            published = Published(message.version, message.trained_through)
+            self._listener(Covered(published, tuple(batch.opened_s for batch in covered)))

@@ -1,0 +1,234 @@
+"""The worker process: takes micro-batches, learns, asks the gate, publishes.
+
+Plain synchronous code. It starts from the newest intact version, so it may be killed at any
+moment: what was not published is sent to its successor again. Two helper threads only move
+messages: one reads the pipe, so that the parent never waits for a step, one sends heartbeats.
+"""
+
+import logging
+import os
+import signal
+import threading
+import time
+from collections import deque
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+
+import numpy as np
+import torch
+
+from service.domain import MicroBatch, Version
+from service.errors import TransientError
+from service.model.recommender import Recommender
+from service.model.vocabulary import Vocabulary
+from service.registry.manifest import GateSummary, Manifest, Origin
+from service.registry.registry import Registry
+from service.settings import Settings
+from service.state.histories import HistorySlab, SlabAddress
+from service.trainer.challenger import Challenger
+from service.trainer.device import choose_device, choose_threads
+from service.trainer.gate import GateReport, Verdict
+from service.trainer.holdout import empty_rows, rows_from_tensors
+from service.trainer.learner import Learner
+from service.trainer.messages import (
+    FromWorker,
+    Heartbeat,
+    Judged,
+    Published,
+    RoundDone,
+    Started,
+    Stop,
+)
+
+log = logging.getLogger(__name__)
+
+_RETRY_PUBLISH_S = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerArguments:
+    """All that a worker is started with; must be picklable."""
+
+    settings: Settings
+    slabs: tuple[SlabAddress, ...]
+
+
+def main(connection: Connection, arguments: WorkerArguments) -> None:
+    """Entry point of the spawned process."""
+    # Ctrl-C reaches the whole process group; the parent says when to stop.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    logging.basicConfig(
+        level=arguments.settings.log.level.value,
+        format="%(asctime)s %(levelname)s worker %(name)s: %(message)s",
+    )
+    torch.set_num_threads(choose_threads(arguments.settings.trainer.threads))
+    Worker(connection, arguments).run()
+
+
+class Inbox:
+    """Micro-batches that have arrived, read from the pipe by a thread of its own."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._waiting: deque[MicroBatch] = deque()
+        self._changed = threading.Condition()
+        self.stopping = False
+        threading.Thread(target=self._read, name="inbox", daemon=True).start()
+
+    def _read(self) -> None:
+        try:
+            while True:
+                message = self._connection.recv()
+                with self._changed:
+                    if isinstance(message, Stop):
+                        self.stopping = True
+                    else:
+                        self._waiting.append(message)
+                    self._changed.notify()
+        except (EOFError, OSError):
+            # The parent is gone, and with it whoever would read what we say.
+            os._exit(0)
+
+    def take(self, max_events: int, timeout_s: float) -> list[MicroBatch]:
+        """Waiting micro-batches up to `max_events`, one at least; empty after the timeout."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._waiting or self.stopping, timeout_s)
+            taken: list[MicroBatch] = []
+            events = 0
+            while self._waiting and (not taken or events + len(self._waiting[0]) <= max_events):
+                taken.append(self._waiting.popleft())
+                events += len(taken[-1])
+            return taken
+
+
+class Worker:
+    """One life of the trainer, from the newest version on."""
+
+    def __init__(self, connection: Connection, arguments: WorkerArguments) -> None:
+        self._connection = connection
+        self._sending = threading.Lock()
+        self._settings = arguments.settings
+        self._registry = Registry(
+            arguments.settings.storage.root / "registry", arguments.settings.registry
+        )
+        self._slabs = {
+            address.partition: HistorySlab.attach(address) for address in arguments.slabs
+        }
+        self._newest = Version(0)  # known to exist, intact or not; another is someone else's
+        self._progress = 0
+        self._busy = True
+
+    def run(self) -> None:
+        threading.Thread(target=self._beat, name="heartbeat", daemon=True).start()
+        device = choose_device(self._settings.trainer.device)
+        learner, version = self._resume(device)
+        inbox = Inbox(self._connection)
+        self._say(Started(version, dict(learner.trained_through), str(device)))
+        settings = self._settings.trainer
+        ask_at = time.monotonic() + settings.publish_every_s
+        while not inbox.stopping:
+            self._busy = False
+            batches = inbox.take(settings.max_round_events, timeout_s=0.2)
+            self._busy = True
+            if batches:
+                fresh = [_after(batch, learner) for batch in batches]
+                self._say(RoundDone(learner.learn(fresh)))
+            if learner.has_news and time.monotonic() >= ask_at:
+                published = self._ask_gate(learner, version)
+                if published is None:
+                    return
+                version = published
+                ask_at = time.monotonic() + settings.publish_every_s
+            self._progress += 1
+
+    def _resume(self, device: torch.device) -> tuple[Learner, Version]:
+        """A learner on top of the newest intact version, which the parent made sure exists."""
+        settings = self._settings
+        self._newest = self._registry.versions()[-1]
+        loaded = self._registry.load_newest(with_trainer=True)
+        if loaded is None:
+            raise RuntimeError("no intact version to start from")
+        manifest, artifact = loaded
+        challenger = Challenger(
+            Recommender.from_weights(manifest.model, dict(artifact.weights)),
+            Vocabulary(artifact.vocabulary),
+            settings.trainer,
+            device,
+        )
+        challenger.load_optimizer(artifact.trainer)
+        held = (
+            rows_from_tensors(dict(artifact.trainer))
+            if "holdout.item" in artifact.trainer
+            else empty_rows(settings.model.max_length)
+        )
+        return (
+            Learner(settings, self._slabs, challenger, held, dict(manifest.trained_through)),
+            manifest.version,
+        )
+
+    def _ask_gate(self, learner: Learner, parent: Version) -> Version | None:
+        """The newest version after the gate has spoken; None when this worker has to end
+        because the lineage that it stands on was rolled back."""
+        report, skipped = learner.judge()
+        self._say(Judged(report, skipped))
+        if report.verdict is not Verdict.PROMOTE:
+            return parent
+        if self._registry.versions()[-1] != self._newest:
+            log.warning("another version than ours is the newest: starting again from there")
+            return None
+        manifest = self._publish(learner, parent, report)
+        if manifest is None:
+            return parent
+        self._newest = manifest.version
+        learner.promoted()
+        self._registry.prune()
+        self._say(Published(manifest.version, dict(manifest.trained_through)))
+        return manifest.version
+
+    def _publish(self, learner: Learner, parent: Version, report: GateReport) -> Manifest | None:
+        """None when the storage refused for now: the challenger goes on and asks again."""
+        try:
+            return self._registry.publish(
+                learner.artifact(),
+                parent=parent,
+                origin=Origin.TRAINED,
+                trained_through=learner.trained_through,
+                model=learner.shape,
+                items=learner.items,
+                gate=GateSummary(
+                    verdict=report.verdict.value,
+                    rows=report.rows,
+                    mean_gain=report.mean_gain,
+                    margin=report.margin,
+                    champion_ndcg=report.champion,
+                    challenger_ndcg=report.challenger,
+                ),
+                now_ms=time.time_ns() // 1_000_000,
+            )
+        except TransientError as error:
+            log.error("could not publish, trying again later: %s", error)
+            time.sleep(_RETRY_PUBLISH_S)
+            return None
+
+    def _beat(self) -> None:
+        while True:
+            self._say(Heartbeat(self._progress, self._busy))
+            time.sleep(self._settings.trainer.restart.heartbeat_s)
+
+    def _say(self, message: FromWorker) -> None:
+        try:
+            with self._sending:
+                self._connection.send(message)
+        except OSError:
+            os._exit(0)  # the parent is gone
+
+
+def _after(batch: MicroBatch, learner: Learner) -> MicroBatch:
+    """The events of a batch that are not yet in the learner's lineage.
+
+    A predecessor may have published and died before the parent heard of it.
+    """
+    through = learner.trained_through
+    known = np.array([through.get(p, 0) for p in batch.partition.tolist()], np.int64)  # type: ignore[call-overload]
+    rows = np.flatnonzero(batch.offset >= known)
+    return batch if len(rows) == len(batch) else batch.take(rows)

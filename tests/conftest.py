@@ -1,0 +1,13 @@
+"""What holds for every test."""
+
+import sys
+
+import pytest
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _one_torch_thread() -> None:
+    """Tiny models are slower on several threads, and two test runs may share a machine."""
+    torch = sys.modules.get("torch")  # a run without model tests need not import it
+    if torch is not None:
+        torch.set_num_threads(1)

@@ -1,0 +1,36 @@
+import numpy as np
+import torch
+
+from service.model.inference import compact, hide, states_at
+from tests.model.examples import a_recommender
+
+
+def test_compact_moves_known_items_to_the_front_in_order() -> None:
+    rows, lengths = compact(np.array([[0, 3, 0, 1], [2, 0, 0, 0], [0, 0, 0, 0]], np.int64))
+    assert rows.tolist() == [[3, 1], [2, 0], [0, 0]]
+    assert lengths.tolist() == [2, 1, 0]
+
+
+def test_compact_keeps_one_place_where_nothing_is_known() -> None:
+    assert compact(np.zeros((2, 3), np.int64))[0].shape == (2, 1)
+    assert compact(np.zeros((0, 3), np.int64))[0].shape == (0, 1)
+
+
+def test_states_are_unit_vectors_at_the_chosen_places() -> None:
+    model = a_recommender(items=5)
+    rows = np.array([[1, 2, 3], [4, 0, 0]], np.int64)
+    with torch.inference_mode():
+        states = states_at(model, rows, np.array([[1, 2], [-1, 0]], np.int64))
+        alone = states_at(model, rows[:1, :2], np.array([[1]], np.int64))
+    assert states.shape == (2, 2, 8)
+    torch.testing.assert_close(states.norm(dim=-1), torch.ones(2, 2))
+    torch.testing.assert_close(states[0, 0], alone[0, 0])  # later items and padding are not seen
+    assert torch.equal(states[1, 0], states[1, 1])
+
+
+def test_hide_leaves_no_score_to_hidden_items_and_to_no_item() -> None:
+    scores = hide(torch.ones(2, 4), np.array([[1, 0], [3, 3]], np.int64))
+    assert (scores == -torch.inf).tolist() == [
+        [True, True, False, False],
+        [True, False, False, True],
+    ]

@@ -1,0 +1,182 @@
+import multiprocessing
+import shutil
+from collections import OrderedDict
+from collections.abc import Callable
+from contextlib import closing
+from dataclasses import replace
+from typing import NamedTuple, cast
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from service.domain import NO_KEY, Int32s, Int64s, Partition
+from service.errors import ConfigurationError
+from service.settings import HistorySettings
+from service.state.histories import SLACK, HistorySlab
+from tests.state.examples import a_slab, append, send_windows
+
+USERS, EVENTS = 3, 4
+
+
+def places(slot: int, end: int) -> tuple[Int32s, Int64s]:
+    return np.array([slot], np.int32), np.array([end], np.int64)
+
+
+class Expected(NamedTuple):
+    """What must be readable at one event of a batch."""
+
+    user: int
+    ordinal: int
+    last: list[int]  # the items up to and with the event, oldest first
+
+
+class PlainHistories:
+    """The slab as a dict of lists, longest idle user first."""
+
+    def __init__(self) -> None:
+        self.items: OrderedDict[int, list[int]] = OrderedDict()
+        self.evicted = 0
+
+    def append(self, user: int, item: int) -> Expected:
+        if user not in self.items and len(self.items) == USERS:
+            self.items.popitem(last=False)
+            self.evicted += 1
+        history = self.items.setdefault(user, [])
+        self.items.move_to_end(user)
+        history.append(item)
+        return Expected(user, len(history) - 1, history[-EVENTS:])
+
+
+def within_bounds(batch: list[tuple[int, int]]) -> list[int]:
+    """Users of a batch in which nobody has too many events and not too many users appear."""
+    users: list[int] = []
+    for user, times in batch:
+        if user in users or len(set(users)) < USERS:
+            users += [user] * min(times, SLACK - users.count(user))
+    return users
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.lists(st.tuples(st.integers(1, 6), st.integers(1, 40)), max_size=6), max_size=8))
+def test_remembers_what_plain_lists_would(batches: list[list[tuple[int, int]]]) -> None:
+    plain, item = PlainHistories(), 0
+    with closing(a_slab(USERS, EVENTS)) as slab:
+        for users in map(within_bounds, batches):
+            items = list(range(item + 1, item + 1 + len(users)))
+            item += len(users)
+            expected = [plain.append(*event) for event in zip(users, items, strict=True)]
+
+            slot, ordinal = append(slab, users, items)
+            windows = slab.windows(slot, ordinal + 1, EVENTS)
+            kept, kept_ordinal = slab.remembered(slot, ordinal + 1)
+
+            assert slab.users(slot).tolist() == users
+            assert windows.intact.all()
+            for i, (_, place, last) in enumerate(expected):
+                padded = last + [NO_KEY] * (EVENTS - len(last))
+                assert ordinal[i] == place
+                assert windows.item[i].tolist() == padded
+                assert windows.time[i].tolist() == padded
+                here = kept[i] != NO_KEY
+                newest_first = sorted(zip(kept_ordinal[i][here], kept[i][here], strict=True))
+                assert newest_first == list(zip(range(place + 1)[-EVENTS:], last, strict=True))
+                assert (kept_ordinal[i][~here] == -1).all()
+        assert (slab.used, slab.evicted) == (len(plain.items), plain.evicted)
+
+
+class WrittenAfterFirstLook:
+    """The counts of a slab whose writer goes on as soon as a reader has looked at them."""
+
+    def __init__(self, count: Int64s, write: Callable[[], object]) -> None:
+        self._count = count
+        self._writes = [write]
+
+    def __getitem__(self, slot: Int32s) -> Int64s:
+        seen = self._count[slot]
+        while self._writes:
+            self._writes.pop()()
+        return seen
+
+
+@pytest.mark.parametrize(
+    ("user", "events", "intact"),
+    [
+        (1, SLACK, True),  # just as many as the slack takes
+        (1, SLACK + 1, False),
+        (2, 1, False),  # evicts user 1
+    ],
+)
+def test_a_row_overwritten_while_it_is_read_is_not_intact(
+    user: int, events: int, intact: bool
+) -> None:
+    with closing(a_slab(users=1)) as slab, closing(HistorySlab.attach(slab.address)) as reader:
+        append(slab, [1] * 100, [7] * 100)
+        columns = reader._open
+        hurried = WrittenAfterFirstLook(
+            columns.count, lambda: append(slab, [user] * events, [9] * events)
+        )
+        reader._columns = replace(columns, count=cast(Int64s, hurried))
+        del columns
+        windows = reader.windows(*places(slot=0, end=100), 4)
+        assert windows.intact.tolist() == [intact]
+        assert windows.item.tolist() == [[7] * 4] or not intact
+
+
+def test_what_was_overwritten_before_is_missing() -> None:
+    with closing(a_slab()) as slab:
+        append(slab, [1] * 4, [1, 2, 3, 4])
+        for _ in range(2):
+            append(slab, [1] * SLACK, [9] * SLACK)
+        assert slab.windows(*places(slot=0, end=4), 4).item.tolist() == [[NO_KEY] * 4]
+
+
+def test_a_window_of_a_forgotten_history_is_not_intact() -> None:
+    with closing(a_slab(users=1)) as slab:
+        slot, ordinal = append(slab, [1] * 4, [1, 2, 3, 4])
+        append(slab, [2, 2], [5, 6])
+        append(slab, [1], [7])  # back in the same slot, with a shorter history than before
+        assert not slab.windows(slot[-1:], ordinal[-1:], 4).intact.any()
+
+
+def test_a_window_is_limited_to_what_came_before_its_end() -> None:
+    with closing(a_slab()) as slab:
+        slot, _ = append(slab, [1] * 4, [1, 2, 3, 4])
+        assert slab.windows(*places(slot[0], 2), 3).item.tolist() == [[1, 2, NO_KEY]]
+        assert slab.windows(*places(slot[0], 0), 3).item.tolist() == [[NO_KEY] * 3]
+
+
+def test_another_process_reads_it_and_leaves_it_in_place() -> None:
+    processes = multiprocessing.get_context("spawn")
+    with closing(a_slab()) as slab:
+        slot, _ = append(slab, [1, 2, 1], [5, 6, 7])
+        answers, child_end = processes.Pipe(duplex=False)
+        reader = processes.Process(
+            target=send_windows, args=(slab.address, int(slot[0]), 2, child_end)
+        )
+        reader.start()
+        assert answers.poll(60)
+        assert answers.recv() == (2, [[5, 7, NO_KEY, NO_KEY]], [True])
+        reader.join(60)
+        assert reader.exitcode == 0
+        HistorySlab.attach(slab.address).close()
+
+
+def test_close_removes_the_segment() -> None:
+    slab = a_slab()
+    slab.close()
+    with pytest.raises(FileNotFoundError):
+        HistorySlab.attach(slab.address)
+    with pytest.raises(ValueError, match="closed"):
+        _ = slab.used
+
+
+@pytest.mark.parametrize("users", [10**7, 10**12])
+def test_too_little_shared_memory_is_an_error_of_configuration(
+    users: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usage = shutil.disk_usage("/")
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=64_000_000))
+    with pytest.raises(ConfigurationError, match=r"lower history\.users"):
+        HistorySlab.create(Partition(0), HistorySettings(users=users, events=128))

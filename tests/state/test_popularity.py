@@ -1,0 +1,44 @@
+import pytest
+
+from service.domain import ItemId
+from service.state.popularity import Popularity
+
+A, B, C = ItemId("a"), ItemId("b"), ItemId("c")
+
+
+def test_an_event_weighs_half_after_the_half_life() -> None:
+    popularity = Popularity(half_life_events=10)
+    popularity.learn([A])
+    assert popularity.score(A) == pytest.approx(1.0)
+    popularity.learn([B] * 10)
+    assert popularity.score(A) == pytest.approx(0.5)
+
+
+def test_top_is_best_first_and_no_longer_than_what_is_known() -> None:
+    popularity = Popularity(half_life_events=1000)
+    popularity.learn([A, B, B, C, C, C])
+    assert popularity.top(2) == [C, B]
+    assert popularity.top(9) == [C, B, A]
+    assert len(popularity) == 3
+
+
+def test_a_new_favourite_is_seen_within_a_thousand_events() -> None:
+    popularity = Popularity(half_life_events=100)
+    popularity.learn([A])
+    assert popularity.top(1) == [A]
+    popularity.learn([B] * 1000)
+    assert popularity.top(1) == [B]
+
+
+def test_counts_survive_being_scaled_back() -> None:
+    popularity = Popularity(half_life_events=1)
+    for _ in range(500):
+        popularity.learn([A, B])
+    assert popularity.score(B) == pytest.approx(4 / 3)
+    assert popularity.score(A) == pytest.approx(2 / 3)
+
+
+def test_knows_nothing_at_first() -> None:
+    popularity = Popularity(half_life_events=10)
+    assert popularity.top(5) == []
+    assert popularity.score(A) == 0.0

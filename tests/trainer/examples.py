@@ -1,0 +1,112 @@
+"""Small settings, and micro-batches whose events stand in a slab."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from service.domain import (
+    Int64s,
+    ItemId,
+    ItemKey,
+    MicroBatch,
+    Offset,
+    Partition,
+    UserId,
+    item_key,
+    user_key,
+)
+from service.settings import (
+    GateSettings,
+    HistorySettings,
+    HoldoutSettings,
+    ModelSettings,
+    ReplaySettings,
+    Settings,
+    SmallBackbone,
+    TrainerSettings,
+)
+from service.state.histories import HistorySlab
+from service.trainer.challenger import Challenger
+
+CPU = torch.device("cpu")
+PARTITION = Partition(0)
+
+
+def small_settings(
+    trainer: TrainerSettings | None = None, *, length: int = 8, events: int = 16
+) -> Settings:
+    return Settings(
+        history=HistorySettings(users=200, events=events),
+        model=ModelSettings(
+            backbone=SmallBackbone(dim=16, layers=1, heads=2), dim=16, max_length=length, dropout=0
+        ),
+        trainer=trainer or quick_training(),
+    )
+
+
+def quick_training(
+    learning_rate: float = 1e-2, fraction: float = 0.1, min_rows: int = 10, max_epochs: int = 2
+) -> TrainerSettings:
+    return TrainerSettings(
+        learning_rate=learning_rate,
+        max_epochs=max_epochs,
+        batch_sequences=32,
+        replay=ReplaySettings(ratio=0.5, min_sequences=8),
+        holdout=HoldoutSettings(fraction=fraction, window_rows=100),
+        gate=GateSettings(min_rows=min_rows),
+    )
+
+
+def a_challenger(settings: Settings, items: int = 0) -> Challenger:
+    challenger = Challenger.new(settings.model, settings.trainer, CPU)
+    challenger.learn_items([known(number) for number in range(items)])
+    return challenger
+
+
+def known(number: int) -> tuple[ItemKey, ItemId]:
+    item = ItemId(f"item-{number}")
+    return item_key(item), item
+
+
+def keys(numbers: Sequence[int]) -> Int64s:
+    return np.array([known(number)[0] for number in numbers], np.int64)
+
+
+class Stream:
+    """Appends events to a slab, as the scorer does, and gives them as micro-batches."""
+
+    def __init__(self, slab: HistorySlab) -> None:
+        self.slab = slab
+        self.events = 0  # also the time, in seconds
+
+    def batch(self, users: Sequence[int], items: Sequence[int]) -> MicroBatch:
+        count = len(users)
+        user = np.array([user_key(UserId(f"user-{number}")) for number in users], np.int64)
+        item, kind = keys(items), np.zeros(count, np.uint8)
+        offset = np.arange(self.events, self.events + count, dtype=np.int64)
+        self.events += count
+        time = offset * 1000
+        slot, ordinal = self.slab.append(user, item, kind, time)
+        return MicroBatch(
+            partition=np.full(count, PARTITION, np.int32),
+            offset=offset,
+            user=user,
+            slot=slot,
+            ordinal=ordinal,
+            item=item,
+            kind=kind,
+            timestamp=time,
+            value=np.full(count, np.nan, np.float32),
+            item_ids=tuple({known(number) for number in items}),
+            next_offsets={PARTITION: Offset(self.events)},
+            opened_s=0.0,
+        )
+
+    def walk(self, users: int, catalogue: int, steps: int, stride: int = 1) -> MicroBatch:
+        """Every user goes `steps` times to the item `stride` further round the catalogue."""
+        start = self.events // users
+        visits = [
+            (user, user + stride * (start + i)) for i in range(steps) for user in range(users)
+        ]
+        return self.batch([user for user, _ in visits], [place % catalogue for _, place in visits])

@@ -1,0 +1,178 @@
+import copy
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from service.model.recommender import Recommender
+from service.settings import ModelSettings, SmallBackbone
+from service.trainer.challenger import Challenger, Checkpoint
+from service.trainer.step import train_step
+from tests.trainer.examples import CPU, a_challenger, known, small_settings
+
+SETTINGS = small_settings()
+
+
+def train(challenger: Challenger, rows: list[int]) -> None:
+    sequence = torch.tensor([rows])
+    target = torch.ones_like(sequence, dtype=torch.bool)
+    target[:, 0] = False
+    train_step(
+        challenger.model,
+        challenger.optimizer,
+        sequence,
+        target,
+        items=len(challenger.vocabulary),
+        temperature=0.07,
+        settings=SETTINGS.trainer,
+    )
+
+
+def table_moment(challenger: Challenger) -> Tensor:
+    moment: Tensor = challenger.optimizer.state[challenger.model.items.weight]["exp_avg"]
+    return moment
+
+
+def learn_items(challenger: Challenger, first: int, last: int) -> None:
+    challenger.learn_items([known(number) for number in range(first, last)])
+
+
+def assert_at(challenger: Challenger, checkpoint: Checkpoint) -> None:
+    now = challenger.checkpoint()
+    for name, weight in checkpoint.weights.items():
+        assert torch.equal(now.weights[name][: len(weight)] if weight.ndim else weight, weight)
+    for number, moments in checkpoint.optimizer["state"].items():
+        for kind, tensor in moments.items():
+            kept = now.optimizer["state"][number][kind]
+            assert torch.equal(kept[: len(tensor)] if tensor.ndim else kept, tensor)
+    assert now.optimizer["state"].keys() == checkpoint.optimizer["state"].keys()
+
+
+def test_growing_keeps_weights_and_moments() -> None:
+    challenger = a_challenger(SETTINGS, items=4)
+    train(challenger, [1, 2, 3, 4])
+    before = challenger.checkpoint()
+    learn_items(challenger, 2, 20)
+    assert len(challenger.vocabulary) == 21
+    assert_at(challenger, before)
+    moment = table_moment(challenger)
+    assert moment.shape == challenger.model.items.weight.shape
+    assert not moment[5:].any()
+    train(challenger, [1, 20, 3])
+    assert table_moment(challenger)[20].any()
+
+
+def test_known_items_change_nothing() -> None:
+    challenger = a_challenger(SETTINGS, items=4)
+    table, vocabulary = challenger.model.items.weight, challenger.vocabulary
+    learn_items(challenger, 0, 4)
+    assert challenger.model.items.weight is table
+    assert challenger.vocabulary is vocabulary
+
+
+def test_restoring_is_exact_and_can_be_repeated() -> None:
+    challenger = a_challenger(SETTINGS, items=4)
+    train(challenger, [1, 2, 3, 4])
+    checkpoint = challenger.checkpoint()
+    untouched = copy.deepcopy(checkpoint)
+    for _ in range(2):
+        train(challenger, [4, 3, 2, 1])
+        challenger.restore(checkpoint)
+        assert_at(challenger, untouched)
+
+
+def test_restoring_to_before_the_first_step_forgets_the_moments() -> None:
+    challenger = a_challenger(SETTINGS, items=4)
+    checkpoint = challenger.checkpoint()
+    train(challenger, [1, 2, 3, 4])
+    challenger.restore(checkpoint)
+    assert_at(challenger, checkpoint)
+
+
+def test_restoring_after_growth_keeps_the_items_and_gives_them_fresh_rows() -> None:
+    challenger = a_challenger(SETTINGS, items=4)
+    train(challenger, [1, 2, 3, 4])
+    checkpoint = challenger.checkpoint()
+    learn_items(challenger, 4, 30)
+    train(challenger, [1, 20, 3])
+    with torch.no_grad():
+        challenger.model.items.weight[20] = torch.nan
+    challenger.restore(checkpoint)
+    assert_at(challenger, checkpoint)
+    assert len(challenger.vocabulary) == 31
+    assert challenger.is_finite()
+    assert not table_moment(challenger)[5:].any()
+    train(challenger, [1, 20, 3])
+
+
+def test_a_table_shaped_like_another_weight_is_not_mistaken_for_it() -> None:
+    settings = ModelSettings(
+        backbone=SmallBackbone(dim=8, layers=1, heads=1), dim=8, max_length=8, dropout=0.0
+    )
+    challenger = Challenger(
+        Recommender.new(settings), a_challenger(SETTINGS).vocabulary, SETTINGS.trainer, CPU
+    )
+    learn_items(challenger, 0, 7)  # 8 x 8, as the attention's output
+    train(challenger, [1, 2, 3, 4])
+    checkpoint = challenger.checkpoint()
+    learn_items(challenger, 7, 30)
+    challenger.restore(checkpoint)
+    assert_at(challenger, checkpoint)
+    train(challenger, [1, 20, 3])
+
+
+def test_optimizer_tensors_continue_where_they_were_taken() -> None:
+    one = a_challenger(SETTINGS, items=6)
+    train(one, [1, 2, 3, 4])
+    model = Recommender.from_weights(one.model.shape, one.weights())
+    other = Challenger(model, one.vocabulary, SETTINGS.trainer, CPU)
+    other.load_optimizer(one.optimizer_tensors())
+    for challenger in (one, other):
+        train(challenger, [4, 5, 6])
+    for name, weight in one.weights().items():
+        torch.testing.assert_close(other.weights()[name], weight)
+    taken, given = one.optimizer_tensors(), other.optimizer_tensors()
+    assert taken.keys() == given.keys()
+    for name, tensor in taken.items():
+        torch.testing.assert_close(given[name], tensor)
+
+
+def test_parameters_without_saved_moments_start_anew() -> None:
+    challenger = a_challenger(SETTINGS, items=3)
+    challenger.load_optimizer({})
+    assert not challenger.optimizer.state
+    train(challenger, [1, 2, 3])
+
+
+def test_weights_are_copies_cut_to_the_vocabulary() -> None:
+    challenger = a_challenger(SETTINGS)
+    for number in range(5):
+        learn_items(challenger, number, number + 1)  # the table doubles
+    weights = challenger.weights()
+    assert len(challenger.model.items.weight) > 6
+    assert weights["items.weight"].shape == (6, 16)
+    weights["items.weight"].zero_()
+    assert challenger.model.items.weight[1:6].any()
+
+
+def test_a_weight_that_is_not_finite_is_noticed() -> None:
+    challenger = a_challenger(SETTINGS, items=3)
+    assert challenger.is_finite()
+    with torch.no_grad():
+        challenger.model.items.weight[2, 0] = torch.inf
+    assert not challenger.is_finite()
+
+
+def test_the_learning_rate_reaches_every_group() -> None:
+    challenger = a_challenger(SETTINGS, items=3)
+    challenger.set_learning_rate(0.5)
+    assert {group["lr"] for group in challenger.optimizer.param_groups} == {0.5}
+
+
+def test_a_checkpoint_shares_nothing_with_the_model() -> None:
+    challenger = a_challenger(SETTINGS, items=3)
+    checkpoint = challenger.checkpoint()
+    copied = replace(checkpoint, weights=copy.deepcopy(checkpoint.weights))
+    train(challenger, [1, 2, 3])
+    for name, weight in checkpoint.weights.items():
+        assert torch.equal(weight, copied.weights[name])

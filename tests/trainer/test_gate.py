@@ -1,0 +1,66 @@
+import math
+
+import numpy as np
+import pytest
+
+from service.domain import Float32s
+from service.errors import HoldoutMismatchError
+from service.settings import GateSettings
+from service.trainer.gate import Verdict, judge
+
+SETTINGS = GateSettings(min_rows=4, z_score=1.0, tolerance=0.1)
+
+
+def scores(*values: float) -> Float32s:
+    return np.array(values, np.float32)
+
+
+CHAMPION = scores(0.1, 0.9, 0.5, 0.3)
+
+
+@pytest.mark.parametrize(
+    ("gains", "verdict"),
+    [
+        ((0.1, 0.1, 0.1, 0.1), Verdict.PROMOTE),
+        ((0.0, 0.0, 0.0, 0.0), Verdict.PROMOTE),
+        ((-0.05, -0.05, -0.05, -0.05), Verdict.PROMOTE),  # within the tolerance
+        ((-0.2, -0.2, -0.2, -0.2), Verdict.REJECT),
+        ((-0.9, 0.9, -0.9, 0.7), Verdict.HOLD),  # too noisy to tell
+    ],
+)
+def test_verdicts(gains: tuple[float, ...], verdict: Verdict) -> None:
+    assert judge(CHAMPION, CHAMPION + scores(*gains), SETTINGS).verdict is verdict
+
+
+def test_reports_the_evidence() -> None:
+    report = judge(CHAMPION, CHAMPION + scores(0.1, 0.3, 0.1, 0.3), SETTINGS)
+    assert report.rows == 4
+    assert report.mean_gain == pytest.approx(0.2)
+    assert report.margin == pytest.approx(np.std([0.1, 0.3, 0.1, 0.3], ddof=1) / 2)
+    assert (report.champion, report.challenger) == pytest.approx((0.45, 0.65))
+
+
+def test_pairing_cancels_how_hard_the_rows_are() -> None:
+    hard_and_easy = scores(*([0.0, 1.0] * 50))
+    assert judge(hard_and_easy, hard_and_easy - 0.15, SETTINGS).verdict is Verdict.REJECT
+
+
+@pytest.mark.parametrize("rows", [0, 1, 3])
+def test_holds_until_there_are_enough_rows(rows: int) -> None:
+    report = judge(CHAMPION[:rows], CHAMPION[:rows] - 1, SETTINGS)
+    assert (report.verdict, report.rows, report.margin) == (Verdict.HOLD, rows, math.inf)
+
+
+def test_one_row_is_never_enough() -> None:
+    settings = GateSettings(min_rows=1)
+    assert judge(CHAMPION[:1], CHAMPION[:1], settings).verdict is Verdict.HOLD
+
+
+@pytest.mark.parametrize("broken", [math.nan, math.inf])
+def test_a_diverged_challenger_is_rejected(broken: float) -> None:
+    assert judge(CHAMPION, scores(0.9, 0.9, 0.9, broken), SETTINGS).verdict is Verdict.REJECT
+
+
+def test_rows_that_do_not_pair_are_a_bug() -> None:
+    with pytest.raises(HoldoutMismatchError):
+        judge(CHAMPION, CHAMPION[:3], SETTINGS)

@@ -1,0 +1,85 @@
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from service.domain import Int64s
+from service.settings import HoldoutSettings
+from service.trainer.holdout import (
+    HoldoutRows,
+    admit,
+    empty_rows,
+    is_member,
+    rows_from_tensors,
+)
+
+
+def held_at(times: list[int]) -> HoldoutRows:
+    number = np.array(times, np.int64)
+    return HoldoutRows(np.tile(number[:, None], 3), number + 1, number + 2, number)
+
+
+def random_keys(count: int, seed: int) -> Int64s:
+    return np.random.default_rng(seed).integers(-(2**63), 2**63 - 1, count)
+
+
+@pytest.mark.parametrize("fraction", [0.0, 0.05, 0.3])
+def test_membership_is_near_the_fraction_whatever_varies(fraction: float) -> None:
+    count = 40_000
+    one, many = np.full(count, 7, np.int64), random_keys(count, seed=1)
+    running = np.arange(count, dtype=np.int64)
+    for columns in ((many, one, one), (one, many, one), (one, one, running), (running, one, many)):
+        assert is_member(*columns, fraction).mean() == pytest.approx(fraction, abs=0.01)
+
+
+def test_membership_does_not_depend_on_the_events_beside_it() -> None:
+    user, item, time = (random_keys(1000, seed) for seed in (1, 2, 3))
+    together = is_member(user, item, time, 0.5)
+    back = is_member(user[::-1], item[::-1], time[::-1], 0.5)[::-1]
+    assert (together == back).all()
+    assert (is_member(user[7:9], item[7:9], time[7:9], 0.5) == together[7:9]).all()
+
+
+def test_membership_is_the_same_on_every_machine() -> None:
+    event = np.arange(20, dtype=np.int64)
+    members = np.flatnonzero(is_member(event, -event, event * 1000, 0.3))
+    assert members.tolist() == MEMBERS
+
+
+MEMBERS: list[int] = []
+
+
+def test_the_oldest_are_released_when_there_are_too_many() -> None:
+    settings = HoldoutSettings(window_rows=3, max_age_s=1000)
+    held, released = admit(held_at([1, 2]), held_at([3, 4, 5]), settings, now_ms=5)
+    assert held.time.tolist() == [3, 4, 5]
+    assert released.time.tolist() == [1, 2]
+
+
+def test_the_aged_are_released() -> None:
+    settings = HoldoutSettings(window_rows=9, max_age_s=1)
+    held, released = admit(held_at([10, 500]), held_at([1011]), settings, now_ms=1011)
+    assert held.time.tolist() == [500, 1011]
+    assert released.time.tolist() == [10]
+
+
+@given(st.lists(st.lists(st.integers(0, 5000), max_size=5), max_size=8))
+def test_every_row_is_either_held_or_was_released_once(batches: list[list[int]]) -> None:
+    settings = HoldoutSettings(window_rows=4, max_age_s=2)
+    held, out, now = empty_rows(3), [], 0
+    for times in batches:
+        now = max([now, *times])
+        held, released = admit(held, held_at(times), settings, now)
+        out += released.time.tolist()
+        assert len(held) <= 4
+        assert (held.time >= now - 2000).all()
+        assert (held.context[:, 0] == held.time).all()
+        assert (held.user + 1 == held.item).all()
+    assert sorted(out + held.time.tolist()) == sorted(sum(batches, []))
+
+
+def test_tensors_bring_the_same_rows_back() -> None:
+    held = held_at([1, 2, 3]).take(np.array([2, 0], np.int64))
+    back = rows_from_tensors({**held.tensors()})
+    assert back.context.tolist() == held.context.tolist()
+    assert back.marks().tolist() == held.marks().tolist()

@@ -1,0 +1,47 @@
+from contextlib import closing
+
+import numpy as np
+
+from service.domain import Int64s
+from service.trainer.holdout import event_hash
+from service.trainer.replay import Replay
+from tests.state.examples import a_slab
+from tests.trainer.examples import PARTITION, Stream, keys
+
+LENGTH = 6
+NONE: Int64s = np.zeros(0, np.int64)
+END = 1 << 50
+
+
+def test_held_and_recent_events_are_never_drawn() -> None:
+    with closing(a_slab(users=20, events=32)) as slab:
+        batch = Stream(slab).batch([number % 10 for number in range(100)], list(range(100)))
+        marks = event_hash(batch.user, batch.item, batch.timestamp).view(np.int64)
+        replay = Replay({PARTITION: slab}, LENGTH, seed=0)
+        drawn: set[int] = set()
+        for _ in range(100):
+            drawn.update(replay.draw(8, marks[::7], before_ms=60_000).item.ravel().tolist())
+    allowed = set(batch.item[:60].tolist()) - set(batch.item[::7].tolist())
+    assert drawn - {0} == allowed
+
+
+def test_sequences_are_stretches_of_one_history_and_all_but_the_first_are_targets() -> None:
+    with closing(a_slab(users=20, events=32)) as slab:
+        Stream(slab).batch([number % 4 for number in range(40)], list(range(40)))
+        sequences = Replay({PARTITION: slab}, LENGTH, seed=0).draw(4, NONE, END)
+    number = {key: i for i, key in enumerate(keys(range(40)).tolist())}
+    for items, target in zip(sequences.item, sequences.target, strict=True):
+        known = [number[key] for key in items.tolist() if key]
+        assert len(known) > 1
+        assert (np.diff(known) == 4).all()
+        assert target.tolist() == [0 < place < len(known) for place in range(LENGTH)]
+
+
+def test_draws_no_more_sequences_than_there_are_users() -> None:
+    with closing(a_slab()) as slab:
+        replay = Replay({PARTITION: slab}, LENGTH, seed=0)
+        assert len(replay.draw(5, NONE, END)) == 0
+        Stream(slab).batch([1, 1, 1, 2, 2, 2], [1, 2, 3, 1, 2, 3])
+        assert len(replay.draw(5, NONE, END)) <= 2
+        assert len(replay.draw(0, NONE, END)) == 0
+        assert replay.draw(0, NONE, END).item.shape == (0, LENGTH)
