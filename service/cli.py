@@ -10,7 +10,7 @@ import time
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from service import __version__
 from service.errors import ConfigurationError, DamagedVersionError, HeadwaterError
@@ -23,6 +23,9 @@ from service.settings import (
     masked,
 )
 
+if TYPE_CHECKING:
+    from service.registry.registry import Registry
+
 EXIT_FAILED = 1
 EXIT_CONFIGURATION = 2
 
@@ -30,6 +33,21 @@ EXIT_CONFIGURATION = 2
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point of `headwater`."""
     arguments = _parser().parse_args(argv)
+    try:
+        code = _run(arguments)
+        sys.stdout.flush()
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        # Whoever read our output, such as `head`, has enough. What is still buffered would fail
+        # again when the interpreter ends, so it goes nowhere.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_FAILED
+    return code
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    """Run the command; what it raises on purpose becomes one line and an exit code."""
     try:
         settings = load_settings(
             arguments.config or environment_file(), os.environ, _overrides(arguments)
@@ -39,8 +57,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ConfigurationError as error:
         print(f"headwater: {error}", file=sys.stderr)
         return EXIT_CONFIGURATION
-    except KeyboardInterrupt:
-        return 130
+    except HeadwaterError as error:
+        print(f"headwater: {error}", file=sys.stderr)
+        return EXIT_FAILED
     return code
 
 
@@ -49,14 +68,9 @@ def _serve(arguments: argparse.Namespace, settings: Settings) -> int:
 
     try:
         asyncio.run(serve(settings))
-    except* ConfigurationError as group:
-        raise ConfigurationError(_first(group)) from None
-    except* HeadwaterError as group:
-        print(f"headwater: {_first(group)}", file=sys.stderr)
-        return_code = EXIT_FAILED
-    else:
-        return_code = 0
-    return return_code
+    except ExceptionGroup as group:
+        raise _only_fault(group) from None
+    return 0
 
 
 def _doctor(arguments: argparse.Namespace, settings: Settings) -> int:
@@ -74,37 +88,30 @@ def _registry(arguments: argparse.Namespace, settings: Settings) -> int:
     from service.registry.registry import Registry
 
     registry = Registry(settings.storage.root / "registry", settings.registry)
-    try:
-        match arguments.action:
-            case "list":
-                _list_versions(registry)
-            case "show":
-                print(registry.manifest(arguments.version).model_dump_json(indent=2))
-            case "rollback":
-                manifest = registry.rollback(arguments.version, time.time_ns() // 1_000_000)
-                print(f"version {manifest.version} is version {manifest.parent} again")
-                pinned = registry.pinned()
-                if pinned is not None:
-                    print(
-                        f"version {pinned} is pinned and goes on serving; `registry unpin` ends that"
-                    )
-            case "pin":
-                registry.pin(arguments.version)
-                print(f"version {arguments.version} serves until `headwater registry unpin`")
-            case "unpin":
-                registry.pin(None)
-                print("the newest intact version serves")
-    except DamagedVersionError as error:
-        print(f"headwater: {error}", file=sys.stderr)
-        return EXIT_FAILED
+    match arguments.action:
+        case "list":
+            _list_versions(registry)
+        case "show":
+            print(registry.manifest(arguments.version).model_dump_json(indent=2))
+        case "rollback":
+            manifest = registry.rollback(arguments.version, time.time_ns() // 1_000_000)
+            print(f"version {manifest.version} is version {manifest.parent} again")
+            pinned = registry.pinned()
+            if pinned is not None:
+                print(f"version {pinned} is pinned and goes on serving until `registry unpin`")
+        case "pin":
+            registry.pin(arguments.version)
+            print(f"version {arguments.version} serves until `headwater registry unpin`")
+        case "unpin":
+            registry.pin(None)
+            print("the newest intact version serves")
     return 0
 
 
-def _list_versions(registry: Any) -> None:
+def _list_versions(registry: "Registry") -> None:
     pinned, serving = registry.pinned(), registry.to_serve()
-    print(
-        f"{'version':>7}  {'published (UTC)':19}  {'origin':8}  {'parent':>6}  {'items':>8}  ndcg@10"
-    )
+    columns = f"{'published (UTC)':19}  {'origin':8}  {'parent':>6}  {'items':>8}  ndcg@10"
+    print(f"{'version':>7}  {columns}")
     for version in registry.versions():
         try:
             manifest = registry.manifest(version)
@@ -142,11 +149,15 @@ def _overrides(arguments: argparse.Namespace) -> dict[str, Any]:
     return {"kafka": {"bootstrap_servers": bootstrap}} if bootstrap else {}
 
 
-def _first(group: BaseExceptionGroup[HeadwaterError]) -> str:
-    error: BaseException = group
-    while isinstance(error, BaseExceptionGroup):
+def _only_fault(group: ExceptionGroup) -> Exception:
+    """The first error raised on purpose where there is nothing else; a bug stays a whole group."""
+    faults, bugs = group.split(HeadwaterError)
+    if faults is None or bugs is not None:
+        return group
+    error: Exception = faults
+    while isinstance(error, ExceptionGroup):
         error = error.exceptions[0]
-    return str(error)
+    return error
 
 
 class _JsonFormatter(logging.Formatter):

@@ -21,7 +21,7 @@ from service.settings import AdminSettings
 log = logging.getLogger(__name__)
 
 # A `_created` time for each counter doubles the page and Prometheus does not need it.
-disable_created_metrics()
+disable_created_metrics()  # type: ignore[no-untyped-call]  # ships types, but not for this
 
 
 class Health:

@@ -85,8 +85,7 @@ class Pipeline:
         self._trained = dict(trained)
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Until `stop` is set or something fails for good. The last batches are delivered and
-        committed when the source is stopped afterwards, which revokes its partitions."""
+        """Until `stop` is set or something fails for good; `drain` then ends what is under way."""
         commit_at_s = 0.0
         while not stop.is_set():
             generation = self._source.generation

@@ -4,6 +4,7 @@ import asyncio
 import logging
 import signal
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 
 import torch
 
@@ -32,7 +33,7 @@ _BEAT_S = 1.0
 
 
 async def serve(settings: Settings) -> None:
-    """Run until SIGTERM or SIGINT. Raises ConfigurationError where something has to be set right."""
+    """Run until SIGTERM or SIGINT. Raises ConfigurationError where something is to be set right."""
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -46,6 +47,15 @@ def trained_so_far(settings: Settings) -> Offsets:
     registry = Registry(settings.storage.root / "registry", settings.registry)
     newest = registry.load_newest(with_trainer=True)
     return newest[0].trained_through if newest else {}
+
+
+@dataclass(frozen=True, slots=True)
+class _Running:
+    """What exists only once there is an event loop and a champion."""
+
+    loop: asyncio.AbstractEventLoop
+    serving: Serving
+    pipeline: Pipeline
 
 
 class Server:
@@ -65,8 +75,13 @@ class Server:
         self._trainer = TrainerProcess(settings, self._from_worker)
         self._scoring_thread = ThreadPoolExecutor(1, "scoring")
         self._loading_thread = ThreadPoolExecutor(1, "loading")
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._worker_ready = False
+        self._made: _Running | None = None
+
+    @property
+    def _running(self) -> _Running:
+        if self._made is None:
+            raise RuntimeError("the server was not started")
+        return self._made
 
     async def run(self, stop: asyncio.Event) -> None:
         await self._start()
@@ -78,12 +93,12 @@ class Server:
     async def _start(self) -> None:
         """Fail here, before anything is consumed, when something is missing."""
         settings = self._settings
-        self._loop = asyncio.get_running_loop()
+        loop = asyncio.get_running_loop()
         calm_client_logs()
         torch.set_num_threads(choose_threads(settings.scorer.threads))
         self._admin.start()
         await require_topics(settings.kafka, settings.topics)
-        champion = await self._loop.run_in_executor(
+        champion = await loop.run_in_executor(
             self._loading_thread, first_servable, self._registry, settings
         )
         log.info("version %d serves (%d items)", champion.version, len(champion.vocabulary) - 1)
@@ -94,10 +109,8 @@ class Server:
             settings.scorer,
             settings.model.max_length,
         )
-        self._serving = Serving(
-            settings, self._metrics, self._registry, scorer, self._loading_thread
-        )
-        self._pipeline = Pipeline(
+        serving = Serving(settings, self._metrics, self._registry, scorer, self._loading_thread)
+        pipeline = Pipeline(
             settings,
             self._metrics,
             self._source,
@@ -106,6 +119,7 @@ class Server:
             self._trainer,
             self._scoring_thread,
         )
+        self._made = _Running(loop, serving, pipeline)
         self._health.not_ready("assignment", "no partition is assigned yet")
         self._health.ready("start")
         await self._sink.start()
@@ -115,11 +129,11 @@ class Server:
         """The pipeline, with the hot swap and the heart beside it; the first to fail ends all."""
         async with asyncio.TaskGroup() as group:
             beside = [
-                group.create_task(self._serving.run()),
+                group.create_task(self._running.serving.run()),
                 group.create_task(self._beat()),
             ]
             try:
-                await self._pipeline.run(stop)
+                await self._running.pipeline.run(stop)
             finally:
                 for task in beside:
                     task.cancel()
@@ -134,14 +148,22 @@ class Server:
         log.info("stopping")
         self._health.not_ready("stop", "stopping")
         try:
-            await self._source.stop()  # revokes the partitions, which drains the pipeline
-            await self._sink.stop()
+            async with self._source.lock:  # leaving the group does not call back on its own
+                await self._running.pipeline.drain()
         finally:
-            await asyncio.to_thread(self._trainer.stop)
-            self._release(list(self._slabs))
-            self._scoring_thread.shutdown()
-            self._loading_thread.shutdown()
-            self._admin.stop()
+            try:
+                await self._source.stop()
+                await self._sink.stop()
+            finally:
+                await self._let_go()
+
+    async def _let_go(self) -> None:
+        """End the worker and the threads; the shared memory goes with the slabs."""
+        await asyncio.to_thread(self._trainer.stop)
+        self._release(list(self._slabs))
+        self._scoring_thread.shutdown()
+        self._loading_thread.shutdown()
+        self._admin.stop()
 
     async def _assigned(self, partitions: list[Assigned]) -> None:
         """Called under the source's lock: empty histories, the watermarks, and a worker."""
@@ -152,7 +174,8 @@ class Server:
                 assigned.partition, self._settings.history
             )
         trained_through = await asyncio.to_thread(trained_so_far, self._settings)
-        self._pipeline.own({one.partition: one.committed for one in partitions}, trained_through)
+        committed = {one.partition: one.committed for one in partitions}
+        self._running.pipeline.own(committed, trained_through)
         self._trainer.start(tuple(slab.address for slab in self._slabs.values()))
         log.info("partitions assigned: %s", sorted(self._slabs))
         if partitions:
@@ -164,8 +187,8 @@ class Server:
             return
         log.info("partitions revoked: %s", sorted(partitions))
         self._health.not_ready("assignment", "no partition is assigned")
-        await self._pipeline.drain()
-        self._pipeline.forget()
+        await self._running.pipeline.drain()
+        self._running.pipeline.forget()
 
     def _release(self, partitions: list[Partition]) -> None:
         for partition in partitions:
@@ -173,11 +196,11 @@ class Server:
 
     def _from_worker(self, message: FromWorker | WorkerEnded | Covered) -> None:
         """In the trainer's watching thread."""
-        assert self._loop is not None
-        if not self._loop.is_closed():
-            self._loop.call_soon_threadsafe(self._heard, message)
+        loop = self._running.loop
+        if not loop.is_closed():
+            loop.call_soon_threadsafe(self._heard, message)
 
     def _heard(self, message: FromWorker | WorkerEnded | Covered) -> None:
         record(message, self._metrics)
         if isinstance(message, Covered):
-            self._serving.announce(message)
+            self._running.serving.announce(message)

@@ -20,6 +20,8 @@ from service.trainer.process import Covered, is_covered
 
 log = logging.getLogger(__name__)
 
+_UNSERVED = 1_000  # announced versions whose delay is still to be measured; a pin may last for days
+
 
 def first_servable(registry: Registry, settings: Settings) -> Servable:
     """The version that the policy chooses; a new model as version 1 where there is none.
@@ -80,12 +82,14 @@ class Serving:
         self._scorer = scorer
         self._loading_thread = loading_thread
         self._news = asyncio.Event()
-        self._covered: deque[Covered] = deque()
+        self._covered: deque[Covered] = deque(maxlen=_UNSERVED)
+        self._serves_since_s = time.monotonic()
         self._show()
 
     def announce(self, covered: Covered) -> None:
         """A version was published; called in the event loop."""
         self._covered.append(covered)
+        self._measure_delays()  # the poll may have found and swapped it in already
         self._news.set()
 
     async def run(self) -> None:
@@ -123,12 +127,15 @@ class Serving:
         self._metrics.swaps.labels("swapped").inc()
         self._show()
         log.info("version %d serves (%d items)", servable.version, len(servable.vocabulary) - 1)
-        now_s = time.monotonic()
-        while self._covered and is_covered(
-            self._covered[0].published.trained_through, servable.trained_through
-        ):
+        self._serves_since_s = time.monotonic()
+        self._measure_delays()
+
+    def _measure_delays(self) -> None:
+        """From event to served weights, for the announced versions that the champion covers."""
+        through = self._scorer.champion.trained_through
+        while self._covered and is_covered(self._covered[0].published.trained_through, through):
             for opened_s in self._covered.popleft().opened_s:
-                self._metrics.event_to_weights.observe(now_s - opened_s)
+                self._metrics.event_to_weights.observe(self._serves_since_s - opened_s)
 
     def _show(self) -> None:
         champion = self._scorer.champion

@@ -50,8 +50,8 @@ async def admin_client(kafka: KafkaSettings) -> AsyncIterator[AIOKafkaAdminClien
         await client.close()
         reason = str(error) or type(error).__name__
         raise ConfigurationError(
-            f"no Kafka answers at kafka.bootstrap_servers = {kafka.bootstrap_servers!r} ({reason}); "
-            "start it, correct the address, or try `headwater sandbox`"
+            f"no Kafka answers at kafka.bootstrap_servers = {kafka.bootstrap_servers!r} "
+            f"({reason}); start it, correct the address, or try `headwater sandbox`"
         ) from None
     try:
         yield client

@@ -67,7 +67,7 @@ class Sink:
         )
 
     async def bury(self, letters: Iterable[tuple[Record, InvalidEventError]]) -> None:
-        """Send records that could not become events, bytes and origin kept, to the dead-letter topic."""
+        """Dead-letter records that could not become events, their bytes and origin kept."""
         await self._send_all(
             "dead_letter",
             [

@@ -90,6 +90,8 @@ class Learner:
         self._retry = empty_sequences(self._length + 1)
         self._rejections = 0
         self._slowdown = 1.0
+        # Whether anything was learned since the gate was last asked: it would answer the same.
+        self.has_news = False
         self._crown()
 
     def _crown(self) -> None:
@@ -99,14 +101,6 @@ class Learner:
         self._champion_vocabulary = self._challenger.vocabulary
         self._since_champion: deque[Sequences] = deque(maxlen=_ROUNDS_KEPT)
 
-    @property
-    def has_news(self) -> bool:
-        """Whether the challenger has learned something and may be published.
-
-        Not while events wait to be taught again: `trained_through` has already passed them.
-        """
-        return bool(self._since_champion) and not len(self._retry)
-
     def learn(self, batches: list[MicroBatch]) -> RoundReport:
         """Fine-tune on these micro-batches and move `trained_through` past them."""
         started = time.monotonic()
@@ -115,6 +109,7 @@ class Learner:
         taught = join([self._retry, *fresh], self._length + 1)
         self._retry = empty_sequences(self._length + 1)
         self._since_champion.append(taught)
+        self.has_news = True
         losses, diverged, skipped = [], False, 0
         before = self._challenger.checkpoint()
         try:
@@ -124,6 +119,8 @@ class Learner:
             self._challenger.restore(before)
             self._since_champion.pop()
             diverged = True
+            # `trained_through` is past events that wait to be taught again: publish nothing now.
+            self.has_news = False
             skipped = self._try_again(taught)
         return RoundReport(
             batches=len(batches),
@@ -246,6 +243,7 @@ class Learner:
 
         Gives the report and the number of sequences given up.
         """
+        self.has_news = False
         champion = holdout_ndcg(
             self._champion, self._champion_vocabulary, self.held, exclude_seen=self._exclude_seen
         )

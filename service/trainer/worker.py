@@ -229,6 +229,6 @@ def _after(batch: MicroBatch, learner: Learner) -> MicroBatch:
     A predecessor may have published and died before the parent heard of it.
     """
     through = learner.trained_through
-    known = np.array([through.get(p, 0) for p in batch.partition.tolist()], np.int64)  # type: ignore[call-overload]
+    known = np.array([through.get(p, 0) for p in batch.partition.tolist()], np.int64)
     rows = np.flatnonzero(batch.offset >= known)
     return batch if len(rows) == len(batch) else batch.take(rows)

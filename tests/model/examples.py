@@ -34,7 +34,10 @@ def save_gpt2(folder: Path, dtype: torch.dtype = torch.float32, places: int = PL
         bos_token_id=0,
         eos_token_id=0,
     )
-    GPT2Model(config).to(dtype).save_pretrained(folder)
+    body = GPT2Model(config)
+    for parameter in body.parameters():
+        parameter.data = parameter.data.to(dtype)
+    body.save_pretrained(folder)
     return folder
 
 

@@ -20,6 +20,8 @@ def test_what_cannot_be_recommended_is_missed() -> None:
 
 def test_metrics_by_hand() -> None:
     rank = torch.tensor([1, 2, 3, 10, 11])
-    assert ndcg(rank, 10).tolist() == pytest.approx([1, 1 / math.log2(3), 0.5, 1 / math.log2(11), 0])
+    assert ndcg(rank, 10).tolist() == pytest.approx(
+        [1, 1 / math.log2(3), 0.5, 1 / math.log2(11), 0]
+    )
     assert hits(rank, 10).tolist() == [1, 1, 1, 1, 0]
     assert reciprocal_rank(rank, 10).tolist() == pytest.approx([1, 0.5, 1 / 3, 0.1, 0])

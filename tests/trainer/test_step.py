@@ -42,15 +42,6 @@ def test_only_rows_of_the_vocabulary_are_candidates() -> None:
     challenger = a_challenger(SETTINGS, items=9)
     challenger.model.grow(40)
     spare = challenger.model.items.weight[10:].detach().clone()
-    alone = a_challenger(SETTINGS, items=9)
-    alone.model.load_state_dict(
-        {
-            name: weight[:10] if name == "items.weight" else weight
-            for name, weight in challenger.model.state_dict().items()
-        }
-        if len(alone.model.items.weight) == 10
-        else alone.model.state_dict()
-    )
     step(challenger)
     assert torch.equal(challenger.model.items.weight[10:], spare)
 

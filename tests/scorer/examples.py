@@ -1,0 +1,51 @@
+"""Servables with random weights, and decoded events."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from service.domain import (
+    Events,
+    ItemId,
+    Offset,
+    Partition,
+    UserId,
+    Version,
+    item_key,
+    user_key,
+)
+from service.model.recommender import unit_rows
+from service.model.vocabulary import Vocabulary
+from service.registry.servable import Servable
+from tests.model.examples import a_recommender
+
+
+def a_servable(ids: Sequence[ItemId], version: int = 1) -> Servable:
+    model = a_recommender(len(ids))
+    with torch.inference_mode():
+        table = unit_rows(model.items.weight)
+    vocabulary = Vocabulary((ItemId(""), *ids))
+    return Servable(Version(version), 0, {Partition(0): Offset(0)}, model, vocabulary, table)
+
+
+def events_of(
+    users: Sequence[int], items: Sequence[ItemId], partitions: Sequence[int] | None = None
+) -> Events:
+    count = len(users)
+    user_ids = [UserId(f"user-{number}") for number in users]
+    number = np.arange(count, dtype=np.int64)
+    return Events(
+        partition=np.array(partitions or [0] * count, np.int32),
+        offset=number,
+        user=np.array([user_key(user) for user in user_ids], np.int64),
+        item=np.array([item_key(item) for item in items], np.int64),
+        kind=np.zeros(count, np.uint8),
+        timestamp=number,
+        appended=number,
+        value=np.full(count, np.nan, np.float32),
+        user_ids=user_ids,
+        item_ids=list(items),
+        event_ids=[None] * count,
+        traces=[None] * count,
+    )

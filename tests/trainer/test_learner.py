@@ -1,0 +1,299 @@
+import math
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import ExitStack, closing
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from service.domain import Bools
+from service.settings import (
+    HoldoutSettings,
+    ReplaySettings,
+    Settings,
+    TrainerSettings,
+)
+from service.state.histories import HistorySlab
+from service.trainer import learner as learner_module
+from service.trainer.challenger import Challenger
+from service.trainer.evaluation import holdout_ndcg
+from service.trainer.gate import GateReport, Verdict
+from service.trainer.holdout import empty_rows, is_member
+from service.trainer.learner import Learner
+from tests.state.examples import a_slab
+from tests.trainer.examples import (
+    PARTITION,
+    Stream,
+    a_challenger,
+    quick_training,
+    small_settings,
+)
+
+USERS, CATALOGUE = 40, 20
+REJECTED = GateReport(Verdict.REJECT, 10, -1.0, 0.1, 1.0, 0.0)
+WILD = 1000 * 1e-2  # a learning rate at which training falls apart
+
+
+@pytest.fixture
+def slab() -> Iterator[HistorySlab]:
+    made = a_slab(users=200, events=16)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def stream(slab: HistorySlab) -> Stream:
+    return Stream(slab)
+
+
+def a_learner(
+    slab: HistorySlab, settings: Settings | None = None, challenger: Challenger | None = None
+) -> Learner:
+    settings = settings or small_settings()
+    held = empty_rows(settings.model.max_length)
+    challenger = challenger or a_challenger(settings)
+    return Learner(settings, {PARTITION: slab}, challenger, held, {})
+
+
+def a_champion(slab: HistorySlab, stream: Stream) -> Challenger:
+    """One that has learned the walk round the catalogue."""
+    challenger = a_challenger(small_settings())
+    learner = a_learner(slab, challenger=challenger)
+    for _ in range(4):
+        learner.learn([stream.walk(USERS, CATALOGUE, steps=4)])
+    return challenger
+
+
+def test_learns_a_stream_whose_next_item_is_certain(slab: HistorySlab, stream: Stream) -> None:
+    settings = small_settings()
+    challenger = a_challenger(settings)
+    learner = a_learner(slab, settings, challenger)
+    reports = [learner.learn([stream.walk(USERS, CATALOGUE, steps=4)]) for _ in range(5)]
+    assert reports[-1].loss < reports[0].loss / 2
+    assert not any(report.diverged or report.skipped for report in reports)
+    report, _ = learner.judge()
+    assert report.verdict is Verdict.PROMOTE
+    assert report.challenger > report.champion + 0.3
+    scores = holdout_ndcg(challenger.model, challenger.vocabulary, learner.held, exclude_seen=True)
+    assert scores.mean() == pytest.approx(report.challenger)
+
+    learner.promoted()
+    assert not learner.has_news
+    again, _ = learner.judge()
+    assert again.mean_gain == 0.0
+    assert again.champion == pytest.approx(report.challenger)
+
+
+def test_the_artifact_is_what_was_learned(slab: HistorySlab, stream: Stream) -> None:
+    challenger = a_challenger(small_settings())
+    learner = a_learner(slab, challenger=challenger)
+    learner.learn([stream.walk(USERS, CATALOGUE, steps=3)])
+    artifact = learner.artifact()
+    assert learner.items == CATALOGUE
+    assert len(artifact.vocabulary) == len(artifact.weights["items.weight"]) == CATALOGUE + 1
+    assert torch.equal(
+        artifact.weights["items.weight"], challenger.model.items.weight[: CATALOGUE + 1]
+    )
+    assert len(artifact.trainer["holdout.item"]) == len(learner.held) > 0
+    assert "optimizer.exp_avg.items.weight" in artifact.trainer
+
+
+def test_trained_through_moves_past_every_micro_batch(slab: HistorySlab, stream: Stream) -> None:
+    learner = a_learner(slab)
+    batches = [stream.batch([1, 2, 1], [1, 2, 3]), stream.batch([2], [1]), stream.batch([], [])]
+    report = learner.learn(batches)
+    assert learner.trained_through == {PARTITION: 4}
+    assert (report.batches, report.events) == (3, 4)
+
+
+def test_a_round_without_events_takes_no_step(slab: HistorySlab, stream: Stream) -> None:
+    report = a_learner(slab).learn([stream.batch([], [])])
+    assert (report.steps, report.sequences, report.diverged) == (0, 0, False)
+    assert math.isnan(report.loss)
+
+
+@pytest.mark.parametrize("rounds", [1, 3])
+def test_a_rejected_challenger_returns_to_the_champion(
+    rounds: int, slab: HistorySlab, stream: Stream
+) -> None:
+    challenger = a_champion(slab, stream)
+    before = challenger.checkpoint()
+    settings = small_settings(quick_training(learning_rate=WILD, max_epochs=1))
+    learner = a_learner(slab, settings, challenger)
+    sequences = 0
+    for _ in range(rounds):
+        # New items too, so that the table has grown since the champion.
+        batch = stream.walk(USERS, CATALOGUE + 30, steps=4)
+        sequences += learner.learn([batch]).sequences
+    had_news = learner.has_news
+
+    report, skipped = learner.judge()
+    assert (report.verdict, skipped) == (Verdict.REJECT, 0)
+    for name, weight in challenger.checkpoint().weights.items():
+        kept = before.weights[name]
+        assert torch.equal(weight[: len(kept)] if weight.ndim else weight, kept)
+    assert (had_news, learner.has_news) == (True, False)
+
+    again = learner.learn([stream.batch([], [])])  # taught again, at half the rate
+    assert again.sequences == sequences
+    assert challenger.optimizer.param_groups[0]["lr"] == WILD / 2
+
+
+def test_the_gate_is_not_asked_twice_about_the_same(slab: HistorySlab, stream: Stream) -> None:
+    learner = a_learner(slab, small_settings(quick_training(min_rows=1000)))
+    learner.learn([stream.walk(USERS, CATALOGUE, steps=2)])
+    report, _ = learner.judge()
+    assert report.verdict is Verdict.HOLD
+    assert not learner.has_news
+
+
+def test_gives_up_after_too_many_rejections(slab: HistorySlab, stream: Stream) -> None:
+    challenger = a_champion(slab, stream)
+    settings = small_settings(quick_training(learning_rate=WILD, max_epochs=1))
+    learner = a_learner(slab, settings, challenger)
+    taught = learner.learn([stream.walk(USERS, CATALOGUE, steps=6)]).sequences
+    given_up = []
+    for _ in range(settings.trainer.max_rejections):
+        report, skipped = learner.judge()
+        assert report.verdict is Verdict.REJECT
+        given_up.append(skipped)
+        learner.learn([stream.batch([], [])])
+    assert given_up == [0, 0, taught]
+    assert challenger.is_finite()
+
+
+def break_weights(challenger: Challenger, monkeypatch: pytest.MonkeyPatch, times: int) -> None:
+    """The first so many steps of the optimizer leave a weight that is not a number."""
+    real, left = challenger.optimizer.step, iter(range(times))
+
+    def step() -> None:
+        real()
+        if next(left, None) is not None:
+            with torch.no_grad():
+                challenger.model.items.weight[1, 0] = torch.nan
+
+    monkeypatch.setattr(challenger.optimizer, "step", step)
+
+
+def test_a_diverged_round_is_undone_and_taught_again(
+    slab: HistorySlab, stream: Stream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    challenger = a_champion(slab, stream)
+    learner = a_learner(slab, challenger=challenger)
+    before = challenger.checkpoint()
+    break_weights(challenger, monkeypatch, times=1)
+
+    broken = learner.learn([stream.walk(USERS, CATALOGUE, steps=2)])
+    assert broken.diverged
+    assert math.isnan(broken.loss)
+    assert not learner.has_news
+    for name, weight in challenger.checkpoint().weights.items():
+        assert torch.equal(weight, before.weights[name])
+
+    again = learner.learn([stream.batch([], [])])
+    assert not again.diverged
+    assert again.sequences == broken.sequences
+    assert challenger.is_finite()
+    assert learner.has_news
+
+
+def test_is_not_published_while_events_wait_to_be_taught_again(
+    slab: HistorySlab, stream: Stream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    challenger = a_champion(slab, stream)
+    learner = a_learner(slab, challenger=challenger)
+    first = learner.learn([stream.walk(USERS, CATALOGUE, steps=2)])
+    had_news = learner.has_news
+    break_weights(challenger, monkeypatch, times=1)
+    second = learner.learn([stream.walk(USERS, CATALOGUE, steps=2)])
+    assert second.diverged
+    # `trained_through` is past the second round's events.
+    assert (had_news, learner.has_news) == (True, False)
+
+    # Asked all the same, and rejected: both rounds are owed.
+    monkeypatch.setattr(learner_module, "judge", lambda *_: REJECTED)
+    learner.judge()
+    owed = learner.learn([stream.batch([], [])]).sequences
+    assert owed == first.sequences + second.sequences
+
+
+def test_a_learner_that_always_diverges_gives_up_and_stays_finite(
+    slab: HistorySlab, stream: Stream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    challenger = a_champion(slab, stream)
+    learner = a_learner(slab, challenger=challenger)
+    break_weights(challenger, monkeypatch, times=1000)
+    reports = [learner.learn([stream.walk(USERS, CATALOGUE, steps=1)]) for _ in range(3)]
+    assert all(report.diverged for report in reports)
+    assert [report.skipped for report in reports] == [0, 0, reports[2].sequences]
+    assert reports[2].sequences > reports[0].sequences
+    assert not learner.has_news
+    assert challenger.is_finite()
+    learner.artifact()
+
+
+def test_keeps_the_best_pass(
+    slab: HistorySlab, stream: Stream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    challenger = a_challenger(small_settings())
+    learner = a_learner(
+        slab, small_settings(quick_training(max_epochs=4, fraction=0.3)), challenger
+    )
+    scores = iter([0.5, 0.4, 0.9])
+    after_pass: list[Tensor] = []
+
+    def score() -> float:
+        after_pass.append(challenger.model.items.weight.detach().clone())
+        return next(scores)
+
+    monkeypatch.setattr(learner, "_stopping_score", score)
+    learner.learn([stream.walk(USERS, CATALOGUE, steps=4)])
+    assert len(after_pass) == 2  # one pass without an improvement is enough
+    assert torch.equal(challenger.model.items.weight, after_pass[0])
+
+
+FRACTION = 0.3
+ONE_PASS = TrainerSettings(
+    max_epochs=1,
+    replay=ReplaySettings(ratio=0.0, min_sequences=0),
+    holdout=HoldoutSettings(fraction=FRACTION, window_rows=4),
+)
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.lists(st.lists(st.integers(0, 4), max_size=12), max_size=6))
+def test_every_event_is_trained_once_or_held(batches: list[list[int]]) -> None:
+    stack = ExitStack()
+    slab = stack.enter_context(closing(a_slab(users=8, events=80)))
+    taught: Counter[int] = Counter()
+    tree = small_settings(ONE_PASS, length=72, events=80)
+    challenger = a_challenger(tree)
+    stream, learner = Stream(slab), a_learner(slab, tree, challenger)
+
+    def record(_: object, __: object, rows: Tensor, target: Tensor, **___: object) -> float:
+        keys = challenger.vocabulary.keys[rows.numpy()[target.numpy()]]
+        taught.update(keys.tolist())
+        return 0.0
+
+    expected: Counter[int] = Counter()
+    has_history: set[int] = set()
+    has_taught_history: set[int] = set()
+    with stack, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(learner_module, "train_step", record)
+        for users in batches:
+            first = stream.events  # every event is of an item of its own
+            batch = stream.batch(users, range(first, first + len(users)))
+            learner.learn([batch])
+            member: Bools = is_member(batch.user, batch.item, batch.timestamp, FRACTION)
+            for user, item, held in zip(users, batch.item.tolist(), member, strict=True):
+                # Nothing can be learned of an event that nothing stands before.
+                expected[item] = int(user in (has_history if held else has_taught_history))
+                has_history.add(user)
+                if not held:
+                    has_taught_history.add(user)
+    for item in learner.held.item.tolist():
+        expected[item] = 0
+    assert taught == +expected
