@@ -53,6 +53,11 @@ check: $(READY)  ## format, lint, types, imports, dependencies, spelling, script
 bench: $(READY)  ## measure throughput and latency against the bare Kafka client; writes reports/bench.json
 	@$(BIN)/python -m benchmarks $(ARGS)
 
+.PHONY: schemas
+schemas: $(READY)  ## write docs/schemas and docs/settings.md after a change of models or settings
+	$(BIN)/python -m scripts.make_schemas
+	$(BIN)/python -m scripts.make_settings_reference
+
 # What --no-emit-index-url and --no-header leave out: hosts and paths of whoever locked.
 COMPILE := $(BIN)/uv pip compile --universal --python-version 3.11 --generate-hashes \
 	--no-emit-index-url --no-header --quiet $(if $(UPGRADE),--upgrade)

@@ -65,11 +65,13 @@ def _epoch_ms(value: object) -> object:
 
 
 Id = Annotated[str, Field(min_length=1, max_length=_MAX_ID)]
+_Ms = Annotated[int, Field(ge=0, le=253_402_300_799_999)]  # up to the year 9999
 EpochMs = Annotated[
-    int,
-    BeforeValidator(_epoch_ms, json_schema_input_type=int | datetime),
-    Field(ge=0, le=253_402_300_799_999, description="Epoch milliseconds, or RFC 3339 with a zone."),
+    _Ms,
+    BeforeValidator(_epoch_ms, json_schema_input_type=_Ms | datetime),
+    Field(description="Epoch milliseconds, or RFC 3339 with a zone."),
 ]
+Value = Annotated[float, Field(ge=-3.4e38, le=3.4e38)]  # inside, a column of 32-bit floats
 
 
 class Event(BaseModel):
@@ -82,7 +84,7 @@ class Event(BaseModel):
     event: Annotated[str, Field(min_length=1, max_length=64, description="The kind, e.g. `view`.")]
     timestamp: EpochMs
     event_id: Id | None = None
-    value: float | None = Field(default=None, description="A price, a rating, a dwell time.")
+    value: Value | None = Field(default=None, description="A price, a rating, a dwell time.")
     context: dict[str, Any] | None = None
 
 

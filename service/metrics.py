@@ -92,7 +92,9 @@ class Metrics:
         self.train_batch = histogram(
             "micro_batch_events", "Events in one closed micro-batch.", _SIZES
         )
-        self.trained_events = counter("trained_events", "Events the challenger was trained on.")
+        self.trained_events = counter(
+            "trained_events", "Events in finished rounds, those held out included."
+        )
         self.skipped_sequences = counter(
             "skipped_sequences", "Training sequences given up after repeated rejections."
         )

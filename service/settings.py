@@ -56,28 +56,51 @@ class SaslMechanism(enum.StrEnum):
 class KafkaSettings(Section):
     """Where Kafka is and how to talk to it."""
 
-    bootstrap_servers: str = "localhost:9092"
-    group_id: str = "headwater"
-    client_id: str = "headwater"
+    bootstrap_servers: str = Field(
+        default="localhost:9092", description="HOST:PORT, several separated by commas."
+    )
+    group_id: str = Field(
+        default="headwater",
+        description="The consumer group: replicas that share partitions share it.",
+    )
+    client_id: str = Field(
+        default="headwater", description="How this client is named in the broker's logs and quotas."
+    )
     security_protocol: SecurityProtocol = SecurityProtocol.PLAINTEXT
-    ssl_ca_file: Path | None = None
+    ssl_ca_file: Path | None = Field(
+        default=None, description="Certificates to trust; the system's when unset."
+    )
     sasl_mechanism: SaslMechanism = SaslMechanism.PLAIN
     sasl_username: str | None = None
     sasl_password: SecretStr | None = None
-    connect_timeout_s: PositiveFloat = 10.0
+    connect_timeout_s: PositiveFloat = Field(
+        default=10.0, description="At start, until a broker must have answered."
+    )
     # aiokafka's 10 s loses the membership when a load spike stalls the loop for that long.
-    session_timeout_s: PositiveFloat = 30.0
-    request_timeout_s: PositiveFloat = 40.0
+    session_timeout_s: PositiveFloat = Field(
+        default=30.0, description="A replica silent for this long loses its partitions."
+    )
+    request_timeout_s: PositiveFloat = Field(
+        default=40.0, description="Until a request to a broker counts as failed."
+    )
 
 
 class TopicsSettings(Section):
     """Topic names, and what `doctor --create` makes of those that are missing."""
 
-    events: str = "events"
-    recommendations: str = "recommendations"
-    dead_letter: str = "events.dead-letter"
-    partitions: PositiveInt = 4
-    replication_factor: PositiveInt = 1
+    events: str = Field(default="events", description="Read: behaviour events.")
+    recommendations: str = Field(
+        default="recommendations", description="Written: one record an answered event."
+    )
+    dead_letter: str = Field(
+        default="events.dead-letter", description="Written: records that cannot become an event."
+    )
+    partitions: PositiveInt = Field(
+        default=4, description="Of a topic that `doctor --create` makes."
+    )
+    replication_factor: PositiveInt = Field(
+        default=1, description="Of a topic that `doctor --create` makes."
+    )
 
 
 class FieldsSettings(Section):
@@ -95,12 +118,17 @@ class FieldsSettings(Section):
 class EventsSettings(Section):
     """What counts as an event."""
 
-    kinds: tuple[str, ...] = ("view", "click", "cart", "buy", "rating", "impression")
+    kinds: tuple[str, ...] = Field(
+        default=("view", "click", "cart", "buy", "rating", "impression"),
+        description="Kinds that are accepted; any other is dead-lettered.",
+    )
     recommend_on: tuple[str, ...] | None = Field(
         default=None, description="Kinds that are answered with a recommendation; all when unset."
     )
-    max_bytes: PositiveInt = 65_536
-    max_future_s: PositiveFloat = 3600.0
+    max_bytes: PositiveInt = Field(default=65_536, description="Larger records are dead-lettered.")
+    max_future_s: PositiveFloat = Field(
+        default=3600.0, description="Events dated further ahead than this are dead-lettered."
+    )
     fields: FieldsSettings = FieldsSettings()
 
     @model_validator(mode="after")
@@ -116,11 +144,13 @@ class EventsSettings(Section):
 class HistorySettings(Section):
     """Bounds of the history slab, per input partition.
 
-    Shared memory per partition: about users x (events x 17 + 24) bytes, touched as it fills.
+    Shared memory per partition: about users x (events + 64) x 17 bytes, touched as it fills.
     """
 
-    users: PositiveInt = 50_000
-    events: PositiveInt = 128
+    users: PositiveInt = Field(
+        default=50_000, description="Past this the longest idle user is forgotten."
+    )
+    events: PositiveInt = Field(default=128, description="Remembered of each user.")
 
 
 class BatchSettings(Section):
@@ -130,12 +160,12 @@ class BatchSettings(Section):
         default=256, description="Events scored in one forward pass at most."
     )
     train_max_events: PositiveInt = Field(
-        default=512, description="A micro-batch closes at this many events,"
+        default=512, description="A micro-batch closes at this many events."
     )
     train_max_wait_s: PositiveFloat = Field(
-        default=1.0, description="or when its oldest event is this old."
+        default=1.0, description="A micro-batch closes when its oldest event is this old."
     )
-    # 45 bytes an event: 45 MB. Scoring goes on while a worker restarts; past this it pauses.
+    # 53 bytes an event and the ids of its items: about 60 MB. Scoring goes on while a worker restarts; past this it pauses.
     max_untrained_events: PositiveInt = Field(
         default=1_000_000, description="Events waiting for weights before the source is paused."
     )
@@ -145,17 +175,19 @@ class SmallBackbone(Section):
     """A GPT-2 of our own size with random weights, made from a config."""
 
     kind: Literal["small"] = "small"
-    dim: PositiveInt = 64
-    layers: PositiveInt = 2
-    heads: PositiveInt = 2
+    dim: PositiveInt = Field(default=64, description="Width of its states.")
+    layers: PositiveInt = Field(default=2, description="Transformer blocks.")
+    heads: PositiveInt = Field(default=2, description="Attention heads; must divide `dim`.")
 
 
 class PretrainedBackbone(Section):
     """Any Hugging Face decoder, or encoder run causally: hub id or local folder."""
 
     kind: Literal["pretrained"] = "pretrained"
-    name: str
-    revision: str | None = None
+    name: str = Field(description="Hub id or local folder.")
+    revision: str | None = Field(
+        default=None, description="Branch, tag or commit on the hub; the newest when unset."
+    )
 
 
 Backbone = Annotated[SmallBackbone | PretrainedBackbone, Field(discriminator="kind")]
@@ -164,14 +196,14 @@ Backbone = Annotated[SmallBackbone | PretrainedBackbone, Field(discriminator="ki
 class ModelSettings(Section):
     """The sequence model."""
 
-    backbone: Backbone = SmallBackbone()
+    backbone: Backbone = Field(default=SmallBackbone(), description="`small` or `pretrained`.")
     dim: PositiveInt = Field(default=64, description="Width of an item vector.")
     max_length: PositiveInt = Field(default=50, description="Events of a history it attends to.")
-    dropout: Fraction = 0.2
+    dropout: Fraction = Field(default=0.2, description="Share of activations dropped in training.")
     temperature: PositiveFloat = Field(
         default=0.07, description="Cosine similarities are divided by it before the softmax."
     )
-    seed: int = 0
+    seed: int = Field(default=0, description="Of the weights of a new model.")
 
 
 class Device(enum.StrEnum):
@@ -194,16 +226,26 @@ class ReplaySettings(Section):
 class HoldoutSettings(Section):
     """Recent interactions kept from training until they age out."""
 
-    fraction: Fraction = 0.05
-    window_rows: PositiveInt = 512
-    max_age_s: PositiveFloat = Field(default=604_800.0, description="By event time.")
+    fraction: Fraction = Field(default=0.05, description="Share of interactions that are held out.")
+    window_rows: PositiveInt = Field(
+        default=512, description="Rows held at most; the oldest are released to training."
+    )
+    max_age_s: PositiveFloat = Field(
+        default=604_800.0, description="Older rows are released, by event time."
+    )
 
 
 class GateSettings(Section):
-    min_rows: PositiveInt = 64
+    """What a challenger must show on the rolling holdout to be published."""
+
+    min_rows: PositiveInt = Field(
+        default=64, description="Fewer holdout rows than this decide nothing: hold."
+    )
     # One-sided 84 %. A stricter gate holds back most of what a few seconds can teach, and the
     # next challenger is judged seconds later anyway.
-    z_score: PositiveFloat = 1.0
+    z_score: PositiveFloat = Field(
+        default=1.0, description="Half-width of the gain's interval, in standard errors."
+    )
     tolerance: Annotated[float, Field(ge=0.0)] = Field(
         default=0.01, description="NDCG@10 that a challenger may seem to lose and still pass."
     )
@@ -212,12 +254,20 @@ class GateSettings(Section):
 class RestartSettings(Section):
     """How the worker process is watched."""
 
-    first_delay_s: PositiveFloat = 0.5
-    max_delay_s: PositiveFloat = 30.0
-    healthy_after_s: PositiveFloat = 60.0
-    heartbeat_s: PositiveFloat = 1.0
+    first_delay_s: PositiveFloat = Field(
+        default=0.5, description="Before the next worker; doubles with each short life."
+    )
+    max_delay_s: PositiveFloat = Field(default=30.0, description="The longest such delay.")
+    healthy_after_s: PositiveFloat = Field(
+        default=60.0, description="A life longer than this sets the delay back."
+    )
+    heartbeat_s: PositiveFloat = Field(
+        default=1.0, description="Between two heartbeats of the worker."
+    )
     # Importing torch on a busy two-core machine has taken 20 s.
-    start_timeout_s: PositiveFloat = 120.0
+    start_timeout_s: PositiveFloat = Field(
+        default=120.0, description="Not ready by then: killed and restarted."
+    )
     silent_after_s: PositiveFloat = Field(
         default=15.0, description="No heartbeat for this long (frozen): killed and restarted."
     )
@@ -229,21 +279,27 @@ class RestartSettings(Section):
 class TrainerSettings(Section):
     """Fine-tuning of the challenger."""
 
-    device: Device = Device.AUTO
+    device: Device = Field(
+        default=Device.AUTO, description="Where it trains; `auto` is CUDA where there is one."
+    )
     threads: Annotated[int, Field(ge=0)] = Field(
         default=0, description="CPU threads of the worker; 0: half the cores."
     )
     learning_rate: PositiveFloat = 3e-3
     weight_decay: Annotated[float, Field(ge=0.0)] = 0.01
-    clip_norm: PositiveFloat = 1.0
-    batch_sequences: PositiveInt = 16
+    clip_norm: PositiveFloat = Field(
+        default=1.0, description="Gradients are scaled down to this norm."
+    )
+    batch_sequences: PositiveInt = Field(default=16, description="Sequences in one optimizer step.")
     negatives: PositiveInt = Field(
         default=2048, description="Shared sampled negatives; at most this many items: all of them."
     )
     max_epochs: PositiveInt = Field(
         default=2, description="Passes over a round's events at most; the holdout may stop sooner."
     )
-    patience: PositiveInt = 1
+    patience: PositiveInt = Field(
+        default=1, description="Passes without a better holdout after which a round stops."
+    )
     max_round_events: PositiveInt = Field(
         default=4096, description="Waiting micro-batches are joined up to this many events."
     )
@@ -260,30 +316,52 @@ class TrainerSettings(Section):
 
 
 class ScorerSettings(Section):
-    top_k: Annotated[int, Field(ge=1, le=1000)] = 10
-    exclude_seen: bool = True
+    """What a recommendation holds."""
+
+    top_k: Annotated[int, Field(ge=1, le=1000)] = Field(
+        default=10, description="Items in a recommendation at most."
+    )
+    exclude_seen: bool = Field(
+        default=True, description="Leave out the items of the user's remembered history."
+    )
     threads: Annotated[int, Field(ge=0)] = Field(
         default=0, description="CPU threads of scoring; 0: half the cores."
     )
-    popularity_half_life_events: PositiveInt = 20_000
+    popularity_half_life_events: PositiveInt = Field(
+        default=20_000, description="After so many events a past event counts half."
+    )
 
 
 class RegistrySettings(Section):
-    keep_versions: Annotated[int, Field(ge=2)] = 10
+    """Published versions."""
+
+    keep_versions: Annotated[int, Field(ge=2)] = Field(
+        default=10, description="Older ones are removed; the pinned one stays."
+    )
     poll_s: PositiveFloat = Field(
         default=1.0, description="How soon a pin or rollback from the command line is seen."
     )
 
 
 class StorageSettings(Section):
-    root: Path = Path("headwater-data")
+    """Where versions are kept."""
+
+    root: Path = Field(
+        default=Path("headwater-data"), description="Folder of all that outlives the process."
+    )
 
 
 class AdminSettings(Section):
-    host: str = "127.0.0.1"
+    """The HTTP port of metrics and health."""
+
+    host: str = Field(
+        default="127.0.0.1", description="Address to listen on; 0.0.0.0 for every one."
+    )
     port: Annotated[int, Field(ge=0, le=65_535)] = Field(default=8321, description="0: any free.")
     # A stalled loop loses the group membership at the session timeout; say so before that.
-    live_within_s: PositiveFloat = 20.0
+    live_within_s: PositiveFloat = Field(
+        default=20.0, description="/livez fails when the event loop has stalled this long."
+    )
 
 
 class LogLevel(enum.StrEnum):
@@ -299,8 +377,12 @@ class LogFormat(enum.StrEnum):
 
 
 class LogSettings(Section):
+    """What is logged, to standard error."""
+
     level: LogLevel = LogLevel.INFO
-    format: LogFormat = LogFormat.TEXT
+    format: LogFormat = Field(
+        default=LogFormat.TEXT, description="`json`: one object a line, for log collectors."
+    )
 
 
 class Settings(Section):

@@ -78,11 +78,13 @@ class Pipeline:
         self._deliveries: set[asyncio.Task[None]] = set()
         self._places = asyncio.Semaphore(_DELIVERIES)
         self._busy_until_s = 0.0
+        self._evicted = 0  # users, as far as the metrics tell
 
     def own(self, committed: Offsets, trained: Offsets) -> None:
         """Begin with these watermarks: answer from `committed` on, train from `trained` on."""
         self._committed = dict(committed)
         self._trained = dict(trained)
+        self._evicted = 0  # the histories begin empty too
 
     async def run(self, stop: asyncio.Event) -> None:
         """Until `stop` is set or something fails for good; `drain` then ends what is under way."""
@@ -242,6 +244,9 @@ class Pipeline:
         metrics.events.labels("dead_letter").inc(len(letters))
         for _, error in letters:
             metrics.dead_letters.labels(error.reason.value).inc()
+        metrics.users.set(self._scorer.users)
+        metrics.users_evicted.inc(self._scorer.evicted - self._evicted)
+        self._evicted = self._scorer.evicted
         if not answered:
             return
         metrics.score_seconds.observe(seconds)

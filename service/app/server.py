@@ -17,7 +17,7 @@ from service.metrics import Metrics
 from service.registry.registry import Registry
 from service.scorer.scorer import Scorer
 from service.settings import Settings
-from service.state.histories import HistorySlab
+from service.state.histories import HistorySlab, require_room
 from service.state.popularity import Popularity
 from service.stream.connection import calm_client_logs
 from service.stream.sink import Sink
@@ -68,6 +68,7 @@ class Server:
         self._admin = AdminServer(settings.admin, self._metrics, self._health)
         self._registry = Registry(settings.storage.root / "registry", settings.registry)
         self._slabs: dict[Partition, HistorySlab] = {}
+        self._popularity = Popularity(settings.scorer.popularity_half_life_events)
         self._sink = Sink(settings.kafka, settings.topics, self._metrics)
         self._source = Source(
             settings.kafka, settings.topics, self._metrics, self._assigned, self._revoked
@@ -105,7 +106,7 @@ class Server:
         scorer = Scorer(
             champion,
             self._slabs,
-            Popularity(settings.scorer.popularity_half_life_events),
+            self._popularity,
             settings.scorer,
             settings.model.max_length,
         )
@@ -169,6 +170,8 @@ class Server:
         """Called under the source's lock: empty histories, the watermarks, and a worker."""
         await asyncio.to_thread(self._trainer.stop)
         self._release(list(self._slabs))
+        self._popularity.clear()
+        require_room(self._settings.history, len(partitions))
         for assigned in partitions:
             self._slabs[assigned.partition] = HistorySlab.create(
                 assigned.partition, self._settings.history

@@ -78,6 +78,10 @@ class PopularFilms:
         unseen = self._unseen[user]
         unseen[item] = False
         counts = np.where(unseen, self._counts, 0.0)
-        best = np.argpartition(counts, -CUTOFF)[-CUTOFF:] if len(counts) > CUTOFF else np.arange(len(counts))
+        best = (
+            np.argpartition(counts, -CUTOFF)[-CUTOFF:]
+            if len(counts) > CUTOFF
+            else np.arange(len(counts))
+        )
         ranking: list[int] = best[np.argsort(-counts[best], kind="stable")].tolist()
         return [film for film in ranking if counts[film] > 0.0]

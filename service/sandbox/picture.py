@@ -19,10 +19,10 @@ def draw(curve: Curve, published: Sequence[int], half: int, window: int, file: P
 
     Loads matplotlib: a second, and some more the first time ever.
     """
-    import matplotlib  # noqa: PLC0415, an extra that only the demo needs
+    import matplotlib
 
     matplotlib.use("Agg")
-    from matplotlib import pyplot  # noqa: PLC0415
+    from matplotlib import pyplot
 
     figure, (upper, lower) = pyplot.subplots(2, 1, figsize=(10, 8), sharex=True)
     for axes, values, label in (

@@ -58,10 +58,15 @@ class Scoreboard:
         asked = np.zeros(len(user), bool)
         asked[self._following[self._following != _NONE]] = True
         asked[:first] = False
+        self._first = first
         self.queries = np.flatnonzero(asked)  # event indices, ascending
         self._ranks: dict[Recommender, Int64s] = {
             who: np.zeros(len(user), np.int64) for who in Recommender
         }
+
+    def asked(self, events: Int64s) -> Bools:
+        """Which of these events' answers some query is held against."""
+        return self._following[events] >= self._first
 
     def answered(self, who: Recommender, event: int, ranking: Sequence[int]) -> None:
         """`who` answered `event` with `ranking`, best first: it is held against the user's

@@ -61,6 +61,16 @@ class Scorer:
         self._settings = settings
         self._length = length
 
+    @property
+    def users(self) -> int:
+        """Users with a history."""
+        return sum(slab.used for slab in self._slabs.values())
+
+    @property
+    def evicted(self) -> int:
+        """Users forgotten since the slabs at hand were made."""
+        return sum(slab.evicted for slab in self._slabs.values())
+
     def score(self, events: Events, answer: Bools) -> Scored:
         """Apply all events, test the model on and answer those marked in `answer`."""
         servable = self.champion

@@ -14,8 +14,6 @@ was overwritten under its hands is found out and left out.
     kind   [users, width]  index in the settings' kinds
 """
 
-import errno
-import os
 import shutil
 from dataclasses import dataclass
 from multiprocessing import shared_memory
@@ -81,17 +79,10 @@ class HistorySlab:
     @classmethod
     def create(cls, partition: Partition, settings: HistorySettings) -> "HistorySlab":
         """Make an empty slab. Raises ConfigurationError where shared memory is too small."""
+        require_room(settings, slabs=1)
         width = settings.events + SLACK
         size = _size(settings.users, width)
-        try:
-            _require_room(size)
-            memory = shared_memory.SharedMemory(create=True, size=size)
-        except OSError as error:
-            raise ConfigurationError(
-                f"cannot reserve {size / 1e6:.0f} MB of shared memory for histories "
-                f"({error.strerror}): lower history.users or history.events, or enlarge /dev/shm "
-                "(Docker: --shm-size)"
-            ) from None
+        memory = shared_memory.SharedMemory(create=True, size=size)
         return cls(SlabAddress(partition, memory.name, settings.users, width), memory, owner=True)
 
     @classmethod
@@ -208,13 +199,18 @@ class HistorySlab:
         return self._open.count[slot]
 
 
-def _require_room(size: int) -> None:
-    """Raise OSError where Linux would reserve what it does not have.
+def require_room(settings: HistorySettings, slabs: int) -> None:
+    """Raises ConfigurationError where shared memory has no room for so many new slabs.
 
-    Writing to a page that cannot be had kills the process with SIGBUS, much later.
+    Asked for all of them at once, before the first is made: Linux reserves what it does not
+    have, and writing to a page that cannot be had kills the process with SIGBUS, much later.
     """
+    size = slabs * _size(settings.users, settings.events + SLACK)
     if _SHARED_MEMORY.is_dir() and shutil.disk_usage(_SHARED_MEMORY).free < size:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        raise ConfigurationError(
+            f"cannot reserve {size / 1e6:.0f} MB of shared memory for histories: lower "
+            "history.users or history.events, or enlarge /dev/shm (Docker: --shm-size)"
+        )
 
 
 def _size(users: int, width: int) -> int:

@@ -18,6 +18,10 @@ class Popularity:
 
     def __init__(self, half_life_events: int) -> None:
         self._growth = 2.0 ** (1.0 / half_life_events)
+        self.clear()
+
+    def clear(self) -> None:
+        """Forget all counts, as when the events are about to be read again."""
         self._unit = 1.0
         self._counts: dict[ItemId, float] = {}
         self._ranking: list[ItemId] = []

@@ -3,8 +3,8 @@
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
 from aiokafka.admin import AIOKafkaAdminClient
@@ -39,13 +39,28 @@ def client_arguments(kafka: KafkaSettings) -> dict[str, Any]:
     return arguments
 
 
+@contextmanager
+def _silenced(logger: logging.Logger) -> Iterator[None]:
+    """The error that is raised says what this logger would, and what to do about it."""
+
+    def nothing(record: logging.LogRecord) -> bool:
+        return False
+
+    logger.addFilter(nothing)
+    try:
+        yield
+    finally:
+        logger.removeFilter(nothing)
+
+
 @asynccontextmanager
 async def admin_client(kafka: KafkaSettings) -> AsyncIterator[AIOKafkaAdminClient]:
     """A started admin client. Raises ConfigurationError when no broker answers in time."""
     client = AIOKafkaAdminClient(**client_arguments(kafka))
     try:
         # The client's own errors for a wrong port arrive only after its many retries.
-        await asyncio.wait_for(client.start(), kafka.connect_timeout_s)
+        with _silenced(logging.getLogger("aiokafka")):
+            await asyncio.wait_for(client.start(), kafka.connect_timeout_s)
     except (KafkaError, OSError, TimeoutError, ValueError) as error:
         await client.close()
         reason = str(error) or type(error).__name__

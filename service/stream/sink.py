@@ -124,8 +124,10 @@ class Sink:
         same record may then stand twice, with the same rec_id."""
         delay_s = _RETRY_FIRST_S
         while True:
-            if isinstance(error, MessageSizeTooLargeError) and value is not None:
-                value, headers = _truncated(value, headers)
+            if isinstance(error, MessageSizeTooLargeError):
+                if topic != self._topics.dead_letter or len(value or b"") <= _TRUNCATED_BYTES:
+                    raise _too_small(topic, value) from None
+                value, headers = _truncated(value or b"", headers)
             elif not _is_passing(error):
                 raise error
             log.warning("produce to %s failed, again in %.1f s: %s", topic, delay_s, error)
@@ -154,15 +156,18 @@ def dead_letter_headers(topic: str, record: Record, error: InvalidEventError) ->
 
 def _truncated(value: bytes, headers: list[Header]) -> tuple[bytes, list[Header]]:
     """The beginning of a value that the topic refuses, and what identifies the rest."""
-    if len(value) <= _TRUNCATED_BYTES:
-        raise ConfigurationError(
-            f"an output topic refuses a record of {len(value)} bytes: raise its max.message.bytes"
-        )
     return value[:_TRUNCATED_BYTES], [
         *headers,
         ("headwater-truncated-from-bytes", str(len(value)).encode()),
         ("headwater-sha256", hashlib.sha256(value).hexdigest().encode()),
     ]
+
+
+def _too_small(topic: str, value: bytes | None) -> ConfigurationError:
+    return ConfigurationError(
+        f"topic {topic!r} refuses a record of {len(value or b'')} bytes: "
+        "raise its max.message.bytes"
+    )
 
 
 def _is_passing(error: BaseException) -> bool:

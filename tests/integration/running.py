@@ -71,9 +71,7 @@ def environment(stream: Stream, storage: Path, more: Environment | None = None) 
     return {**plain, **QUICK, **named, **(more or {})}
 
 
-def headwater(
-    arguments: list[str], environ: Mapping[str, str]
-) -> subprocess.CompletedProcess[str]:
+def headwater(arguments: list[str], environ: Mapping[str, str]) -> subprocess.CompletedProcess[str]:
     """Run the command line to its end."""
     return subprocess.run(
         [sys.executable, "-m", "service.cli", *arguments],
@@ -97,6 +95,7 @@ class Service:
         self.log = folder / f"serve-{time.time_ns()}.log"
         self._process: subprocess.Popen[bytes] | None = None
         self._port: int | None = None
+        self._ended = False  # on a test's word
 
     def __enter__(self) -> Self:
         with self.log.open("wb") as log:
@@ -121,12 +120,13 @@ class Service:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if self.running.poll() is not None:
+        if self._ended:
             return
         if error is None:
+            assert self.running.poll() is None, f"ended by itself:\n{self.words()}"
             assert self.stop() == 0, self.words()
         else:
-            print(self.words())
+            print(self.words())  # noqa: T201  # pytest shows it with the failure
             self.kill()
 
     @property
@@ -221,6 +221,7 @@ class Service:
 
     def stop(self) -> int:
         """SIGTERM, and the exit code."""
+        self._ended = True
         self.running.send_signal(signal.SIGTERM)
         try:
             return self.running.wait(STOP_WITHIN_S)
@@ -230,6 +231,7 @@ class Service:
 
     def kill(self) -> None:
         """kill -9."""
+        self._ended = True
         self.running.kill()
         self.running.wait()
 

@@ -1,6 +1,7 @@
 """Numbered events in, recommendations out, with clients that are not the service's own."""
 
 import asyncio
+import itertools
 import json
 import time
 import uuid
@@ -173,7 +174,7 @@ def tally(messages: list[Message], expected: Iterable[str]) -> Tally:
     wanted = set(expected)
     came = [one.rec_id for one in messages]
     times = sorted(one.timestamp_ms for one in messages)
-    gaps = [later - earlier for earlier, later in zip(times, times[1:], strict=False)]
+    gaps = [later - earlier for earlier, later in itertools.pairwise(times)]
     return Tally(
         expected=len(wanted),
         distinct=len(set(came)),

@@ -1,0 +1,169 @@
+"""The two programs that are compared, each as a process: `headwater serve` and the bare loop."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from prometheus_client.parser import text_string_to_metric_families
+
+import service
+from service.settings import ENV_PREFIX
+
+_READY_WITHIN_S = 120.0
+_STOP_WITHIN_S = 30.0
+# A frozen worker must not be taken for a lost one.
+_FROZEN_S = "3600"
+_ROOT = Path(service.__file__).parent.parent
+
+
+@dataclass(frozen=True, slots=True)
+class Program:
+    """A process that answers each record of one topic by one on another."""
+
+    pid: int
+    events: str
+    output: str
+
+
+class Serve:
+    """`headwater serve` with settings by environment, its log in `log`."""
+
+    def __init__(self, bootstrap: str, root: Path, log: Path) -> None:
+        self._port = _free_port()
+        self._log = log
+        self._environment = {
+            name: text for name, text in os.environ.items() if not name.startswith(ENV_PREFIX)
+        } | {
+            "HEADWATER_KAFKA__BOOTSTRAP_SERVERS": bootstrap,
+            "HEADWATER_STORAGE__ROOT": str(root),
+            "HEADWATER_ADMIN__PORT": str(self._port),
+            "HEADWATER_TRAINER__RESTART__SILENT_AFTER_S": _FROZEN_S,
+            "HEADWATER_TRAINER__RESTART__STUCK_AFTER_S": _FROZEN_S,
+        }
+
+    @contextmanager
+    def running(self) -> Iterator["Serve"]:
+        with self._log.open("wb") as log:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "service.cli", "serve"],
+                cwd=_ROOT,
+                env=self._environment,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+            )
+        try:
+            self._wait_until_ready()
+            yield self
+        finally:
+            _end(self._process)
+
+    @property
+    def program(self) -> Program:
+        return Program(self._process.pid, "events", "recommendations")
+
+    @contextmanager
+    def worker_frozen(self) -> Iterator[None]:
+        """Training off: the worker keeps its memory and gets no CPU."""
+        pid = self._worker_pid()
+        os.kill(pid, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            os.kill(pid, signal.SIGCONT)
+
+    def metric(self, name: str) -> float:
+        """The sum over labels of one sample name; 0 where there is none yet."""
+        text = _get(f"http://127.0.0.1:{self._port}/metrics")[1]
+        return sum(
+            sample.value
+            for family in text_string_to_metric_families(text)
+            for sample in family.samples
+            if sample.name == name
+        )
+
+    def settle(self, within_s: float) -> float:
+        """Wait until the worker has taken every micro-batch; the events still untrained."""
+        end_s = time.monotonic() + within_s
+        while self.metric("headwater_worker_micro_batches") and time.monotonic() < end_s:
+            time.sleep(0.25)
+        return self.metric("headwater_untrained_events")
+
+    def _worker_pid(self) -> int:
+        pid = self._process.pid
+        for task in Path(f"/proc/{pid}/task").iterdir():
+            for child in (task / "children").read_text().split():
+                if b"spawn_main" in Path(f"/proc/{child}/cmdline").read_bytes():
+                    return int(child)
+        raise RuntimeError("headwater serve has no worker process")
+
+    def _wait_until_ready(self) -> None:
+        end_s = time.monotonic() + _READY_WITHIN_S
+        while time.monotonic() < end_s:
+            if self._process.poll() is not None:
+                break
+            ready = _get(f"http://127.0.0.1:{self._port}/readyz")[0] == 200
+            if ready and self.metric("headwater_worker_up") == 1:
+                return
+            time.sleep(0.25)
+        raise RuntimeError(f"headwater serve is not ready:\n{self._log.read_text()[-2000:]}")
+
+
+@contextmanager
+def bare_loop(bootstrap: str, events: str, output: str) -> Iterator[Program]:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "benchmarks.bare_loop", bootstrap, events, output],
+        cwd=_ROOT,
+        stdout=subprocess.PIPE,
+    )
+    try:
+        assert process.stdout is not None
+        if process.stdout.readline() != b"ready\n":
+            raise RuntimeError("the bare loop did not start")
+        yield Program(process.pid, events, output)
+    finally:
+        _end(process)
+
+
+@contextmanager
+def frozen(program: Program) -> Iterator[None]:
+    """While its backlog is made, so that it starts with all of it."""
+    os.kill(program.pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.kill(program.pid, signal.SIGCONT)
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    process.terminate()
+    try:
+        process.wait(_STOP_WITHIN_S)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+
+
+def _get(url: str) -> tuple[int, str]:
+    try:
+        with urllib.request.urlopen(url, timeout=10) as reply:
+            return reply.status, reply.read().decode()
+    except urllib.error.HTTPError as error:
+        return error.code, ""
+    except OSError:
+        return 0, ""
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port

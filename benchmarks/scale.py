@@ -1,0 +1,34 @@
+"""How long and how often things are measured."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Scale:
+    runs: int
+    backlog_events: int
+    latency_s: float
+    weights_s: float
+    swaps: int
+    swap_phases: int  # a phase with swaps is followed by one as long without
+    profile_batches: int
+
+
+FULL = Scale(
+    runs=3,
+    backlog_events=20_000,
+    latency_s=8.0,
+    weights_s=30.0,
+    swaps=1000,
+    swap_phases=10,
+    profile_batches=60,
+)
+QUICK = Scale(
+    runs=1,
+    backlog_events=5_000,
+    latency_s=3.0,
+    weights_s=8.0,
+    swaps=60,
+    swap_phases=3,
+    profile_batches=15,
+)

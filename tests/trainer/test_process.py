@@ -1,0 +1,126 @@
+"""Which micro-batches the parent keeps, sends, sends again and lets go."""
+
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+
+from service.domain import MicroBatch, Offset, Offsets, Partition
+from service.trainer.process import UntrainedBatches, is_covered
+
+FIRST, SECOND = Partition(0), Partition(1)
+MANY = 1_000_000
+
+
+def a_batch(events: int, through: int) -> MicroBatch:
+    """`events` events of the first partition, the last at offset `through` - 1."""
+    longs = np.zeros(events, np.int64)
+    return MicroBatch(
+        partition=np.zeros(events, np.int32),
+        offset=np.arange(through - events, through),
+        user=longs,
+        slot=np.zeros(events, np.int32),
+        ordinal=longs,
+        item=longs,
+        kind=np.zeros(events, np.uint8),
+        timestamp=longs,
+        value=np.full(events, np.nan, np.float32),
+        item_ids=(),
+        next_offsets={FIRST: Offset(through)},
+        opened_s=0.0,
+    )
+
+
+def through(offset: int) -> Offsets:
+    return {FIRST: Offset(offset)}
+
+
+def three() -> tuple[UntrainedBatches, list[MicroBatch]]:
+    untrained = UntrainedBatches()
+    batches = [a_batch(10, 10), a_batch(20, 30), a_batch(30, 60)]
+    for batch in batches:
+        untrained.add(batch)
+    return untrained, batches
+
+
+class TestCovered:
+    def test_a_version_covers_what_it_is_trained_through(self) -> None:
+        assert is_covered(through(10), through(10))
+        assert is_covered(through(10), {FIRST: Offset(11), SECOND: Offset(0)})
+        assert not is_covered(through(10), through(9))
+
+    def test_every_partition_counts_and_an_unknown_one_is_at_the_start(self) -> None:
+        both = {FIRST: Offset(1), SECOND: Offset(1)}
+        assert not is_covered(both, through(5))
+        assert is_covered({SECOND: Offset(0)}, {})
+        assert is_covered({}, {})
+
+
+class TestUntrainedBatches:
+    def test_batches_are_sent_once_and_in_order(self) -> None:
+        untrained, batches = three()
+        assert [untrained.next_to_send(MANY) for _ in range(4)] == [*batches, None]
+        assert untrained.at_worker == 3
+
+    def test_the_worker_is_given_no_more_than_it_can_take_in_a_while(self) -> None:
+        untrained, batches = three()
+        assert untrained.next_to_send(25) is batches[0]
+        assert untrained.next_to_send(25) is batches[1]
+        assert untrained.events_at_worker == 30
+        assert untrained.next_to_send(25) is None
+        untrained.learned(1)
+        assert untrained.next_to_send(25) is batches[2]
+
+    def test_what_was_learned_stays_until_a_version_holds_it(self) -> None:
+        untrained, batches = three()
+        untrained.next_to_send(MANY)
+        untrained.learned(1)
+        assert (untrained.events, untrained.at_worker) == (60, 0)
+        assert untrained.covered(through(10)) == batches[:1]
+        assert untrained.events == 50
+
+    def test_a_batch_of_which_a_part_is_missing_is_kept(self) -> None:
+        untrained, batches = three()
+        assert untrained.covered(through(29)) == batches[:1]
+        assert untrained.next_to_send(MANY) is batches[1]
+
+    def test_the_next_worker_is_sent_all_that_no_version_holds(self) -> None:
+        untrained, batches = three()
+        for _ in range(3):
+            untrained.next_to_send(MANY)
+        untrained.learned(2)
+        untrained.covered(through(10))
+        untrained.send_again()
+        assert untrained.at_worker == 0
+        assert [untrained.next_to_send(MANY) for _ in range(3)] == [*batches[1:], None]
+
+    def test_forgetting_leaves_nothing(self) -> None:
+        untrained, _ = three()
+        untrained.next_to_send(MANY)
+        untrained.clear()
+        assert (untrained.events, untrained.at_worker) == (0, 0)
+        assert untrained.next_to_send(MANY) is None
+        assert untrained.covered(through(60)) == []
+
+    @given(st.lists(st.sampled_from(["add", "send", "learn", "cover", "die"]), max_size=60))
+    def test_no_batch_is_lost_whatever_happens(self, happenings: list[str]) -> None:
+        untrained = UntrainedBatches()
+        added = sent_through = covered_through = 0
+        for happening in happenings:
+            if happening == "add":
+                added += 1
+                untrained.add(a_batch(1, added))
+            elif happening == "send":
+                batch = untrained.next_to_send(MANY)
+                if batch is not None:
+                    assert batch.next_offsets[FIRST] == sent_through + 1
+                    sent_through += 1
+            elif happening == "learn":
+                untrained.learned(1)
+            elif happening == "cover":
+                covered_through = max(covered_through, sent_through)
+                untrained.covered(through(covered_through))
+            else:
+                untrained.send_again()
+                sent_through = covered_through
+            assert untrained.events == added - covered_through
+            assert 0 <= untrained.at_worker <= sent_through - covered_through
