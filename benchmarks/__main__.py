@@ -3,6 +3,7 @@
 import argparse
 import logging
 import sys
+from collections.abc import Iterator, Sequence
 
 from benchmarks.event_profile import profile_rows
 from benchmarks.hot_swap import hot_swap_rows
@@ -13,7 +14,7 @@ from service.sandbox.kafka import LocalKafka
 from service.settings import KafkaSettings
 
 _ON_STREAM = ("weights", "latency", "throughput")
-_NAMES = ("hot_swap", "profile", *_ON_STREAM)
+_NAMES = (*_ON_STREAM, "profile", "hot_swap")
 
 
 def main() -> int:
@@ -25,26 +26,28 @@ def main() -> int:
     if unknown:
         parser.error(f"no benchmark {', '.join(sorted(unknown))}; there are {', '.join(_NAMES)}")
     logging.basicConfig(level=logging.WARNING)
-    rows = measure(arguments.names or _NAMES, QUICK if arguments.quick else FULL)
-    write_report(rows)
+    rows: list[Row] = []
+    for found in measure(arguments.names or _NAMES, QUICK if arguments.quick else FULL):
+        rows += found
+        write_report(rows)  # what is there stays if a later one fails
     print_rows(rows)
     print(f"written to {REPORT}")
     return 0
 
 
-def measure(names: list[str] | tuple[str, ...], scale: Scale) -> list[Row]:
-    rows = hot_swap_rows(scale) if "hot_swap" in names else []
+def measure(names: Sequence[str], scale: Scale) -> Iterator[list[Row]]:
+    """The rows of one benchmark after the other."""
     on_stream = [name for name in _ON_STREAM if name in names]
-    if not on_stream and "profile" not in names:
-        return rows
-    # Topics keep what an earlier run left, so the broker is always one of our own.
-    with LocalKafka(benchmark=True, heap_mb=512) as broker:
-        kafka = KafkaSettings(bootstrap_servers=broker.bootstrap)
-        if "profile" in names:
-            rows += profile_rows(kafka, scale)
-        if on_stream:
-            rows += stream_rows(kafka, on_stream, scale)
-    return rows
+    if on_stream or "profile" in names:
+        # Topics keep what an earlier run left, so the broker is always one of our own.
+        with LocalKafka(benchmark=True, heap_mb=512) as broker:
+            kafka = KafkaSettings(bootstrap_servers=broker.bootstrap)
+            if on_stream:
+                yield stream_rows(kafka, on_stream, scale)
+            if "profile" in names:
+                yield profile_rows(kafka, scale)
+    if "hot_swap" in names:
+        yield hot_swap_rows(scale)
 
 
 if __name__ == "__main__":

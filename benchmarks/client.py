@@ -64,13 +64,15 @@ async def send_at(
     """Send `rate` events a second, answered or not, until `finished(seconds so far)`."""
     started_s = time.monotonic()
     sent = 0
+    pending = []
     while not finished(time.monotonic() - started_s):
         due = int((time.monotonic() - started_s) * rate) - sent
         for event_id, key, value in shoppers.records(due):
             answers.sent_s[event_id] = time.monotonic()
-            await producer.send(key, value)
+            pending.append(await producer.send(key, value))
         sent += due
         await asyncio.sleep(_TICK_S)
+    await asyncio.gather(*pending)
 
 
 async def latency(

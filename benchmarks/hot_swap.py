@@ -28,12 +28,14 @@ from service.metrics import Metrics
 from service.registry.registry import Registry
 from service.registry.servable import Servable
 from service.scorer.scorer import Scored, Scorer
-from service.settings import Settings, StorageSettings
+from service.settings import BatchSettings, Settings, StorageSettings
 from service.state.histories import HistorySlab
 from service.state.popularity import Popularity
 from service.trainer.device import choose_threads
 
-_BATCH = 64
+_BATCH = 64  # also the largest that a version is warmed with
+# Of a phase's seconds: a batch is scored in a fraction of a load, so there are enough of them.
+_QUIET_SHARE = 0.3
 _COMMON = ITEMS // 2
 _WARM_UP_BATCHES = 50
 _PARTITION = Partition(0)
@@ -162,7 +164,9 @@ def hot_swap_rows(scale: Scale) -> list[Row]:
 
 
 def _measure(scale: Scale, root: Path, thread: ThreadPoolExecutor) -> list[Row]:
-    settings = Settings(storage=StorageSettings(root=root))
+    settings = Settings(
+        storage=StorageSettings(root=root), batch=BatchSettings(score_max_events=_BATCH)
+    )
     common = [ItemId(f"common-{item}") for item in range(_COMMON)]
     own_items = {}
     for seed in (1, 2):
@@ -195,7 +199,7 @@ def _measure(scale: Scale, root: Path, thread: ThreadPoolExecutor) -> list[Row]:
             )
             asyncio.run(asyncio.wait_for(phase, _PHASE_WITHIN_S))
             work.swapping = False
-            time.sleep(time.perf_counter() - started_s)
+            time.sleep(_QUIET_SHARE * (time.perf_counter() - started_s))
     finally:
         work.stopping = True
         scoring.join(60.0)

@@ -10,15 +10,15 @@ class Scale:
     latency_s: float
     weights_s: float
     swaps: int
-    swap_phases: int  # a phase with swaps is followed by one as long without
+    swap_phases: int  # each is followed by a shorter one without swaps
     profile_batches: int
 
 
 FULL = Scale(
     runs=3,
-    backlog_events=20_000,
-    latency_s=8.0,
-    weights_s=30.0,
+    backlog_events=10_000,
+    latency_s=6.0,
+    weights_s=20.0,
     swaps=1000,
     swap_phases=10,
     profile_batches=60,

@@ -1,4 +1,4 @@
-"""Versions with random weights and a whole catalogue: as costly to load and score as learned ones."""
+"""Versions with random weights and a whole catalogue: they cost what learned ones cost."""
 
 import time
 from collections.abc import Sequence

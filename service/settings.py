@@ -198,7 +198,9 @@ class ModelSettings(Section):
 
     backbone: Backbone = Field(default=SmallBackbone(), description="`small` or `pretrained`.")
     dim: PositiveInt = Field(default=64, description="Width of an item vector.")
-    max_length: PositiveInt = Field(default=50, description="Events of a history it attends to.")
+    max_length: Annotated[int, Field(ge=4)] = Field(
+        default=50, description="Events of a history it attends to."
+    )
     dropout: Fraction = Field(default=0.2, description="Share of activations dropped in training.")
     temperature: PositiveFloat = Field(
         default=0.07, description="Cosine similarities are divided by it before the softmax."
@@ -216,7 +218,7 @@ class ReplaySettings(Section):
     """Older histories mixed into every step, against forgetting."""
 
     ratio: Annotated[float, Field(ge=0.0, le=10.0)] = Field(
-        default=1.0, description="Replayed sequences per new sequence."
+        default=2.0, description="Replayed sequences per new sequence."
     )
     min_sequences: Annotated[int, Field(ge=0)] = Field(
         default=32, description="Replayed sequences per step at least, while histories last."

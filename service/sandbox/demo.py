@@ -198,6 +198,7 @@ class Demo:
         self._seen = _Seen()
         self._phase = "creating topics"
         self._rate = 0.0
+        self._delays: tuple[float, float] | None = None  # event to weights, p50 and p95
 
     @property
     def board(self) -> Scoreboard:
@@ -259,6 +260,8 @@ class Demo:
             group.create_task(self._comparison.ask_baselines(executor, Version(1)))
             self._phase = "bringing histories up to date"
             await self._comparison.all_answered(self._first)
+            self._phase = "waiting for the trainer"
+            await self._serve.trainer_up(_READY_TIMEOUT_S)
             started_s = time.monotonic()
             self._phase = "replaying"
             await replay.send_at(_PACE)
@@ -295,8 +298,6 @@ class Demo:
             self._rate = (self._comparison.answered - before) / (now_s - before_s)
             before, before_s = self._comparison.answered, now_s
             self._delays = self._event_to_weights(replay)
-
-    _delays: tuple[float, float] | None = None
 
     async def _look_at_registry(self) -> None:
         versions = await asyncio.to_thread(self._registry.versions)

@@ -51,9 +51,9 @@ def write_json(results: Results, file: Path) -> None:
         "replayed": results.replayed,
         "seconds": results.seconds,
         "replay_seconds": results.replay_seconds,
-        "second_half": {who: asdict(score) for who, score in results.second_half.items()},
-        "whole": {who: asdict(score) for who, score in results.whole.items()},
-        "ratios": ratios(results.second_half),
+        "second_half": _plain(results.second_half),
+        "whole": _plain(results.whole),
+        "ratios": {who.value: ratio for who, ratio in ratios(results.second_half).items()},
         "versions": {
             "published": results.published,
             "served": results.served,
@@ -62,6 +62,10 @@ def write_json(results: Results, file: Path) -> None:
         "event_to_weights_s": {"p50": delays[0], "p95": delays[1]} if delays else None,
     }
     file.write_bytes(orjson.dumps(plain, option=orjson.OPT_INDENT_2) + b"\n")
+
+
+def _plain(scores: Mapping[Recommender, Score]) -> dict[str, Any]:
+    return {who.value: asdict(score) for who, score in scores.items()}
 
 
 def print_summary(results: Results, console: Console) -> None:

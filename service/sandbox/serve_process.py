@@ -96,15 +96,29 @@ class ServeProcess:
             self.check()
             await asyncio.sleep(_POLL_S)
 
+    async def trainer_up(self, timeout_s: float) -> None:
+        """Wait until the trainer worker answers; scoring does not wait for it, a demo does."""
+        try:
+            async with asyncio.timeout(timeout_s):
+                while (await self._values("headwater_worker_up")).get("") != 1:
+                    self.check()
+                    await asyncio.sleep(_POLL_S)
+        except TimeoutError:
+            raise self._failed(f"has no trainer after {timeout_s:.0f} s") from None
+
     async def gate_decisions(self) -> dict[str, int]:
         """How often the gate gave each verdict; empty while /metrics does not answer."""
+        values = await self._values("headwater_gate_decisions_total", "verdict")
+        return {verdict: int(value) for verdict, value in values.items()}
+
+    async def _values(self, name: str, label: str = "") -> dict[str, float]:
+        """The samples of a metric by the value of a label, or by nothing."""
         text = await self._get("/metrics")
         return {
-            sample.labels["verdict"]: int(sample.value)
+            sample.labels.get(label, ""): sample.value
             for family in text_string_to_metric_families(text or "")
-            if family.name == "headwater_gate_decisions"
             for sample in family.samples
-            if sample.name.endswith("_total")
+            if sample.name == name
         }
 
     async def stop(self, timeout_s: float) -> None:

@@ -204,7 +204,7 @@ class Service:
         assert pid is not None
         return pid
 
-    def wait_for(self, holds: Callable[[], bool], what: str, within_s: float) -> None:
+    def wait_for(self, holds: Callable[[], object], what: str, within_s: float) -> None:
         """Fails with the end of the log when it ends or does not come to it in time."""
         deadline_s = time.monotonic() + within_s
         while not holds():

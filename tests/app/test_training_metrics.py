@@ -1,0 +1,93 @@
+"""What the worker says, as metrics."""
+
+import math
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from prometheus_client import generate_latest
+from prometheus_client.parser import text_string_to_metric_families
+
+from service.app.training_metrics import record
+from service.domain import Offset, Partition, Version
+from service.metrics import Metrics
+from service.trainer.gate import GateReport, Verdict
+from service.trainer.learner import RoundReport
+from service.trainer.messages import Heartbeat, Judged, Published, RoundDone, Started
+from service.trainer.process import Covered, WorkerEnded
+
+PUBLISHED = Published(Version(2), {Partition(0): Offset(9)})
+ROUND = RoundReport(
+    batches=2,
+    events=100,
+    held_out=5,
+    sequences=40,
+    steps=4,
+    loss=1.5,
+    seconds=0.2,
+    diverged=False,
+    skipped=1,
+)
+
+
+def after(*messages: Any) -> dict[str, float]:
+    """Every sample after these messages; labels stand in the name as on the page."""
+    metrics = Metrics()
+    for message in messages:
+        record(message, metrics)
+    return {
+        sample.name.removeprefix("headwater_")
+        + "".join(f"{{{v}}}" for v in sample.labels.values()): sample.value
+        for family in text_string_to_metric_families(generate_latest(metrics.registry).decode())
+        for sample in family.samples
+    }
+
+
+def test_the_worker_is_up_from_ready_to_its_end() -> None:
+    started = Started(Version(1), {}, "cpu")
+    assert after(started)["worker_up"] == 1
+    assert after(started, WorkerEnded("silent"))["worker_up"] == 0
+    assert after(started, WorkerEnded("silent"), started)["worker_up"] == 1
+    assert after(WorkerEnded("exit code -9"))["worker_restarts_total"] == 1
+
+
+def test_a_round_counts_its_events_steps_and_time() -> None:
+    samples = after(RoundDone(ROUND), RoundDone(ROUND))
+    assert samples["trained_events_total"] == 200
+    assert samples["train_steps_total"] == 8
+    assert samples["train_step_seconds_sum"] == pytest.approx(0.1)
+    assert samples["train_loss"] == 1.5
+    assert samples["holdout_rows"] == 5
+    assert samples["skipped_sequences_total"] == 2
+    assert samples["non_finite_rounds_total"] == 0
+
+
+def test_a_round_without_a_step_leaves_loss_and_step_time_alone() -> None:
+    idle = replace(ROUND, steps=0, loss=math.nan, seconds=0.01)
+    samples = after(RoundDone(ROUND), RoundDone(idle))
+    assert samples["train_loss"] == 1.5
+    assert samples["train_step_seconds_count"] == 1
+
+
+def test_a_round_that_diverged_is_counted() -> None:
+    assert after(RoundDone(replace(ROUND, diverged=True)))["non_finite_rounds_total"] == 1
+
+
+def test_the_gate_tells_its_verdict_and_both_sides() -> None:
+    samples = after(Judged(GateReport(Verdict.REJECT, 70, -0.1, 0.01, 0.3, 0.2), skipped=6))
+    assert samples["gate_decisions_total{reject}"] == 1
+    assert samples["holdout_ndcg_at_10{champion}"] == 0.3
+    assert samples["holdout_ndcg_at_10{challenger}"] == 0.2
+    assert samples["skipped_sequences_total"] == 6
+
+
+@pytest.mark.parametrize(
+    "message",
+    [Heartbeat(1, busy=True), PUBLISHED, Covered(PUBLISHED, (1.0,))],
+    ids=lambda message: type(message).__name__,
+)
+def test_what_others_measure_changes_nothing_here(message: Any) -> None:
+    ours = {name: value for name, value in after(message).items() if "_created" not in name}
+    assert not [
+        name for name, value in ours.items() if value and name.startswith(("train", "gate"))
+    ]
