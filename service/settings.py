@@ -165,7 +165,8 @@ class BatchSettings(Section):
     train_max_wait_s: PositiveFloat = Field(
         default=1.0, description="A micro-batch closes when its oldest event is this old."
     )
-    # 53 bytes an event and the ids of its items: about 60 MB. Scoring goes on while a worker restarts; past this it pauses.
+    # 53 bytes an event and the ids of its items, about 60 MB: scoring goes on while a worker
+    # restarts, and pauses past this.
     max_untrained_events: PositiveInt = Field(
         default=1_000_000, description="Events waiting for weights before the source is paused."
     )

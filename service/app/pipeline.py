@@ -94,7 +94,9 @@ class Pipeline:
             self._apply_back_pressure()
             records = await self._source.read(self._gulp(), _READ_WAIT_S)
             async with self._source.lock:
-                if records and generation == self._source.generation:
+                if generation != self._source.generation:
+                    self._source.rewind()
+                elif records:
                     await self._take(records)
                 self._close_micro_batch()
                 if time.monotonic() >= commit_at_s:

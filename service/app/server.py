@@ -30,6 +30,8 @@ from service.trainer.process import Covered, TrainerProcess, WorkerEnded
 log = logging.getLogger(__name__)
 
 _BEAT_S = 1.0
+# Well within the half minute that process managers give before they kill.
+_DRAIN_WITHIN_S = 10.0
 
 
 async def serve(settings: Settings) -> None:
@@ -149,14 +151,20 @@ class Server:
         log.info("stopping")
         self._health.not_ready("stop", "stopping")
         try:
-            async with self._source.lock:  # leaving the group does not call back on its own
-                await self._running.pipeline.drain()
+            await self._finish()
+            await self._sink.stop()
         finally:
-            try:
-                await self._source.stop()
-                await self._sink.stop()
-            finally:
-                await self._let_go()
+            await self._let_go()
+
+    async def _finish(self) -> None:
+        """Deliver and commit, then leave the group, which does not call back on its own."""
+        try:
+            async with asyncio.timeout(_DRAIN_WITHIN_S), self._source.lock:
+                await self._running.pipeline.drain()
+        except TimeoutError:
+            log.warning("Kafka did not acknowledge in time: what is not committed is sent again")
+        finally:
+            await self._source.stop()
 
     async def _let_go(self) -> None:
         """End the worker and the threads; the shared memory goes with the slabs."""

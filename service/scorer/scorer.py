@@ -44,6 +44,15 @@ class Scored:
     ranks: Int64s  # of the events that the live model was tested on; MISSED where not ranked
 
 
+@dataclass(frozen=True, slots=True)
+class _Pasts:
+    """Histories at some events, each with the event itself in it."""
+
+    window: Int64s  # [rows, length] item keys, oldest first
+    kept: Int64s  # [rows, width] every remembered item key, in no order
+    is_earlier: Bools  # [rows, width], False for the event itself
+
+
 class Scorer:
     """Champion, histories and popularity, as one batch after another sees them."""
 
@@ -74,10 +83,27 @@ class Scorer:
     def score(self, events: Events, answer: Bools) -> Scored:
         """Apply all events, test the model on and answer those marked in `answer`."""
         servable = self.champion
+        places, pasts = self._apply(events, answer)
+        rankings: list[RankedItems | None] = [None] * len(events)
+        rank = np.zeros(0, np.int64)
+        asked = np.flatnonzero(answer)
+        if len(asked):
+            ranked, rank = self._rank(servable, pasts, events.item[asked])
+            for row, ranking in zip(asked.tolist(), ranked, strict=True):
+                rankings[row] = ranking
+        self._popularity.learn(events.item_ids)
+        return Scored(events, places, servable, rankings, rank)
+
+    def _apply(self, events: Events, answer: Bools) -> tuple[Places, _Pasts]:
+        """Append all events; give the histories at those marked, as they were just then."""
         slot = np.empty(len(events), np.int32)
         ordinal = np.empty(len(events), np.int64)
-        rankings: list[RankedItems | None] = [None] * len(events)
-        tested: list[Int64s] = []
+        asked = int(answer.sum())
+        place = np.cumsum(answer) - 1  # among those asked
+        width = max((slab.address.width for slab in self._slabs.values()), default=1)
+        window = np.zeros((asked, self._length), np.int64)
+        kept = np.zeros((asked, width), np.int64)
+        is_earlier = np.zeros((asked, width), np.bool_)
         for partition in np.unique(events.partition).tolist():
             slab = self._slabs[Partition(partition)]
             here = np.flatnonzero(events.partition == partition)
@@ -85,49 +111,38 @@ class Scorer:
                 slot[rows], ordinal[rows] = slab.append(
                     events.user[rows], events.item[rows], events.kind[rows], events.timestamp[rows]
                 )
-                asked = rows[answer[rows]]
-                if len(asked):
-                    ranked, rank = self._rank(
-                        servable, slab, slot[asked], ordinal[asked], events.item[asked]
-                    )
-                    tested.append(rank)
-                    for row, ranking in zip(asked.tolist(), ranked, strict=True):
-                        rankings[row] = ranking
-        self._popularity.learn(events.item_ids)
-        none = np.zeros(0, np.int64)
-        return Scored(
-            events, Places(slot, ordinal), servable, rankings, np.concatenate([none, *tested])
-        )
+                rows = rows[answer[rows]]
+                end = ordinal[rows] + 1
+                window[place[rows]] = slab.windows(slot[rows], end, self._length).item
+                kept[place[rows]], kept_ordinal = slab.remembered(slot[rows], end)
+                is_earlier[place[rows]] = kept_ordinal < ordinal[rows, None]
+        return Places(slot, ordinal), _Pasts(window, kept, is_earlier)
 
     @torch.inference_mode()
     def _rank(
-        self, servable: Servable, slab: HistorySlab, slot: Int32s, ordinal: Int64s, item: Int64s
+        self, servable: Servable, pasts: _Pasts, item: Int64s
     ) -> tuple[list[RankedItems], Int64s]:
         """Rankings after each event, and the rank of each tested event before it.
 
-        `slot`, `ordinal` and `item` say which events, all of them already applied.
+        `item` [batch] are the events' items, the last of each past.
         """
         vocabulary = servable.vocabulary
-        window = slab.windows(slot, ordinal + 1, self._length).item  # [batch, length]
-        rows, lengths = compact(vocabulary.rows(window))
+        rows, lengths = compact(vocabulary.rows(pasts.window))
         target = vocabulary.rows(item)  # [batch]
         before = lengths - 1 - (target != NO_ROW)  # the last place that has not seen the event
         states = states_at(servable.model, rows, np.stack([before, lengths - 1], axis=1))
         scores = states @ servable.table.T  # [batch, 2, items]
 
-        kept, kept_ordinal = slab.remembered(slot, ordinal + 1)
-        seen = vocabulary.rows(kept) if self._settings.exclude_seen else np.zeros_like(kept[:, :1])
-        earlier = (
-            np.where(kept_ordinal < ordinal[:, None], seen, NO_ROW) if len(seen.T) > 1 else seen
-        )
-        rank = _ranks(scores[:, 0], target, earlier)[before >= 0]
+        # Row 0 is hidden anyhow, so it stands for what is not to be hidden.
+        hidden = vocabulary.rows(pasts.kept) * self._settings.exclude_seen
+        rank = _ranks(scores[:, 0], target, hidden * pasts.is_earlier)[before >= 0]
 
         k = min(self._settings.top_k, len(vocabulary) - 1)
-        best, places = hide(scores[:, 1], seen).topk(k, dim=1)  # [batch, k]
+        best, places = hide(scores[:, 1], hidden).topk(k, dim=1)  # [batch, k]
         ranked = [
             self._named(servable, scores_of, rows_of) if length else self._popular(items)
             for scores_of, rows_of, length, items in zip(
-                best.tolist(), places.tolist(), lengths.tolist(), kept, strict=True
+                best.tolist(), places.tolist(), lengths.tolist(), pasts.kept, strict=True
             )
         ]
         return ranked, rank

@@ -62,6 +62,7 @@ class Source(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has n
         self._on_revoked = on_revoked
         self._consumer: AIOKafkaConsumer | None = None
         self._paused = False
+        self._starts: dict[TopicPartition, int] = {}  # where reading this assignment begins
 
     @property
     def _open(self) -> AIOKafkaConsumer:
@@ -101,6 +102,13 @@ class Source(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has n
             for partition, messages in fetched.items()
             for m in messages
         ]
+
+    def rewind(self) -> None:
+        """Read the assignment from its start again. For a read during which it changed: what it
+        gave may be the first records of the new one, which are not given twice by themselves."""
+        for partition, start in self._starts.items():
+            if self.owns(partition.partition):
+                self._open.seek(partition, start)
 
     def owns(self, partition: int) -> bool:
         return TopicPartition(self._topic, partition) in self._open.assignment()
@@ -163,6 +171,7 @@ class Source(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has n
 
     async def _begin(self, partitions: list[TopicPartition]) -> None:
         starts = await self._open.beginning_offsets(partitions) if partitions else {}
+        self._starts = dict(starts)
         begun = []
         for partition in partitions:
             start = starts[partition]

@@ -3,8 +3,8 @@
 A round admits new items, moves its share of events into the rolling holdout, fine-tunes the
 challenger on the rest with replayed histories beside them, and keeps the best pass. The gate
 is asked separately, between rounds. An event with a history before it is a new target in one
-round: the one that brings it, or the one in which it leaves the holdout; what a rejected or diverged challenger had
-learned is taught again, more slowly, to the one that follows.
+round: the one that brings it, or the one in which it leaves the holdout. What a rejected or
+diverged challenger had learned is taught again, more slowly, to the one that follows.
 """
 
 import copy

@@ -194,7 +194,7 @@ class TrainerProcess:
             return self._listen(ours, process)
         finally:
             ended.set()
-            process.join(_STOP_WITHIN_S if self._stopping.is_set() else 0.0)
+            process.join(0.0)  # `_listen` has waited for those that end by themselves
             if process.is_alive():
                 process.kill()  # works on a stopped process too
                 process.join()
@@ -247,7 +247,8 @@ class TrainerProcess:
                 self._heard(message)
             if self._stopping.is_set():
                 stop_by_s = stop_by_s or now_s + _STOP_WITHIN_S
-                if now_s > stop_by_s:
+                # One that is still starting has nothing to finish.
+                if now_s > stop_by_s or not signs.ready:
                     return "stopped"
             health = diagnose(signs, now_s, settings)
             if health is not Health.WELL:
