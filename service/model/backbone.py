@@ -70,6 +70,8 @@ def _small_config(small: SmallBackbone, settings: ModelSettings) -> PretrainedCo
         n_embd=small.dim,
         n_layer=small.layers,
         n_head=small.heads,
+        # GPT-2's own activation as one fused kernel; spelled out it takes a third of a step.
+        activation_function="gelu_pytorch_tanh",
         resid_pdrop=settings.dropout,
         embd_pdrop=settings.dropout,
         attn_pdrop=settings.dropout,

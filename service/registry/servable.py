@@ -15,6 +15,10 @@ from service.registry.artifact import Artifact
 from service.registry.manifest import Manifest
 
 
+# Enough to take every code path; a full batch would take the scorer's core for half a second.
+_WARM_ROWS = 32
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Servable:
     """What the scorer takes once per batch. Nothing in it changes after it was made."""
@@ -28,7 +32,7 @@ class Servable:
 
 
 def make_servable(manifest: Manifest, artifact: Artifact, *, batch: int, length: int) -> Servable:
-    """Build a version and warm it with batches of the sizes that it will see.
+    """Build a version and warm it with a single row and a batch of some rows.
 
     Raises DamagedVersionError when the weights do not fit the shape in the manifest.
     """
@@ -45,7 +49,7 @@ def make_servable(manifest: Manifest, artifact: Artifact, *, batch: int, length:
         )
     with torch.inference_mode():
         table = unit_rows(model.items.weight)
-        for size in (1, batch):
+        for size in (1, min(batch, _WARM_ROWS)):
             sequences = np.zeros((size, length), np.int64)
             states_at(model, sequences, np.zeros((size, 2), np.int64))
     return Servable(

@@ -21,7 +21,8 @@ COMPARED = (Recommender.LIVE, Recommender.FROZEN, Recommender.POPULARITY)
 
 
 def one_torch_thread() -> Executor:
-    """Where baselines are computed: the service needs the other cores."""
+    """Where models are taught and asked on this side. One thread: steps of this size gain nothing
+    from a second one, and beside other work on the cores they lose tenfold."""
     return ThreadPoolExecutor(1, "baselines", lambda: torch.set_num_threads(1))
 
 

@@ -18,6 +18,7 @@ import tempfile
 import time
 import uuid
 from collections.abc import AsyncIterator, Mapping
+from concurrent.futures import Executor
 from contextlib import ExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -222,7 +223,7 @@ class Demo:
                 self._beside(self._show()),
             ):
                 replay = Replay(self._ratings, producer)
-                await self._warm_start(replay)
+                await self._warm_start(replay, executor)
                 self._phase = "starting the service"
                 self._serve.start()
                 await self._serve.ready(_READY_TIMEOUT_S)
@@ -245,16 +246,18 @@ class Demo:
             for task in tasks:
                 task.cancel()
 
-    async def _warm_start(self, replay: Replay) -> None:
+    async def _warm_start(self, replay: Replay, executor: Executor) -> None:
         self._phase = "teaching the first fifth of the events"
         await replay.send_all(self._first)
         chosen = np.arange(self._first)
         events = self._ratings.columns(
             chosen, replay.partition[: self._first], replay.offset[: self._first]
         )
-        await asyncio.to_thread(publish_first_version, events, self._settings, self._registry)
+        await asyncio.get_running_loop().run_in_executor(
+            executor, publish_first_version, events, self._settings, self._registry
+        )
 
-    async def _stream(self, replay: Replay, executor: Any) -> float:
+    async def _stream(self, replay: Replay, executor: Executor) -> float:
         """Replay, and wait for all answers and all baselines; gives the replay's seconds."""
         async with asyncio.TaskGroup() as group:
             group.create_task(self._comparison.ask_baselines(executor, Version(1)))

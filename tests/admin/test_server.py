@@ -119,7 +119,7 @@ class TestPort:
 
     def test_a_taken_port_is_a_setting_to_correct(self, admin: Admin) -> None:
         settings = AdminSettings(port=admin.server.port)
-        with pytest.raises(ConfigurationError, match="set admin.port to a free port"):
+        with pytest.raises(ConfigurationError, match=r"set admin\.port to a free port"):
             AdminServer(settings, Metrics(), Health(1)).start()
 
     def test_it_is_free_again_after_a_stop(self) -> None:

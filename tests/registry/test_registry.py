@@ -196,10 +196,17 @@ class TestPin:
         reader = a_registry(tmp_path)
         a_registry(tmp_path).pin(Version(2))
         assert reader.pinned() == 2
-        assert mark_of(reader.load_newest()) == 2.0
+        assert reader.to_serve() == 2
         a_registry(tmp_path).pin(None)
         assert reader.pinned() is None
-        assert mark_of(reader.load_newest()) == 3.0
+        assert reader.to_serve() == 3
+
+    def test_training_goes_on_from_the_newest_whatever_is_pinned(self, tmp_path: Path) -> None:
+        registry = a_registry(tmp_path)
+        for mark in (1.0, 2.0):
+            publish(registry, mark)
+        registry.pin(Version(1))
+        assert mark_of(registry.load_newest()) == 2.0
 
     def test_a_damaged_pin_target_gives_way_to_the_newest(self, tmp_path: Path) -> None:
         registry = a_registry(tmp_path)
@@ -343,15 +350,14 @@ class TestRetention:
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
     ) -> None:
         registry = a_registry(tmp_path, keep_versions=2)
-        for mark in (1.0, 2.0, 3.0):
-            publish(registry, mark)
-        registry.pin(Version(1))
+        publish(registry, 1.0)
         manifest = registry.manifest(Version(1))
 
         def manifest_then_pruned(version: Version) -> object:
             monkeypatch.undo()
             other = a_registry(tmp_path, keep_versions=2)
-            other.pin(None)
+            for mark in (2.0, 3.0):
+                publish(other, mark)
             other.prune()
             return manifest
 
