@@ -213,8 +213,8 @@ class TestPin:
         for mark in (1.0, 2.0, 3.0):
             publish(registry, mark)
         registry.pin(Version(1))
-        flip_a_bit(file_of(tmp_path, 1, WEIGHTS_FILE))
-        assert mark_of(registry.load_newest()) == 3.0
+        registry.refuse(Version(1), "its weights were altered")
+        assert registry.to_serve() == 3
 
     def test_a_version_that_does_not_exist_cannot_be_pinned(self, tmp_path: Path) -> None:
         registry = a_registry(tmp_path)
