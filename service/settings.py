@@ -298,7 +298,9 @@ class TrainerSettings(Section):
         default=2048, description="Shared sampled negatives; at most this many items: all of them."
     )
     max_epochs: PositiveInt = Field(
-        default=2, description="Passes over a round's events at most; the holdout may stop sooner."
+        default=2,
+        description="Passes over a round's events at most, one while others wait; the holdout may "
+        "stop sooner.",
     )
     patience: PositiveInt = Field(
         default=1, description="Passes without a better holdout after which a round stops."

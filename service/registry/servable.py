@@ -14,7 +14,6 @@ from service.model.vocabulary import Vocabulary
 from service.registry.artifact import Artifact
 from service.registry.manifest import Manifest
 
-
 # Enough to take every code path; a full batch would take the scorer's core for half a second.
 _WARM_ROWS = 32
 

@@ -32,7 +32,7 @@ class Comparison:
     def __init__(
         self, ratings: Ratings, first: int, registry: Registry, settings: Settings
     ) -> None:
-        """Queries are asked from event `first` on."""
+        """The service answers from event `first` on."""
         self.board = Scoreboard(ratings.user, ratings.item, first)
         self.half = first + (len(ratings) - first) // 2
         self.served: dict[Version, Served] = {}
@@ -41,8 +41,8 @@ class Comparison:
         self._registry = registry
         self._settings = settings
         self._live_version = np.zeros(len(ratings), np.int64)  # by event; 0: not answered
-        self.answered = 0  # events
-        self._without_gap = 0  # the first so many events are all answered
+        self.answered = first  # events; those before it are as good as answered
+        self._without_gap = first  # the first so many events are all answered
 
     def note(self, answer: Answer) -> None:
         """One recommendation has arrived. Those that repeat one are ignored."""

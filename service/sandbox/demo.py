@@ -1,9 +1,9 @@
 """`headwater demo`: the service learns from real people's ratings while you watch.
 
 A Kafka of its own (or yours), `headwater serve` as a process of its own, and MovieLens-100K in
-time order through the topics. The first fifth of the events makes the model that the service
-starts from; the rest is replayed. Everything that is said about the service was read from its
-recommendations topic, its registry and its /metrics, as an operator could.
+time order through the topics. The first fifth of the events makes the model and the histories
+that the service starts from; the rest is replayed. Everything that is said about the service
+was read from its recommendations topic, its registry and its /metrics, as an operator could.
 
 With a Kafka of yours the topics' and the group's names are unique to the run, and the topics
 are deleted at the end unless `--keep` is given.
@@ -41,7 +41,7 @@ from service.sandbox.serve_process import ServeFailedError, ServeProcess, enviro
 from service.sandbox.view import Status, View
 from service.sandbox.warm_start import publish_first_version
 from service.settings import ENV_PREFIX, Settings, load_settings
-from service.stream.client import EventProducer, RecommendationReader, delete_topics
+from service.stream.client import EventProducer, RecommendationReader, commit_offsets, delete_topics
 from service.stream.topics import create_topics, needed_topics
 
 log = logging.getLogger(__name__)
@@ -227,6 +227,8 @@ class Demo:
                 self._phase = "starting the service"
                 self._serve.start()
                 await self._serve.ready(_READY_TIMEOUT_S)
+                self._phase = "waiting for the trainer"
+                await self._serve.trainer_up(_READY_TIMEOUT_S)
                 async with self._beside(
                     self._serve.watch(), self._read(reader, replay), self._look(replay)
                 ):
@@ -253,18 +255,17 @@ class Demo:
         events = self._ratings.columns(
             chosen, replay.partition[: self._first], replay.offset[: self._first]
         )
-        await asyncio.get_running_loop().run_in_executor(
+        manifest = await asyncio.get_running_loop().run_in_executor(
             executor, publish_first_version, events, self._settings, self._registry
         )
+        # As if they had been answered in an earlier life: nobody waits for those answers now.
+        topic = self._settings.topics.events
+        await commit_offsets(self._settings.kafka, topic, manifest.trained_through)
 
     async def _stream(self, replay: Replay, executor: Executor) -> float:
         """Replay, and wait for all answers and all baselines; gives the replay's seconds."""
         async with asyncio.TaskGroup() as group:
             group.create_task(self._comparison.ask_baselines(executor, Version(1)))
-            self._phase = "bringing histories up to date"
-            await self._comparison.all_answered(self._first)
-            self._phase = "waiting for the trainer"
-            await self._serve.trainer_up(_READY_TIMEOUT_S)
             started_s = time.monotonic()
             self._phase = "replaying"
             await replay.send_at(_PACE)

@@ -38,7 +38,7 @@ def draw(curve: Curve, published: Sequence[int], half: int, window: int, file: P
         axes.spines[["top", "right"]].set_visible(False)
     upper.plot(published, [0.0] * len(published), "|", color=_COLOURS[Recommender.LIVE], alpha=0.5)
     upper.set_title("Every event is a query before anything learns from it (MovieLens-100K)")
-    upper.legend(loc="upper left", frameon=False)
+    upper.legend(loc="lower center", ncols=2, frameon=False)
     lower.set_xlabel(
         f"events of the stream; dotted: the last half begins; ticks: {len(published)} versions"
     )

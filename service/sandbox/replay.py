@@ -109,7 +109,7 @@ class Replay:
         self._ratings = ratings
         self._producer = producer
         self.sent = 0
-        self.answered = 0  # kept by whoever reads the answers
+        self.answered = 0  # events; kept by whoever reads the answers
         self.sent_ms: Int64s = np.zeros(len(ratings), np.int64)
         self.partition: Int32s = np.zeros(len(ratings), np.int32)
         self.offset: Int64s = np.zeros(len(ratings), np.int64)

@@ -52,21 +52,19 @@ class Scoreboard:
 
     def __init__(self, user: Int64s, item: Int64s, first: int) -> None:
         """`user` and `item`: small integers, element i of both is event i of the stream, in
-        stream order. Queries are asked from event `first` on."""
+        stream order. Answers count from event `first` on."""
         self._item = item
         self._following = _following(user)
-        asked = np.zeros(len(user), bool)
-        asked[self._following[self._following != _NONE]] = True
-        asked[:first] = False
-        self._first = first
-        self.queries = np.flatnonzero(asked)  # event indices, ascending
+        self._following[:first] = _NONE
+        self.queries = np.sort(self._following[self._following != _NONE])  # event indices
         self._ranks: dict[Recommender, Int64s] = {
             who: np.zeros(len(user), np.int64) for who in Recommender
         }
 
     def asked(self, events: Int64s) -> Bools:
         """Which of these events' answers some query is held against."""
-        return self._following[events] >= self._first
+        asked: Bools = self._following[events] != _NONE
+        return asked
 
     def answered(self, who: Recommender, event: int, ranking: Sequence[int]) -> None:
         """`who` answered `event` with `ranking`, best first: it is held against the user's

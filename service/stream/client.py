@@ -7,8 +7,9 @@ import asyncio
 from types import TracebackType
 from typing import Protocol, Self
 
-from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 
+from service.domain import Offsets
 from service.settings import KafkaSettings
 from service.stream.codec import Record
 from service.stream.connection import admin_client, client_arguments
@@ -115,6 +116,20 @@ class RecommendationReader:
         trace: TracebackType | None,
     ) -> None:
         await self.stop()
+
+
+async def commit_offsets(kafka: KafkaSettings, topic: str, offsets: Offsets) -> None:
+    """Set where the group goes on. Kafka refuses this while the group has members."""
+    consumer = AIOKafkaConsumer(
+        **client_arguments(kafka), group_id=kafka.group_id, enable_auto_commit=False
+    )
+    places = {TopicPartition(topic, partition): offset for partition, offset in offsets.items()}
+    consumer.assign(list(places))
+    await consumer.start()
+    try:
+        await consumer.commit(places)
+    finally:
+        await consumer.stop()
 
 
 async def delete_topics(kafka: KafkaSettings, names: list[str]) -> None:

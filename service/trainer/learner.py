@@ -101,8 +101,12 @@ class Learner:
         self._champion_vocabulary = self._challenger.vocabulary
         self._since_champion: deque[Sequences] = deque(maxlen=_ROUNDS_KEPT)
 
-    def learn(self, batches: list[MicroBatch]) -> RoundReport:
-        """Fine-tune on these micro-batches and move `trained_through` past them."""
+    def learn(self, batches: list[MicroBatch], *, hurry: bool = False) -> RoundReport:
+        """Fine-tune on these micro-batches and move `trained_through` past them.
+
+        In a `hurry`, because others wait, one pass has to do.
+        """
+        epochs = 1 if hurry else self._settings.max_epochs
         started = time.monotonic()
         fresh = [self._prepare(batch) for batch in batches]
         oldest = min((int(b.timestamp.min()) for b in batches if len(b)), default=self._latest_ms)
@@ -113,7 +117,7 @@ class Learner:
         losses, diverged, skipped = [], False, 0
         before = self._challenger.checkpoint()
         try:
-            losses = self._fit(taught, oldest)
+            losses = self._fit(taught, oldest, epochs)
         except NonFiniteError as error:
             log.warning("round undone: %s", error)
             self._challenger.restore(before)
@@ -168,7 +172,7 @@ class Learner:
             rows += windows_over(strip(before[one[0]]), batch.item[one], self._length + 1)
         return [row for row in rows if len(row[0]) > 1]
 
-    def _fit(self, taught: Sequences, before_ms: int) -> list[float]:
+    def _fit(self, taught: Sequences, before_ms: int, epochs: int) -> list[float]:
         """Passes over the sequences until the holdout stops improving; keep the best one.
 
         The first pass is always made, so that every event is in the weights.
@@ -177,11 +181,11 @@ class Learner:
         stopping = EarlyStopping(self._settings.patience)
         best: Checkpoint | None = None
         losses: list[float] = []
-        for _ in range(self._settings.max_epochs if len(taught) else 0):
+        for _ in range(epochs if len(taught) else 0):
             losses += self._pass(taught, before_ms)
             if not self._challenger.is_finite():
                 raise NonFiniteError("a weight is not finite")
-            if self._settings.max_epochs == 1:
+            if epochs == 1:
                 break
             stopping = stopping.saw(self._stopping_score())
             if stopping.improved:

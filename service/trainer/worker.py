@@ -89,6 +89,11 @@ class Inbox:
             # The parent is gone, and with it whoever would read what we say.
             os._exit(0)
 
+    @property
+    def is_behind(self) -> bool:
+        """Whether micro-batches wait while others are being learned."""
+        return bool(self._waiting)
+
     def take(self, max_events: int, timeout_s: float) -> list[MicroBatch]:
         """Waiting micro-batches up to `max_events`, one at least; empty after the timeout."""
         with self._changed:
@@ -132,7 +137,7 @@ class Worker:
             self._busy = True
             if batches:
                 fresh = [_after(batch, learner) for batch in batches]
-                self._say(RoundDone(learner.learn(fresh)))
+                self._say(RoundDone(learner.learn(fresh, hurry=inbox.is_behind)))
             if learner.has_news and time.monotonic() >= ask_at:
                 published = self._ask_gate(learner, version)
                 if published is None:

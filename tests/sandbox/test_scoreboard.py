@@ -16,10 +16,10 @@ def test_a_users_first_event_is_no_query() -> None:
     assert board([7, 8, 7, 9, 8], [0, 1, 2, 3, 4]).queries.tolist() == [2, 4]
 
 
-def test_queries_are_asked_from_the_first_event_on_but_may_rest_on_an_earlier_answer() -> None:
-    scores = board([7, 8, 7, 7, 8], [0, 1, 2, 3, 4], first=3)
-    assert scores.queries.tolist() == [3, 4]
-    assert scores.asked(np.arange(5)).tolist() == [False, True, True, False, False]
+def test_what_came_before_the_first_answer_is_neither_query_nor_answered() -> None:
+    scores = board([7, 8, 7, 7, 8, 8], [0, 1, 2, 3, 4, 5], first=2)
+    assert scores.queries.tolist() == [3, 5]
+    assert scores.asked(np.arange(6)).tolist() == [False, False, True, False, True, False]
 
 
 def test_an_answer_is_held_against_the_same_users_next_event() -> None:
