@@ -152,9 +152,11 @@ class Server:
         self._health.not_ready("stop", "stopping")
         try:
             await self._finish()
-            await self._sink.stop()
         finally:
-            await self._let_go()
+            try:
+                await self._sink.stop()
+            finally:
+                await self._let_go()
 
     async def _finish(self) -> None:
         """Deliver and commit, then leave the group, which does not call back on its own."""

@@ -306,7 +306,7 @@ class Demo:
     async def _look_at_registry(self) -> None:
         versions = await asyncio.to_thread(self._registry.versions)
         lines = []
-        for version in versions[:-5:-1]:
+        for version in versions[:-6:-1]:
             try:
                 manifest = await asyncio.to_thread(self._registry.manifest, version)
             except DamagedVersionError:
@@ -373,6 +373,7 @@ class Demo:
             rejected=(self._seen.verdicts or {}).get("reject", 0),
             event_to_weights_s=self._event_to_weights(replay),
             published_at=[served.event for version, served in versions if version > 1],
+            is_whole=len(self._ratings) == _ALL_EVENTS,
             examples=_examples(self._ratings, self._comparison.rankings),
         )
 

@@ -31,6 +31,7 @@ class Results:
     rejected: int
     event_to_weights_s: tuple[float, float] | None  # p50, p95
     published_at: list[int]  # the events at which versions took over
+    is_whole: bool  # not shortened by `--events`: the targets are meant for the whole data
     examples: list[tuple[str, list[str], list[str]]]  # user, last films, recommended ones
 
 
@@ -74,8 +75,8 @@ def print_summary(results: Results, console: Console) -> None:
     console.print(_figures(results))
     console.print()
     for user, seen, recommended in results.examples:
-        console.print(f"user {user} rated {', '.join(seen)}", style="bold", highlight=False)
-        console.print(f"  and was recommended {', '.join(recommended)}", highlight=False)
+        console.print(f"user {user} rated {'; '.join(seen)}", style="bold", highlight=False)
+        console.print(f"  and was recommended {'; '.join(recommended)}", highlight=False)
     console.print()
 
 
@@ -86,7 +87,7 @@ def _scores(results: Results) -> Table:
         table.add_column(head, justify="left" if head == "model" else "right")
     multiples = ratios(results.second_half)
     for who, score in results.second_half.items():
-        target = _TARGETS.get(who)
+        target = _TARGETS.get(who) if results.is_whole else None
         reached = target is None or multiples.get(who, 0.0) >= target
         table.add_row(
             NAMES[who],
