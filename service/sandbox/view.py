@@ -19,9 +19,9 @@ _LINE_EVERY_S = 10.0
 _BARS = "▁▂▃▄▅▆▇█"
 NAMES = {
     Recommender.LIVE: "live, learning",
-    Recommender.FROZEN: "the same, frozen at the start",
+    Recommender.FROZEN: "frozen at the start",
     Recommender.POPULARITY: "popularity",
-    Recommender.FROZEN_AT_HALF: "the same, frozen half-way",
+    Recommender.FROZEN_AT_HALF: "frozen half-way",
 }
 
 
