@@ -180,6 +180,12 @@ class SmallBackbone(Section):
     layers: PositiveInt = Field(default=2, description="Transformer blocks.")
     heads: PositiveInt = Field(default=2, description="Attention heads; must divide `dim`.")
 
+    @model_validator(mode="after")
+    def _heads_divide(self) -> "SmallBackbone":
+        if self.dim % self.heads:
+            raise ValueError(f"heads ({self.heads}) must divide dim ({self.dim})")
+        return self
+
 
 class PretrainedBackbone(Section):
     """Any Hugging Face decoder, or encoder run causally: hub id or local folder."""

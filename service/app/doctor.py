@@ -6,10 +6,13 @@ import os
 import shutil
 
 from service.errors import ConfigurationError
+from service.model.backbone import make_backbone
 from service.registry.registry import Registry
 from service.settings import Settings
+from service.state.histories import require_room
 from service.stream.connection import has_fast_client
 from service.stream.topics import create_topics, missing_topics
+from service.trainer.device import choose_device
 
 log = logging.getLogger(__name__)
 
@@ -34,6 +37,7 @@ async def examine(settings: Settings, *, create: bool) -> int:
     if not has_fast_client():
         findings.append("warn  aiokafka's C extension is missing: reading is ten times slower")
     findings += await asyncio.to_thread(_storage, settings)
+    findings += await asyncio.to_thread(_model, settings)
     print("\n".join(findings))  # noqa: T201  # this command's output
     return int(any(finding.startswith("FAIL") for finding in findings))
 
@@ -58,3 +62,14 @@ def _storage(settings: Settings) -> list[str]:
     else:
         findings.append(f"ok    version {serving} would serve")
     return findings
+
+
+def _model(settings: Settings) -> list[str]:
+    try:
+        backbone = make_backbone(settings.model)
+        device = choose_device(settings.trainer.device)
+        require_room(settings.history, settings.topics.partitions)
+    except ConfigurationError as error:
+        return [f"FAIL  {error}"]
+    weights = sum(parameter.numel() for parameter in backbone.parameters())
+    return [f"ok    backbone of {weights:,} weights; training would run on {device}"]

@@ -23,7 +23,7 @@ from service.stream.connection import calm_client_logs
 from service.stream.sink import Sink
 from service.stream.source import Assigned, Source
 from service.stream.topics import require_topics
-from service.trainer.device import choose_threads
+from service.trainer.device import choose_device, choose_threads
 from service.trainer.messages import FromWorker
 from service.trainer.process import Covered, TrainerProcess, WorkerEnded
 
@@ -99,6 +99,7 @@ class Server:
         loop = asyncio.get_running_loop()
         calm_client_logs()
         torch.set_num_threads(choose_threads(settings.scorer.threads))
+        choose_device(settings.trainer.device)
         self._admin.start()
         await require_topics(settings.kafka, settings.topics)
         champion = await loop.run_in_executor(

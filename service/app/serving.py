@@ -11,9 +11,9 @@ from service.errors import ConfigurationError, DamagedVersionError
 from service.metrics import Metrics
 from service.model.recommender import Recommender
 from service.registry.artifact import Artifact
-from service.registry.manifest import Origin
+from service.registry.manifest import Manifest, Origin
 from service.registry.registry import Registry
-from service.registry.servable import Servable, make_servable
+from service.registry.servable import Servable, make_servable, model_identity
 from service.scorer.scorer import Scorer
 from service.settings import Settings
 from service.trainer.process import Covered, is_covered
@@ -36,7 +36,7 @@ def first_servable(registry: Registry, settings: Settings) -> Servable:
             parent=None,
             origin=Origin.INITIAL,
             trained_through={},
-            model=model.shape,
+            model={**model.shape, "settings": model_identity(settings.model)},
             items=0,
             gate=None,
             now_ms=time.time_ns() // 1_000_000,
@@ -49,9 +49,23 @@ def first_servable(registry: Registry, settings: Settings) -> Servable:
                 "away to begin anew, or restore it from a backup"
             )
         try:
+            _require_same_model(registry.manifest(version), settings)
             return load_servable(registry, version, settings)
         except DamagedVersionError as error:
             registry.refuse(version, str(error))
+
+
+def _require_same_model(manifest: Manifest, settings: Settings) -> None:
+    """Raises ConfigurationError where the settings describe another model than the version's:
+    it would go on being served and trained, and the change be ignored in silence."""
+    stored = manifest.model.get("settings")
+    wanted = model_identity(settings.model)
+    if stored is not None and stored != wanted:
+        changed = ", ".join(key for key in wanted if stored.get(key) != wanted[key])
+        raise ConfigurationError(
+            f"the versions under {settings.storage.root / 'registry'} were made with another "
+            f"model.{changed}; restore the setting, or begin anew with another storage.root"
+        )
 
 
 def load_servable(registry: Registry, version: Version, settings: Settings) -> Servable:

@@ -51,8 +51,14 @@ def make_backbone(settings: ModelSettings) -> Backbone:
             body = AutoModel.from_config(_small_config(small, settings))
         case PretrainedBackbone() as pretrained:
             body = _load(pretrained, settings)
-    backbone = Backbone(body, settings.dim)
-    _refuse_lookahead(backbone, settings)
+    try:
+        backbone = Backbone(body, settings.dim)
+        _refuse_lookahead(backbone, settings)
+    except (ValueError, TypeError, AttributeError, RuntimeError, IndexError) as error:
+        raise ConfigurationError(
+            "model.backbone: this kind of model does not read a sequence of vectors "
+            f"({str(error).splitlines()[0]}); choose a text decoder, or an encoder such as BERT"
+        ) from None
     return backbone
 
 

@@ -1,6 +1,7 @@
 """A servable: an immutable, loaded, warmed model version."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,6 +14,7 @@ from service.model.recommender import Recommender, unit_rows
 from service.model.vocabulary import Vocabulary
 from service.registry.artifact import Artifact
 from service.registry.manifest import Manifest
+from service.settings import ModelSettings
 
 # Enough to take every code path; a full batch would take the scorer's core for half a second.
 _WARM_ROWS = 32
@@ -28,6 +30,11 @@ class Servable:
     model: Recommender
     vocabulary: Vocabulary
     table: Tensor  # [rows, dim] item vectors of length 1; row 0 is zero
+
+
+def model_identity(settings: ModelSettings) -> dict[str, Any]:
+    """The settings without which a version's weights mean something else, as plain data."""
+    return settings.model_dump(mode="json", include={"backbone", "dim", "max_length"})
 
 
 def make_servable(manifest: Manifest, artifact: Artifact, *, batch: int, length: int) -> Servable:

@@ -19,29 +19,29 @@ Ctrl-C ends it{fate}.
 
 In a second terminal, the service:
 
-    headwater serve --bootstrap {bootstrap}
+headwater serve --bootstrap {bootstrap}
 
 In a third, an event and the recommendations, with kcat:
 
-    echo 'ann:{{"user_id":"ann","item_id":"film-1","event":"view","timestamp":'$(date +%s000)'}}' |
-        kcat -b {bootstrap} -P -t {events} -K :
-    kcat -b {bootstrap} -C -t {recommendations} -o beginning
+echo 'ann:{{"user_id":"ann","item_id":"film-1","event":"view","timestamp":'$(date +%s000)'}}' |
+    kcat -b {bootstrap} -P -t {events} -K :
+kcat -b {bootstrap} -C -t {recommendations} -o beginning
 
 or with nothing but Python:
 
-    python - <<'END'
-    import asyncio, json, time
-    from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
-    async def main():
-        event = dict(user_id="ann", item_id="film-1", event="view",
-                     timestamp=time.time_ns() // 10**6)
-        async with AIOKafkaProducer(bootstrap_servers="{bootstrap}") as producer:
-            await producer.send_and_wait("{events}", json.dumps(event).encode(), key=b"ann")
-        async with AIOKafkaConsumer("{recommendations}", bootstrap_servers="{bootstrap}",
-                                    auto_offset_reset="earliest") as recommendations:
-            print((await recommendations.getone()).value.decode())
-    asyncio.run(main())
-    END
+python - <<'END'
+import asyncio, json, time
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
+async def main():
+    event = dict(user_id="ann", item_id="film-1", event="view",
+                 timestamp=time.time_ns() // 10**6)
+    async with AIOKafkaProducer(bootstrap_servers="{bootstrap}") as producer:
+        await producer.send_and_wait("{events}", json.dumps(event).encode(), key=b"ann")
+    async with AIOKafkaConsumer("{recommendations}", bootstrap_servers="{bootstrap}",
+                                auto_offset_reset="earliest") as recommendations:
+        print((await recommendations.getone()).value.decode())
+asyncio.run(main())
+END
 """
 
 

@@ -52,10 +52,13 @@ class EventCodec:
         value = record.value
         if value is None:
             raise InvalidEventError(DeadLetterReason.MALFORMED, "the record has no value")
-        if len(value) > self._settings.max_bytes:
+        # With key and headers: the trace goes on into the recommendation, which must fit too.
+        size = len(value) + len(record.key or b"")
+        size += sum(len(name) + len(content or b"") for name, content in record.headers)
+        if size > self._settings.max_bytes:
             raise InvalidEventError(
                 DeadLetterReason.OVERSIZED,
-                f"{len(value)} bytes; events.max_bytes is {self._settings.max_bytes}",
+                f"{size} bytes; events.max_bytes is {self._settings.max_bytes}",
             )
         try:
             plain = orjson.loads(value)

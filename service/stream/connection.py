@@ -56,7 +56,10 @@ def _silenced(logger: logging.Logger) -> Iterator[None]:
 @asynccontextmanager
 async def admin_client(kafka: KafkaSettings) -> AsyncIterator[AIOKafkaAdminClient]:
     """A started admin client. Raises ConfigurationError when no broker answers in time."""
-    client = AIOKafkaAdminClient(**client_arguments(kafka))
+    try:
+        client = AIOKafkaAdminClient(**client_arguments(kafka))
+    except (KafkaError, OSError, ValueError) as error:
+        raise ConfigurationError(f"kafka.* settings do not make a client: {error}") from None
     try:
         # The client's own errors for a wrong port arrive only after its many retries.
         with _silenced(logging.getLogger("aiokafka")):

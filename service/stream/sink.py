@@ -125,9 +125,9 @@ class Sink:
         delay_s = _RETRY_FIRST_S
         while True:
             if isinstance(error, MessageSizeTooLargeError):
-                if topic != self._topics.dead_letter or len(value or b"") <= _TRUNCATED_BYTES:
+                if topic != self._topics.dead_letter or _is_truncated(headers):
                     raise _too_small(topic, value) from None
-                value, headers = _truncated(value or b"", headers)
+                key, value, headers = _truncated(key, value or b"", headers)
             elif not _is_passing(error):
                 raise error
             log.warning("produce to %s failed, again in %.1f s: %s", topic, delay_s, error)
@@ -154,13 +154,27 @@ def dead_letter_headers(topic: str, record: Record, error: InvalidEventError) ->
     ]
 
 
-def _truncated(value: bytes, headers: list[Header]) -> tuple[bytes, list[Header]]:
-    """The beginning of a value that the topic refuses, and what identifies the rest."""
-    return value[:_TRUNCATED_BYTES], [
-        *headers,
-        ("headwater-truncated-from-bytes", str(len(value)).encode()),
-        ("headwater-sha256", hashlib.sha256(value).hexdigest().encode()),
-    ]
+_TRUNCATED = "headwater-truncated-from-bytes"
+
+
+def _truncated(
+    key: bytes | None, value: bytes, headers: list[Header]
+) -> tuple[bytes | None, bytes, list[Header]]:
+    """What is kept of a record that the topic refuses: the beginning of its key and value, our
+    own headers, and what identifies the rest."""
+    return (
+        key[:_TRUNCATED_BYTES] if key else key,
+        value[:_TRUNCATED_BYTES],
+        [
+            *(header for header in headers if header[0].startswith("headwater-")),
+            (_TRUNCATED, str(len(value)).encode()),
+            ("headwater-sha256", hashlib.sha256(value).hexdigest().encode()),
+        ],
+    )
+
+
+def _is_truncated(headers: list[Header]) -> bool:
+    return any(name == _TRUNCATED for name, _ in headers)
 
 
 def _too_small(topic: str, value: bytes | None) -> ConfigurationError:

@@ -7,6 +7,9 @@ from service.errors import ConfigurationError
 from service.settings import KafkaSettings, TopicsSettings
 from service.stream.connection import admin_client
 
+# A dead letter is its record whole, uncompressed, and a few headers more.
+_LARGE = {"max.message.bytes": str(16 * 1024 * 1024)}
+
 
 def needed_topics(topics: TopicsSettings) -> list[str]:
     return [topics.events, topics.recommendations, topics.dead_letter]
@@ -26,7 +29,15 @@ async def create_topics(kafka: KafkaSettings, topics: TopicsSettings) -> list[st
         return []
     async with admin_client(kafka) as client:
         response = await client.create_topics(
-            [NewTopic(name, topics.partitions, topics.replication_factor) for name in missing]
+            [
+                NewTopic(
+                    name,
+                    topics.partitions,
+                    topics.replication_factor,
+                    topic_configs=_LARGE if name == topics.dead_letter else {},
+                )
+                for name in missing
+            ]
         )
     for name, code, *message in response.topic_errors:
         if code not in (0, TopicAlreadyExistsError.errno):

@@ -109,7 +109,11 @@ class Learner:
         epochs = 1 if hurry else self._settings.max_epochs
         started = time.monotonic()
         fresh = [self._prepare(batch) for batch in batches]
-        oldest = min((int(b.timestamp.min()) for b in batches if len(b)), default=self._latest_ms)
+        # Not the very oldest: one event dated years back would leave nothing to replay.
+        oldest = min(
+            (int(np.quantile(batch.timestamp, 0.05)) for batch in batches if len(batch)),
+            default=self._latest_ms,
+        )
         taught = join([self._retry, *fresh], self._length + 1)
         self._retry = empty_sequences(self._length + 1)
         self._since_champion.append(taught)

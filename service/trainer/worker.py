@@ -23,6 +23,7 @@ from service.model.recommender import Recommender
 from service.model.vocabulary import Vocabulary
 from service.registry.manifest import GateSummary, Manifest, Origin
 from service.registry.registry import Registry
+from service.registry.servable import model_identity
 from service.settings import Settings
 from service.state.histories import HistorySlab, SlabAddress
 from service.trainer.challenger import Challenger
@@ -198,7 +199,7 @@ class Worker:
                 parent=parent,
                 origin=Origin.TRAINED,
                 trained_through=learner.trained_through,
-                model=learner.shape,
+                model={**learner.shape, "settings": model_identity(self._settings.model)},
                 items=learner.items,
                 gate=GateSummary(
                     verdict=report.verdict.value,

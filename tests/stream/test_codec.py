@@ -80,7 +80,7 @@ class TestDecoding:
             (b"", DeadLetterReason.MALFORMED),
             (b"{", DeadLetterReason.MALFORMED),
             (b"\xff\xfe{}", DeadLetterReason.MALFORMED),
-            (b"[" * 2_000, DeadLetterReason.MALFORMED),
+            (b"[" * 1_900, DeadLetterReason.MALFORMED),
             (b"[1]", DeadLetterReason.MALFORMED),
             (b'"view"', DeadLetterReason.MALFORMED),
             ({}, DeadLetterReason.INVALID),
