@@ -106,6 +106,12 @@ class TestDecoding:
         assert "events.kinds" in refusal(plain_event(event="browse")).detail
         assert "events.max_bytes" in refusal(b"x" * 2_001).detail
 
+    def test_headers_count_into_the_size(self) -> None:
+        long = record(plain_event(), headers=(("tracestate", b"x" * 2_000),))
+        with pytest.raises(InvalidEventError) as caught:
+            CODEC.decode(long, NOW_MS)
+        assert caught.value.reason is DeadLetterReason.OVERSIZED
+
     def test_a_clock_may_be_wrong_by_the_limit(self) -> None:
         assert decoded(plain_event(timestamp=NOW_MS + 60_000)).timestamp == NOW_MS + 60_000
 
