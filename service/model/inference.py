@@ -10,14 +10,21 @@ from service.model.recommender import Recommender
 from service.model.vocabulary import NO_ROW
 
 
+def known_first(rows: Int64s) -> tuple[Int64s, Int64s]:
+    """The places of each row with those of known items first, in order; and how many these are.
+
+    rows [batch, length] gives places [batch, length] and lengths [batch].
+    """
+    known = rows != NO_ROW
+    return np.argsort(~known, axis=1, kind="stable"), known.sum(axis=1)
+
+
 def compact(rows: Int64s) -> tuple[Int64s, Int64s]:
     """Unknown items taken out, the rest moved to the front; and how many remain.
 
     rows [batch, length] gives rows [batch, longest] and lengths [batch].
     """
-    known = rows != NO_ROW
-    lengths = known.sum(axis=1)
-    order = np.argsort(~known, axis=1, kind="stable")
+    order, lengths = known_first(rows)
     longest = max(int(lengths.max(initial=0)), 1)
     return np.take_along_axis(rows, order, axis=1)[:, :longest], lengths
 

@@ -21,6 +21,7 @@ import torch
 
 from service.domain import Float32s, Int64s, MicroBatch, Offset, Partition
 from service.errors import NonFiniteError
+from service.model.inference import known_first
 from service.registry.artifact import Artifact
 from service.settings import Settings
 from service.trainer.challenger import Challenger, Checkpoint
@@ -230,9 +231,8 @@ class Learner:
     def _tensors(self, sequences: Sequences) -> tuple[torch.Tensor, torch.Tensor]:
         """Rows and targets on the device, unknown items taken out, cut to the longest."""
         rows = self._challenger.vocabulary.rows(sequences.item)
-        order = np.argsort(rows == 0, axis=1, kind="stable")
-        longest = max(int((rows != 0).sum(axis=1).max(initial=0)), 2)
-        order = order[:, :longest]
+        order, lengths = known_first(rows)
+        order = order[:, : max(int(lengths.max(initial=0)), 2)]
         rows = np.take_along_axis(rows, order, axis=1)
         target = np.take_along_axis(sequences.target, order, axis=1) & (rows != 0)
         device = self._challenger.model.device

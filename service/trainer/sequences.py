@@ -45,14 +45,13 @@ def join(parts: list[Sequences], length: int) -> Sequences:
 
 def from_lists(rows: list[tuple[Int64s, int]], length: int) -> Sequences:
     """Sequences from (items, number of places at the end that are targets)."""
-    made = empty_sequences(length)
     item = np.zeros((len(rows), length), np.int64)
     target = np.zeros((len(rows), length), np.bool_)
     for i, (items, targets) in enumerate(rows):
         end = len(items)
         item[i, :end] = items
         target[i, max(end - targets, 1) : end] = True
-    return Sequences(item, target) if rows else made
+    return Sequences(item, target)
 
 
 def contexts(batch: MicroBatch, slabs: Slabs, end: Int64s, length: int) -> tuple[Int64s, Int64s]:
