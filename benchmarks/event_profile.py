@@ -142,7 +142,9 @@ class Bench:
         stages, slab, servable = self._stages, self._slabs[Partition(0)], self._servable
         vocabulary, settings = servable.vocabulary, self._settings
         with stages.timed("slab_append"):
-            slot, ordinal = slab.append(events.user, events.item, events.kind, events.timestamp)
+            slot, ordinal = slab.append(
+                events.user, events.item, events.kind, events.timestamp, events.offset
+            )
         with stages.timed("windows"):
             window = slab.windows(slot, ordinal + 1, settings.model.max_length).item
             rows, lengths = compact(vocabulary.rows(window))  # [batch, length]

@@ -96,7 +96,8 @@ class Metrics:
             "trained_events", "Events in finished rounds, those held out included."
         )
         self.skipped_sequences = counter(
-            "skipped_sequences", "Training sequences given up after repeated rejections."
+            "skipped_sequences",
+            "Training sequences given up: rejected too often, or too long before the rejection.",
         )
         self.train_steps = counter("train_steps", "Optimizer steps.")
         self.train_step_seconds = histogram("train_step_seconds", "One optimizer step.", _SECONDS)

@@ -144,7 +144,7 @@ class EventsSettings(Section):
 class HistorySettings(Section):
     """Bounds of the history slab, per input partition.
 
-    Shared memory per partition: about users x (events + 64) x 17 bytes, touched as it fills.
+    Shared memory per partition: about users x (events + 64) x 25 bytes, touched as it fills.
     """
 
     users: PositiveInt = Field(
@@ -305,11 +305,12 @@ class TrainerSettings(Section):
     )
     max_epochs: PositiveInt = Field(
         default=2,
-        description="Passes over a round's events at most, one while others wait; the holdout may "
-        "stop sooner.",
+        description="Passes over a round's events at most; the holdout may stop sooner. While "
+        "micro-batches wait it is one, and the gate alone decides what is published.",
     )
     patience: PositiveInt = Field(
-        default=1, description="Passes without a better holdout after which a round stops."
+        default=1,
+        description="Passes without a better holdout after which a round of several stops.",
     )
     max_round_events: PositiveInt = Field(
         default=4096, description="Waiting micro-batches are joined up to this many events."

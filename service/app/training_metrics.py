@@ -17,14 +17,14 @@ def record(message: FromWorker | WorkerEnded | Covered, metrics: Metrics) -> Non
             log.info(
                 "trainer worker ready on %s, on top of version %d", message.device, message.version
             )
-        case WorkerEnded():
+        case WorkerEnded(restarts=restarts):
             metrics.worker_up.set(0)
-            metrics.worker_restarts.inc()
+            metrics.worker_restarts.inc(restarts)
         case RoundDone(report=report):
             metrics.trained_events.inc(report.events)
-            metrics.train_steps.inc(report.steps)
-            if report.steps:
-                metrics.train_step_seconds.observe(report.seconds / report.steps)
+            metrics.train_steps.inc(len(report.step_s))
+            for seconds in report.step_s:
+                metrics.train_step_seconds.observe(seconds)
             if math.isfinite(report.loss):
                 metrics.train_loss.set(report.loss)
             metrics.holdout_rows.set(report.held_out)

@@ -71,7 +71,9 @@ def _micro_batches(events: Events, slabs: dict[Partition, HistorySlab]) -> list[
 
 
 def _micro_batch(events: Events, slab: HistorySlab, through: Offsets) -> MicroBatch:
-    slot, ordinal = slab.append(events.user, events.item, events.kind, events.timestamp)
+    slot, ordinal = slab.append(
+        events.user, events.item, events.kind, events.timestamp, events.offset
+    )
     return MicroBatch(
         partition=events.partition,
         offset=events.offset,

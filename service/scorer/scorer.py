@@ -109,7 +109,11 @@ class Scorer:
             here = np.flatnonzero(events.partition == partition)
             for rows in _portions(here, events.user, slab.address.users):
                 slot[rows], ordinal[rows] = slab.append(
-                    events.user[rows], events.item[rows], events.kind[rows], events.timestamp[rows]
+                    events.user[rows],
+                    events.item[rows],
+                    events.kind[rows],
+                    events.timestamp[rows],
+                    events.offset[rows],
                 )
                 rows = rows[answer[rows]]
                 end = ordinal[rows] + 1

@@ -11,6 +11,7 @@ was overwritten under its hands is found out and left out.
     count  [users]         events ever appended
     item   [users, width]  item keys
     time   [users, width]  epoch ms
+    offset [users, width]  Kafka offsets in the partition
     kind   [users, width]  index in the settings' kinds
 """
 
@@ -48,6 +49,7 @@ class Windows:
 
     item: Int64s  # [rows, length], NO_KEY where padded
     time: Int64s  # [rows, length], 0 where padded
+    offset: Int64s  # [rows, length], -1 where padded
     intact: Bools  # [rows], False where a row was overwritten while it was read
 
 
@@ -58,6 +60,7 @@ class _Columns:
     count: Int64s  # [users]
     item: Int64s  # [users, width]
     time: Int64s  # [users, width]
+    offset: Int64s  # [users, width]
     kind: Uint8s  # [users, width]
 
 
@@ -109,7 +112,7 @@ class HistorySlab:
         return self._columns
 
     def append(
-        self, user: Int64s, item: Int64s, kind: Uint8s, time: Int64s
+        self, user: Int64s, item: Int64s, kind: Uint8s, time: Int64s, offset: Int64s
     ) -> tuple[Int32s, Int64s]:
         """Add events in order; give each one's slot and its ordinal in the user's history.
 
@@ -134,6 +137,7 @@ class HistorySlab:
         ring = ordinal % self.address.width
         columns.item[slot, ring] = item
         columns.time[slot, ring] = time
+        columns.offset[slot, ring] = offset
         columns.kind[slot, ring] = kind
         # Last: a reader trusts an ordinal only below the count.
         touched = np.fromiter(counts, np.int64, len(counts))
@@ -164,15 +168,17 @@ class HistorySlab:
         ring = ordinal % width
         item = columns.item[slot[:, None], ring]
         time = columns.time[slot[:, None], ring]
+        offset = columns.offset[slot[:, None], ring]
         missing = ordinal >= end[:, None]
         item[missing] = NO_KEY
         time[missing] = 0
+        offset[missing] = -1
         after = columns.count[slot]
         # An append may have written `after - before` places of the ring meanwhile, the oldest
         # first; an eviction sets the count back, and before the count has grown to `end` again
         # the ring still holds what was forgotten.
         intact = (end <= before) & (after >= before) & (after - width <= start)
-        return Windows(item, time, intact)
+        return Windows(item, time, offset, intact)
 
     def remembered(self, slot: Int32s, end: Int64s) -> tuple[Int64s, Int64s]:
         """The remembered items from before ordinal `end` in each slot, and their ordinals.
@@ -214,7 +220,7 @@ def require_room(settings: HistorySettings, slabs: int) -> None:
 
 
 def _size(users: int, width: int) -> int:
-    return 8 + users * (8 + 8 + width * (8 + 8 + 1))
+    return 8 + users * (8 + 8 + width * (8 + 8 + 8 + 1))
 
 
 def _map(address: SlabAddress, memory: shared_memory.SharedMemory) -> _Columns:
@@ -228,7 +234,6 @@ def _map(address: SlabAddress, memory: shared_memory.SharedMemory) -> _Columns:
         return column
 
     used, user, count = int64s(1), int64s(users), int64s(users)
-    item, time = int64s(users, width), int64s(users, width)
-    return _Columns(
-        used, user, count, item, time, np.ndarray((users, width), np.uint8, buffer, start)
-    )
+    item, time, offset = (int64s(users, width) for _ in range(3))
+    kind: Uint8s = np.ndarray((users, width), np.uint8, buffer, start)
+    return _Columns(used, user, count, item, time, offset, kind)

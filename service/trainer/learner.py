@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from service.domain import Float32s, Int64s, MicroBatch, Offset, Partition
+from service.domain import Float32s, Int64s, MicroBatch, Offset, Offsets, Partition
 from service.errors import NonFiniteError
 from service.model.inference import known_first
 from service.registry.artifact import Artifact
@@ -48,6 +48,7 @@ log = logging.getLogger(__name__)
 _STOPPING_ROWS = 256
 _SLOWEST = 1 / 64  # of the learning rate, after rejections
 # Rounds remembered in case the challenger is rejected: at 500 sequences a round about 100 MB.
+# The oldest make room; if the challenger is rejected after that, they are given up.
 _ROUNDS_KEPT = 500
 
 
@@ -59,9 +60,8 @@ class RoundReport:
     events: int
     held_out: int  # rows in the holdout now
     sequences: int
-    steps: int
+    step_s: tuple[float, ...]  # of each optimizer step; empty when the round was undone
     loss: float  # mean, nats; NaN without a step
-    seconds: float
     diverged: bool
     skipped: int  # sequences given up
 
@@ -101,44 +101,40 @@ class Learner:
         self._champion = copy.deepcopy(self._challenger.model).eval()
         self._champion_vocabulary = self._challenger.vocabulary
         self._since_champion: deque[Sequences] = deque(maxlen=_ROUNDS_KEPT)
+        self._forgotten = 0  # sequences since the champion that are remembered no more
 
     def learn(self, batches: list[MicroBatch], *, hurry: bool = False) -> RoundReport:
         """Fine-tune on these micro-batches and move `trained_through` past them.
 
-        In a `hurry`, because others wait, one pass has to do.
+        In a `hurry`, because others wait, one pass has to do. Early stopping, which compares
+        passes, then has no say; the gate still looks at whatever is to be published.
         """
         epochs = 1 if hurry else self._settings.max_epochs
-        started = time.monotonic()
+        replayable = dict(self.trained_through)  # the round's own events are no replay
         fresh = [self._prepare(batch) for batch in batches]
-        # Not the very oldest: one event dated years back would leave nothing to replay.
-        oldest = min(
-            (int(np.quantile(batch.timestamp, 0.05)) for batch in batches if len(batch)),
-            default=self._latest_ms,
-        )
         taught = join([self._retry, *fresh], self._length + 1)
         self._retry = empty_sequences(self._length + 1)
-        self._since_champion.append(taught)
-        self.has_news = True
-        losses, diverged, skipped = [], False, 0
+        steps, diverged, skipped = [], False, 0
         before = self._challenger.checkpoint()
         try:
-            losses = self._fit(taught, oldest, epochs)
+            steps = self._fit(taught, replayable, epochs)
         except NonFiniteError as error:
             log.warning("round undone: %s", error)
             self._challenger.restore(before)
-            self._since_champion.pop()
             diverged = True
             # `trained_through` is past events that wait to be taught again: publish nothing now.
             self.has_news = False
             skipped = self._try_again(taught)
+        else:
+            self._remember(taught)
+            self.has_news = True
         return RoundReport(
             batches=len(batches),
             events=sum(map(len, batches)),
             held_out=len(self.held),
             sequences=len(taught),
-            steps=len(losses),
-            loss=statistics.fmean(losses) if losses else math.nan,
-            seconds=time.monotonic() - started,
+            step_s=tuple(seconds for _, seconds in steps),
+            loss=statistics.fmean(loss for loss, _ in steps) if steps else math.nan,
             diverged=diverged,
             skipped=skipped,
         )
@@ -146,7 +142,10 @@ class Learner:
     def _prepare(self, batch: MicroBatch) -> Sequences:
         """Admit a micro-batch: vocabulary, holdout, offsets; give the sequences to train on."""
         self._challenger.learn_items(list(batch.item_ids))
-        self.trained_through.update(batch.next_offsets)
+        for partition, offset in batch.next_offsets.items():
+            # A batch that was sent again may end before what the lineage holds already.
+            known = self.trained_through.get(partition, Offset(0))
+            self.trained_through[partition] = max(offset, known)
         if not len(batch):
             return empty_sequences(self._length + 1)
         self._latest_ms = max(self._latest_ms, int(batch.timestamp.max()))
@@ -163,31 +162,41 @@ class Learner:
     def _new(
         self, batch: MicroBatch, member: np.ndarray, before: Int64s, times: Int64s
     ) -> list[tuple[Int64s, int]]:
-        """Windows over each user's events of the batch, without those held out."""
-        user = np.broadcast_to(batch.user[:, None], before.shape)
+        """Windows over each user's events in a partition, without those held out."""
+        owner = np.broadcast_to(batch.user[:, None], before.shape)
         fraction = self._settings.holdout.fraction
         # Whatever is a member may be held; a released one is missed as context, no more.
-        before = np.where(is_member(user, before, times, fraction), 0, before)
+        before = np.where(is_member(owner, before, times, fraction), 0, before)
         order = np.lexsort((batch.ordinal, batch.user, batch.partition))
         order = order[~member[order]]
-        owner = batch.user[order]
-        others = np.flatnonzero(owner[1:] != owner[:-1]) + 1  # where the next user starts
+        user, partition = batch.user[order], batch.partition[order]
+        # Where the next user starts, or the same one's history in another partition.
+        others = 1 + np.flatnonzero((user[1:] != user[:-1]) | (partition[1:] != partition[:-1]))
         rows: list[tuple[Int64s, int]] = []
         for one in np.split(order, others) if len(order) else []:
             rows += windows_over(strip(before[one[0]]), batch.item[one], self._length + 1)
         return [row for row in rows if len(row[0]) > 1]
 
-    def _fit(self, taught: Sequences, before_ms: int, epochs: int) -> list[float]:
+    def _remember(self, taught: Sequences) -> None:
+        """Keep what the challenger learned, to teach it again should the gate reject it."""
+        if len(self._since_champion) == self._since_champion.maxlen:
+            self._forgotten += len(self._since_champion[0])
+        self._since_champion.append(taught)
+
+    def _fit(
+        self, taught: Sequences, replayable: Offsets, epochs: int
+    ) -> list[tuple[float, float]]:
         """Passes over the sequences until the holdout stops improving; keep the best one.
 
-        The first pass is always made, so that every event is in the weights.
+        The first pass is always made, so that every event is in the weights. Gives loss and
+        seconds of each step.
         """
         self._challenger.set_learning_rate(self._settings.learning_rate * self._slowdown)
         stopping = EarlyStopping(self._settings.patience)
         best: Checkpoint | None = None
-        losses: list[float] = []
+        steps: list[tuple[float, float]] = []
         for _ in range(epochs if len(taught) else 0):
-            losses += self._pass(taught, before_ms)
+            steps += self._pass(taught, replayable)
             if not self._challenger.is_finite():
                 raise NonFiniteError("a weight is not finite")
             if epochs == 1:
@@ -199,34 +208,34 @@ class Learner:
                 break
         if best and not stopping.improved:
             self._challenger.restore(best)
-        return losses
+        return steps
 
-    def _pass(self, taught: Sequences, before_ms: int) -> list[float]:
+    def _pass(self, taught: Sequences, replayable: Offsets) -> list[tuple[float, float]]:
         """One pass: shuffled batches of new sequences, each with replayed ones beside it."""
         settings, replay = self._settings, self._settings.replay
         marks = self.held.marks()
-        losses = []
+        steps = []
         order = self._shuffle.permutation(len(taught))
         for chosen in np.split(
             order, range(settings.batch_sequences, len(order), settings.batch_sequences)
         ):
             old = max(round(replay.ratio * len(chosen)), replay.min_sequences)
-            mixed = [taught.take(chosen), self._replay.draw(old, marks, before_ms)]
+            mixed = [taught.take(chosen), self._replay.draw(old, marks, replayable)]
             rows, target = self._tensors(join(mixed, self._length + 1))
             if not bool(target[:, 1:].any()):
                 continue
-            losses.append(
-                train_step(
-                    self._challenger.model,
-                    self._challenger.optimizer,
-                    rows,
-                    target,
-                    items=len(self._challenger.vocabulary),
-                    temperature=self._temperature,
-                    settings=settings,
-                )
+            started_s = time.monotonic()
+            loss = train_step(
+                self._challenger.model,
+                self._challenger.optimizer,
+                rows,
+                target,
+                items=len(self._challenger.vocabulary),
+                temperature=self._temperature,
+                settings=settings,
             )
-        return losses
+            steps.append((loss, time.monotonic() - started_s))
+        return steps
 
     def _tensors(self, sequences: Sequences) -> tuple[torch.Tensor, torch.Tensor]:
         """Rows and targets on the device, unknown items taken out, cut to the longest."""
@@ -259,9 +268,12 @@ class Learner:
         skipped = 0
         if report.verdict is Verdict.REJECT:
             taught = join(list(self._since_champion), self._length + 1)
+            skipped, self._forgotten = self._forgotten, 0
+            if skipped:
+                log.warning("gave up on %d sequences: too many rounds since a version", skipped)
             self._since_champion.clear()
             self._challenger.restore(self._champion_at)
-            skipped = self._try_again(taught)
+            skipped += self._try_again(taught)
         return report, skipped
 
     def promoted(self) -> None:

@@ -33,9 +33,10 @@ _STOP_WITHIN_S = 5.0
 
 @dataclass(frozen=True, slots=True)
 class WorkerEnded:
-    """A worker is gone and another will follow; told to the listener like its messages."""
+    """A worker is gone; told to the listener like its messages."""
 
     reason: str
+    restarts: bool  # another follows: nobody asked it to stop
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,12 +163,13 @@ class TrainerProcess:
             started_s = time.monotonic()
             reason = self._one_life(slabs)
             if self._stopping.is_set():
+                self._listener(WorkerEnded(reason, restarts=False))
                 return
             healthy = time.monotonic() - started_s > settings.healthy_after_s
             failures = 1 if healthy else failures + 1
             delay_s = restart_delay_s(failures, settings)
             log.warning("trainer worker ended (%s); the next starts in %.1f s", reason, delay_s)
-            self._listener(WorkerEnded(reason))
+            self._listener(WorkerEnded(reason, restarts=True))
             self._stopping.wait(delay_s)
 
     def _one_life(self, slabs: tuple[SlabAddress, ...]) -> str:

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from service.domain import NO_KEY, Int64s
+from service.domain import NO_KEY, Int64s, Offsets
 from service.trainer.holdout import event_hash
 from service.trainer.sequences import Sequences, Slabs, empty_sequences, from_lists
 
@@ -10,8 +10,8 @@ from service.trainer.sequences import Sequences, Slabs, empty_sequences, from_li
 class Replay:
     """Draws users uniformly, and of each a stretch of history that ends anywhere in it.
 
-    Events that are held out, or not older than `before_ms`, are left out: the former would
-    leak into the evaluation, the latter have a micro-batch of their own still to come.
+    Events that are held out, or at or after their partition's offset in `through`, are left
+    out: the former would leak into the evaluation, the latter are yet to be taught, or held out.
     """
 
     def __init__(self, slabs: Slabs, length: int, seed: int) -> None:
@@ -19,7 +19,7 @@ class Replay:
         self._length = length
         self._random = np.random.default_rng(seed)
 
-    def draw(self, rows: int, held: Int64s, before_ms: int) -> Sequences:
+    def draw(self, rows: int, held: Int64s, through: Offsets) -> Sequences:
         """Up to `rows` sequences in which all events are targets; fewer while there are few."""
         slabs = [slab for slab in self._slabs.values() if slab.used]
         if rows == 0 or not slabs:
@@ -34,8 +34,8 @@ class Replay:
             end = oldest + self._random.integers(1, np.maximum(events - oldest, 1) + 1)
             windows = slab.windows(slot, end, self._length)
             user = np.broadcast_to(slab.users(slot)[:, None], windows.item.shape)
-            keep = (windows.item != NO_KEY) & (windows.time < before_ms)
-            keep &= windows.intact[:, None]
+            keep = (windows.item != NO_KEY) & windows.intact[:, None]
+            keep &= windows.offset < through.get(slab.address.partition, 0)
             marks = event_hash(user, windows.item, windows.time).view(np.int64)
             keep &= ~np.isin(marks, held)
             drawn += [

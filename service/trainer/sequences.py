@@ -58,7 +58,8 @@ def contexts(batch: MicroBatch, slabs: Slabs, end: Int64s, length: int) -> tuple
     """Items and times of the events before ordinal `end` of each event's user.
 
     [rows, length] each, NO_KEY and 0 where there is nothing: no history, or one that the
-    writer has overwritten since.
+    writer has overwritten since. A user who was forgotten and came back to the same slot has
+    other events at the same ordinals, all of them after the event: none is its context.
     """
     item = np.zeros((len(batch), length), np.int64)
     time = np.zeros((len(batch), length), np.int64)
@@ -69,7 +70,8 @@ def contexts(batch: MicroBatch, slabs: Slabs, end: Int64s, length: int) -> tuple
         here = np.flatnonzero(batch.partition == partition)
         slot = batch.slot[here]
         windows = slab.windows(slot, end[here], length)
-        usable = windows.intact & (slab.users(slot) == batch.user[here])
+        earlier = windows.offset < batch.offset[here, None]  # [rows, length]
+        usable = windows.intact & (slab.users(slot) == batch.user[here]) & earlier.all(axis=1)
         item[here[usable]] = windows.item[usable]
         time[here[usable]] = windows.time[usable]
     return item, time

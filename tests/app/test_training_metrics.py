@@ -22,9 +22,8 @@ ROUND = RoundReport(
     events=100,
     held_out=5,
     sequences=40,
-    steps=4,
+    step_s=(0.01, 0.01, 0.01, 0.5),
     loss=1.5,
-    seconds=0.2,
     diverged=False,
     skipped=1,
 )
@@ -46,16 +45,24 @@ def after(*messages: Any) -> dict[str, float]:
 def test_the_worker_is_up_from_ready_to_its_end() -> None:
     started = Started(Version(1), {}, "cpu")
     assert after(started)["worker_up"] == 1
-    assert after(started, WorkerEnded("silent"))["worker_up"] == 0
-    assert after(started, WorkerEnded("silent"), started)["worker_up"] == 1
-    assert after(WorkerEnded("exit code -9"))["worker_restarts_total"] == 1
+    silent = WorkerEnded("silent", restarts=True)
+    assert after(started, silent)["worker_up"] == 0
+    assert after(started, silent, started)["worker_up"] == 1
+    assert after(silent)["worker_restarts_total"] == 1
+
+
+def test_a_worker_that_was_asked_to_stop_is_down_and_not_restarted() -> None:
+    stopped = WorkerEnded("exit code 0", restarts=False)
+    samples = after(Started(Version(1), {}, "cpu"), stopped)
+    assert (samples["worker_up"], samples["worker_restarts_total"]) == (0, 0)
 
 
 def test_a_round_counts_its_events_steps_and_time() -> None:
     samples = after(RoundDone(ROUND), RoundDone(ROUND))
     assert samples["trained_events_total"] == 200
     assert samples["train_steps_total"] == 8
-    assert samples["train_step_seconds_sum"] == pytest.approx(0.1)
+    assert samples["train_step_seconds_sum"] == pytest.approx(2 * 0.53)
+    assert samples["train_step_seconds_bucket{0.01}"] == 6  # each step counts by itself
     assert samples["train_loss"] == 1.5
     assert samples["holdout_rows"] == 5
     assert samples["skipped_sequences_total"] == 2
@@ -63,10 +70,10 @@ def test_a_round_counts_its_events_steps_and_time() -> None:
 
 
 def test_a_round_without_a_step_leaves_loss_and_step_time_alone() -> None:
-    idle = replace(ROUND, steps=0, loss=math.nan, seconds=0.01)
+    idle = replace(ROUND, step_s=(), loss=math.nan)
     samples = after(RoundDone(ROUND), RoundDone(idle))
     assert samples["train_loss"] == 1.5
-    assert samples["train_step_seconds_count"] == 1
+    assert samples["train_step_seconds_count"] == 4
 
 
 def test_a_round_that_diverged_is_counted() -> None:

@@ -13,14 +13,14 @@ def a_slab(users: int = 8, events: int = 4, partition: int = 0) -> HistorySlab:
     return HistorySlab.create(Partition(partition), HistorySettings(users=users, events=events))
 
 
-def append(
-    slab: HistorySlab, users: list[int], items: list[int], times: list[int] | None = None
-) -> tuple[Int32s, Int64s]:
+def append(slab: HistorySlab, users: list[int], items: list[int]) -> tuple[Int32s, Int64s]:
+    """Events whose time and offset are the number of their item."""
     return slab.append(
         np.array(users, np.int64),
         np.array(items, np.int64),
         np.zeros(len(users), np.uint8),
-        np.array(times if times is not None else items, np.int64),
+        np.array(items, np.int64),
+        np.array(items, np.int64),
     )
 
 

@@ -79,6 +79,7 @@ def test_remembers_what_plain_lists_would(batches: list[list[tuple[int, int]]]) 
                 assert ordinal[i] == place
                 assert windows.item[i].tolist() == padded
                 assert windows.time[i].tolist() == padded
+                assert windows.offset[i].tolist() == last + [-1] * (EVENTS - len(last))
                 here = kept[i] != NO_KEY
                 newest_first = sorted(zip(kept_ordinal[i][here], kept[i][here], strict=True))
                 assert newest_first == list(zip(range(place + 1)[-EVENTS:], last, strict=True))

@@ -80,14 +80,15 @@ class Stream:
         self.slab = slab
         self.events = 0  # also the time, in seconds
 
-    def batch(self, users: Sequence[int], items: Sequence[int]) -> MicroBatch:
+    def batch(self, users: Sequence[int], items: Sequence[int], late_s: int = 0) -> MicroBatch:
+        """The next events, dated `late_s` too early."""
         count = len(users)
         user = np.array([user_key(UserId(f"user-{number}")) for number in users], np.int64)
         item, kind = keys(items), np.zeros(count, np.uint8)
         offset = np.arange(self.events, self.events + count, dtype=np.int64)
         self.events += count
-        time = offset * 1000
-        slot, ordinal = self.slab.append(user, item, kind, time)
+        time = (offset - late_s) * 1000
+        slot, ordinal = self.slab.append(user, item, kind, time, offset)
         return MicroBatch(
             partition=np.full(count, PARTITION, np.int32),
             offset=offset,

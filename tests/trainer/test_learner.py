@@ -2,14 +2,16 @@ import math
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack, closing
+from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from service.domain import Bools
+from service.domain import Bools, Int64s, Offsets
 from service.settings import (
     HoldoutSettings,
     ReplaySettings,
@@ -23,6 +25,8 @@ from service.trainer.evaluation import holdout_ndcg
 from service.trainer.gate import GateReport, Verdict
 from service.trainer.holdout import empty_rows, is_member
 from service.trainer.learner import Learner
+from service.trainer.replay import Replay
+from service.trainer.sequences import Sequences
 from tests.state.examples import a_slab
 from tests.trainer.examples import (
     PARTITION,
@@ -114,9 +118,65 @@ def test_trained_through_moves_past_every_micro_batch(slab: HistorySlab, stream:
     assert (report.batches, report.events) == (3, 4)
 
 
+def test_a_batch_that_is_sent_again_takes_nothing_back(slab: HistorySlab, stream: Stream) -> None:
+    learner = a_learner(slab)
+    first, second = stream.batch([1, 2], [1, 2]), stream.batch([1], [3])
+    learner.learn([first, second])
+    learner.learn([first.take(np.zeros(0, np.int64))])  # its events are in the lineage already
+    assert learner.trained_through == {PARTITION: 3}
+
+
+def test_a_step_is_timed_by_itself(slab: HistorySlab, stream: Stream) -> None:
+    learner = a_learner(slab, small_settings(quick_training(fraction=0)))
+    report = learner.learn([stream.walk(USERS, CATALOGUE, steps=2)])
+    assert len(report.step_s) == 4  # 40 sequences in two steps, twice
+    assert min(report.step_s) > 0
+
+
+def test_a_users_events_in_two_partitions_are_two_sequences(
+    slab: HistorySlab, stream: Stream
+) -> None:
+    learner = a_learner(slab, small_settings(quick_training(fraction=0)))
+    batch = stream.batch([1, 1, 1, 1], [1, 2, 3, 4])
+    here_and_there = replace(batch, partition=np.array([0, 0, 1, 1], np.int32))
+    assert learner.learn([here_and_there]).sequences == 2
+
+
+def test_an_event_is_not_replayed_before_its_round_nor_in_it_nor_while_it_is_held(
+    slab: HistorySlab, stream: Stream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    learner = a_learner(slab, small_settings(quick_training(fraction=0.3)))
+    drawn: set[int] = set()
+    draw = Replay.draw
+
+    def record(replay: Replay, rows: int, held: Int64s, through: Offsets) -> Sequences:
+        sequences = draw(replay, rows, held, through)
+        drawn.update(sequences.item.ravel().tolist())
+        return sequences
+
+    monkeypatch.setattr(Replay, "draw", record)
+    learner.learn([stream.walk(USERS, CATALOGUE, steps=3)])
+    assert drawn <= {0}
+    early = stream.walk(USERS, CATALOGUE, steps=3)
+    # Dated long before what is learned first, and in the histories already.
+    late = stream.batch(range(USERS), range(100, 100 + USERS), late_s=10_000)
+    learner.learn([early])
+    assert drawn & set(early.item.tolist())  # the walk before went through the same items
+    learner.learn([late])
+    assert not drawn & set(late.item.tolist())
+
+    held = set(learner.held.item.tolist()) & set(late.item.tolist())
+    assert held
+    for _ in range(5):
+        learner.learn([stream.walk(USERS, CATALOGUE, steps=1)])
+        held &= set(learner.held.item.tolist())
+    assert drawn & set(late.item.tolist())
+    assert not drawn & held
+
+
 def test_a_round_without_events_takes_no_step(slab: HistorySlab, stream: Stream) -> None:
     report = a_learner(slab).learn([stream.batch([], [])])
-    assert (report.steps, report.sequences, report.diverged) == (0, 0, False)
+    assert (report.step_s, report.sequences, report.diverged) == ((), 0, False)
     assert math.isnan(report.loss)
 
 
@@ -169,6 +229,25 @@ def test_gives_up_after_too_many_rejections(slab: HistorySlab, stream: Stream) -
         learner.learn([stream.batch([], [])])
     assert given_up == [0, 0, taught]
     assert challenger.is_finite()
+
+
+def test_what_too_many_rounds_crowd_out_is_counted_when_the_challenger_is_rejected(
+    slab: HistorySlab, stream: Stream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(learner_module, "_ROUNDS_KEPT", 2)
+    monkeypatch.setattr(learner_module, "judge", lambda *_: REJECTED)
+    learner = a_learner(slab)
+
+    def rounds() -> list[int]:
+        return [learner.learn([stream.walk(USERS, CATALOGUE, steps=1)]).sequences for _ in "123"]
+
+    rounds()
+    learner.promoted()  # none of these is owed any more
+    first, second, third = rounds()
+    assert first > 0
+    assert learner.judge() == (REJECTED, first)
+    assert learner.learn([stream.batch([], [])]).sequences == second + third
+    assert learner.judge() == (REJECTED, 0)
 
 
 def break_weights(challenger: Challenger, monkeypatch: pytest.MonkeyPatch, times: int) -> None:
@@ -259,6 +338,15 @@ def test_keeps_the_best_pass(
     learner.learn([stream.walk(USERS, CATALOGUE, steps=4)])
     assert len(after_pass) == 2  # one pass without an improvement is enough
     assert torch.equal(challenger.model.items.weight, after_pass[0])
+
+
+def test_a_hurried_round_makes_one_pass_and_does_not_look_at_the_holdout(
+    slab: HistorySlab, stream: Stream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    learner = a_learner(slab, small_settings(quick_training(max_epochs=4, fraction=0)))
+    monkeypatch.setattr(learner, "_stopping_score", lambda: pytest.fail("early stopping"))
+    report = learner.learn([stream.walk(USERS, CATALOGUE, steps=2)], hurry=True)
+    assert len(report.step_s) == 2
 
 
 FRACTION = 0.3

@@ -28,9 +28,8 @@ REPORT = RoundReport(
     events=100,
     held_out=5,
     sequences=40,
-    steps=3,
+    step_s=(0.1, 0.2, 0.1),
     loss=1.5,
-    seconds=0.2,
     diverged=False,
     skipped=1,
 )

@@ -1,11 +1,15 @@
 """Which micro-batches the parent keeps, sends, sends again and lets go."""
 
+import threading
+
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from service.domain import MicroBatch, Offset, Offsets, Partition
-from service.trainer.process import UntrainedBatches, is_covered
+from service.settings import RestartSettings, Settings, TrainerSettings
+from service.trainer.process import TrainerProcess, UntrainedBatches, WorkerEnded, is_covered
 
 FIRST, SECOND = Partition(0), Partition(1)
 MANY = 1_000_000
@@ -124,3 +128,28 @@ class TestUntrainedBatches:
                 sent_through = covered_through
             assert untrained.events == added - covered_through
             assert 0 <= untrained.at_worker <= sent_through - covered_through
+
+
+def test_every_end_of_a_worker_is_told_and_whether_another_follows(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    restart = RestartSettings(first_delay_s=0.001)
+    heard: list[object] = []
+    trainer = TrainerProcess(Settings(trainer=TrainerSettings(restart=restart)), heard.append)
+    second_lives = threading.Event()
+
+    def one_life(_: object) -> str:
+        if not heard:
+            return "exit code -9"
+        second_lives.set()
+        trainer._stopping.wait()
+        return "exit code 0"
+
+    monkeypatch.setattr(trainer, "_one_life", one_life)
+    trainer.start(())
+    assert second_lives.wait(10)
+    trainer.stop()
+    assert heard == [
+        WorkerEnded("exit code -9", restarts=True),
+        WorkerEnded("exit code 0", restarts=False),
+    ]

@@ -2,7 +2,7 @@ from contextlib import closing
 
 import numpy as np
 
-from service.domain import Int64s
+from service.domain import Int64s, Offset, Partition
 from service.trainer.holdout import event_hash
 from service.trainer.replay import Replay
 from tests.state.examples import a_slab
@@ -10,19 +10,27 @@ from tests.trainer.examples import PARTITION, Stream, keys
 
 LENGTH = 6
 NONE: Int64s = np.zeros(0, np.int64)
-END = 1 << 50
+END = {PARTITION: Offset(1 << 50)}
 
 
-def test_held_and_recent_events_are_never_drawn() -> None:
+def test_held_and_untaught_events_are_never_drawn() -> None:
     with closing(a_slab(users=20, events=32)) as slab:
         batch = Stream(slab).batch([number % 10 for number in range(100)], list(range(100)))
         marks = event_hash(batch.user, batch.item, batch.timestamp).view(np.int64)
         replay = Replay({PARTITION: slab}, LENGTH, seed=0)
         drawn: set[int] = set()
         for _ in range(100):
-            drawn.update(replay.draw(8, marks[::7], before_ms=60_000).item.ravel().tolist())
+            sequences = replay.draw(8, marks[::7], {PARTITION: Offset(60)})
+            drawn.update(sequences.item.ravel().tolist())
     allowed = set(batch.item[:60].tolist()) - set(batch.item[::7].tolist())
     assert drawn - {0} == allowed
+
+
+def test_nothing_is_drawn_of_a_partition_that_nothing_is_known_of() -> None:
+    with closing(a_slab(users=20, events=32)) as slab:
+        Stream(slab).batch([number % 4 for number in range(40)], list(range(40)))
+        replay = Replay({PARTITION: slab}, LENGTH, seed=0)
+        assert len(replay.draw(4, NONE, {Partition(9): Offset(40)})) == 0
 
 
 def test_sequences_are_stretches_of_one_history_and_all_but_the_first_are_targets() -> None:

@@ -72,6 +72,22 @@ def test_an_evicted_user_has_no_context() -> None:
         assert item[2].tolist() == [0, 0]
 
 
+@given(st.integers(1, 6))
+def test_a_user_who_is_back_has_no_later_event_as_context(events: int) -> None:
+    with closing(a_slab(users=2, events=16)) as slab:
+        stream = Stream(slab)
+        batch = stream.batch([1, 1, 1], [1, 2, 3])
+        stream.batch([2, 3, 2], [4, 4, 4])  # user 3 takes the slot of user 1 ...
+        back = stream.batch([1] * events, range(5, 5 + events))  # ... who takes it back
+        assert set(back.slot.tolist()) == set(batch.slot.tolist())
+        item, time = contexts(batch, {PARTITION: slab}, batch.ordinal, 4)
+        assert not item.any()
+        assert not time.any()
+
+        item, _ = contexts(back, {PARTITION: slab}, back.ordinal, 8)
+        assert (item != 0).sum(axis=1).tolist() == list(range(events))
+
+
 def test_events_of_a_partition_without_a_slab_have_no_context() -> None:
     with closing(a_slab(events=16)) as slab:
         batch = Stream(slab).batch([1, 1], [1, 2])
