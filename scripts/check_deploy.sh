@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Checks the image's recipe, the compose file and what is under deploy/, without an engine or a cluster.
 #
-#   scripts/check_deploy.sh        promtool, of Debian's package `prometheus`, is used when it is there
+#   scripts/check_deploy.sh        without promtool the files of Prometheus itself are not checked, and it says so
 set -euo pipefail
 cd "$(dirname "$0")/.."
 PATH="$PWD/.venv/bin:$PATH"
@@ -30,5 +30,5 @@ if command -v promtool >/dev/null; then
   promtool check rules deploy/prometheus/rules.yml >/dev/null
   promtool test rules deploy/prometheus/rules_test.yml
 else
-  echo "deploy/prometheus: skipped: promtool not found"
+  echo "NOT CHECKED: deploy/prometheus/{prometheus,rules,rules_test}.yml: promtool, of Debian's package prometheus, is not on the PATH" >&2
 fi

@@ -65,11 +65,13 @@ def _run(arguments: argparse.Namespace) -> int:
 
 def _serve(arguments: argparse.Namespace, settings: Settings) -> int:
     from service.app.server import serve
+    from service.registry.lock import only_service
 
-    try:
-        asyncio.run(serve(settings))
-    except ExceptionGroup as group:
-        raise _only_fault(group) from None
+    with only_service(settings.storage.root / "registry"):
+        try:
+            asyncio.run(serve(settings))
+        except ExceptionGroup as group:
+            raise _only_fault(group) from None
     return 0
 
 
@@ -94,9 +96,9 @@ def _registry(arguments: argparse.Namespace, settings: Settings) -> int:
         case "show":
             print(registry.manifest(arguments.version).model_dump_json(indent=2))
         case "rollback":
+            pinned = registry.pinned()
             manifest = registry.rollback(arguments.version, time.time_ns() // 1_000_000)
             print(f"version {manifest.version} is version {manifest.parent} again")
-            pinned = registry.pinned()
             if pinned is not None:
                 print(f"version {pinned} is pinned and goes on serving until `registry unpin`")
         case "pin":
@@ -109,7 +111,12 @@ def _registry(arguments: argparse.Namespace, settings: Settings) -> int:
 
 
 def _list_versions(registry: "Registry") -> None:
-    pinned, serving = registry.pinned(), registry.to_serve()
+    try:
+        pinned, serving = registry.pinned(), registry.to_serve()
+    except ConfigurationError as error:
+        # Whoever has to pin a version again wants to see which there are.
+        print(f"headwater: {error}", file=sys.stderr)
+        pinned = serving = None
     columns = f"{'published (UTC)':19}  {'origin':8}  {'parent':>6}  {'items':>8}  ndcg@10"
     print(f"{'version':>7}  {columns}")
     for version in registry.versions():

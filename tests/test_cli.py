@@ -15,6 +15,7 @@ from service.cli import main
 from service.domain import Version
 from service.registry.registry import Registry
 from tests.registry.examples import a_registry, file_of, publish, truncate
+from tests.registry.processes import another_service
 
 
 @pytest.fixture(autouse=True)
@@ -158,6 +159,33 @@ class TestRegistry:
         line = refused(capsys, "registry", action, "9")
         assert "there is no version 9; kept: 1, 2" in line
 
+    @pytest.mark.usefixtures("registry")
+    def test_list_shows_the_versions_beside_an_unreadable_pin(
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        (tmp_path / "registry" / "pin.json").write_text("{")
+        assert main(["registry", "list"]) == 0
+        told = capsys.readouterr()
+        assert [line.split()[0] for line in told.out.splitlines()] == ["version", "1", "2"]
+        assert "serves" not in told.out
+        assert "pin a version again" in told.err
+        assert main(["registry", "pin", "1"]) == 0
+        assert main(["registry", "list"]) == 0
+        assert "serves pinned" in capsys.readouterr().out
+
+    def test_nothing_is_rolled_back_beside_an_unreadable_pin(
+        self, registry: Registry, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        (tmp_path / "registry" / "pin.json").write_text("{")
+        assert "pin a version again" in refused(capsys, "registry", "rollback")
+        assert registry.versions() == [1, 2]
+
+    @pytest.mark.parametrize("action", ["list", "show 2", "rollback", "pin 1", "unpin"])
+    @pytest.mark.usefixtures("registry")
+    def test_every_action_works_beside_a_service(self, action: str, tmp_path: Path) -> None:
+        with another_service(tmp_path / "registry"):
+            assert main(["registry", *action.split()]) == 0
+
     def test_a_pinned_version_is_marked(
         self, registry: Registry, capsys: pytest.CaptureFixture[str]
     ) -> None:
@@ -186,6 +214,23 @@ class TestProcess:
         process.stderr.close()
         assert process.wait(60) == 1
         assert told == b""
+
+    def test_a_second_service_on_a_storage_root_is_one_line_and_exit_code_2(
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        with another_service(tmp_path / "registry"):
+            line = refused(capsys, "serve", "--bootstrap", "127.0.0.1:1")
+        assert f"another `headwater serve` runs on {tmp_path / 'registry'}" in line
+
+    def test_serve_on_a_device_that_is_not_there_is_one_line_and_exit_code_2(
+        self, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+        monkeypatch.setenv("HEADWATER_TRAINER__DEVICE", "cuda")
+        monkeypatch.setenv("HEADWATER_ADMIN__PORT", "0")
+        monkeypatch.setenv("HEADWATER_LOG__LEVEL", "ERROR")
+        line = refused(capsys, "serve", "--bootstrap", "127.0.0.1:1")
+        assert "trainer.device = 'cuda', but no CUDA device is usable here" in line
 
     def test_serve_without_a_kafka_is_one_line_and_exit_code_2(
         self, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch

@@ -5,6 +5,7 @@ import logging
 import os
 import shutil
 
+from service.app.serving import chosen_servable
 from service.errors import ConfigurationError
 from service.model.backbone import make_backbone
 from service.registry.registry import Registry
@@ -46,22 +47,26 @@ def _storage(settings: Settings) -> list[str]:
     root = settings.storage.root
     try:
         root.mkdir(parents=True, exist_ok=True)
-        writable = os.access(root, os.W_OK)
-        registry = Registry(root / "registry", settings.registry)
-        serving = registry.to_serve()
-    except (OSError, ConfigurationError) as error:
+    except OSError as error:
         return [f"FAIL  storage.root = {root}: {error}"]
-    if not writable:
+    if not os.access(root, os.W_OK):
         return [f"FAIL  storage.root = {root} is not writable"]
     free = shutil.disk_usage(root).free
     findings = [f"ok    storage at {root}, {free / 1e9:.1f} GB free"]
     if free < _LITTLE_SPACE_BYTES:
         findings.append("warn  little space is left: publishing will fail when it runs out")
-    if serving is None:
-        findings.append("ok    no version yet; `serve` begins with a new model")
-    else:
-        findings.append(f"ok    version {serving} would serve")
-    return findings
+    return [*findings, _version(settings)]
+
+
+def _version(settings: Settings) -> str:
+    """Loads it as `serve` would, so that damage and changed settings are found out."""
+    registry = Registry(settings.storage.root / "registry", settings.registry)
+    try:
+        if not registry.versions():
+            return "ok    no version yet; `serve` begins with a new model"
+        return f"ok    version {chosen_servable(registry, settings).version} would serve"
+    except (OSError, ConfigurationError) as error:
+        return f"FAIL  {error}"
 
 
 def _model(settings: Settings) -> list[str]:

@@ -24,10 +24,7 @@ _UNSERVED = 1_000  # announced versions whose delay is still to be measured; a p
 
 
 def first_servable(registry: Registry, settings: Settings) -> Servable:
-    """The version that the policy chooses; a new model as version 1 where there is none.
-
-    Raises ConfigurationError when versions exist and none of them is intact.
-    """
+    """What `chosen_servable` loads; a new model as version 1 where there is no version."""
     if not registry.versions():
         log.info("the registry is empty: publishing a new model as its first version")
         model = Recommender.new(settings.model)
@@ -41,18 +38,39 @@ def first_servable(registry: Registry, settings: Settings) -> Servable:
             gate=None,
             now_ms=time.time_ns() // 1_000_000,
         )
-    while True:
-        version = registry.to_serve()
-        if version is None:
-            raise ConfigurationError(
-                f"no version under {settings.storage.root / 'registry'} is intact; move the folder "
-                "away to begin anew, or restore it from a backup"
-            )
+    return chosen_servable(registry, settings)
+
+
+def chosen_servable(registry: Registry, settings: Settings) -> Servable:
+    """The version that the policy chooses, going back past damaged ones.
+
+    Raises ConfigurationError where none is intact, the pin cannot be read, or the settings
+    describe another model.
+    """
+    while (version := registry.to_serve()) is not None:
         try:
-            _require_same_model(registry.manifest(version), settings)
             return load_servable(registry, version, settings)
         except DamagedVersionError as error:
             registry.refuse(version, str(error))
+    raise ConfigurationError(
+        f"no version under {settings.storage.root / 'registry'} is intact; move the folder "
+        "away to begin anew, or restore it from a backup"
+    )
+
+
+def load_servable(registry: Registry, version: Version, settings: Settings) -> Servable:
+    """Read, verify, build and warm one version.
+
+    Raises DamagedVersionError, and ConfigurationError where the settings describe another model.
+    """
+    manifest, artifact = registry.load(version)
+    _require_same_model(manifest, settings)
+    return make_servable(
+        manifest,
+        artifact,
+        batch=settings.batch.score_max_events,
+        length=settings.model.max_length,
+    )
 
 
 def _require_same_model(manifest: Manifest, settings: Settings) -> None:
@@ -61,22 +79,11 @@ def _require_same_model(manifest: Manifest, settings: Settings) -> None:
     stored = manifest.model.get("settings")
     wanted = model_identity(settings.model)
     if stored is not None and stored != wanted:
-        changed = ", ".join(key for key in wanted if stored.get(key) != wanted[key])
+        changed = ", ".join(f"model.{key}" for key in wanted if stored.get(key) != wanted[key])
         raise ConfigurationError(
             f"the versions under {settings.storage.root / 'registry'} were made with another "
-            f"model.{changed}; restore the setting, or begin anew with another storage.root"
+            f"{changed}; restore the setting, or begin anew with another storage.root"
         )
-
-
-def load_servable(registry: Registry, version: Version, settings: Settings) -> Servable:
-    """Read, verify, build and warm one version. Raises DamagedVersionError."""
-    manifest, artifact = registry.load(version)
-    return make_servable(
-        manifest,
-        artifact,
-        batch=settings.batch.score_max_events,
-        length=settings.model.max_length,
-    )
 
 
 class Serving:
@@ -98,6 +105,7 @@ class Serving:
         self._news = asyncio.Event()
         self._covered: deque[Covered] = deque(maxlen=_UNSERVED)
         self._serves_since_s = time.monotonic()
+        self._complaint: str | None = None  # already logged
         self._show()
 
     def announce(self, covered: Covered) -> None:
@@ -117,6 +125,19 @@ class Serving:
             self._news.clear()
 
     async def _follow(self) -> None:
+        """Without knowing what should serve, as with an unreadable pin, the champion goes on:
+        scoring does not depend on the storage."""
+        try:
+            await self._swap_to_wanted()
+        except ConfigurationError as error:
+            if str(error) != self._complaint:
+                log.error("version %d goes on serving: %s", self._scorer.champion.version, error)
+                self._metrics.swaps.labels("refused").inc()
+            self._complaint = str(error)
+        else:
+            self._complaint = None
+
+    async def _swap_to_wanted(self) -> None:
         loop = asyncio.get_running_loop()
         wanted = await loop.run_in_executor(self._loading_thread, self._registry.to_serve)
         if wanted is None or wanted == self._scorer.champion.version:

@@ -6,31 +6,47 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModel, GPT2Config, PretrainedConfig, PreTrainedModel
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForTextEncoding,
+    GPT2Config,
+    PretrainedConfig,
+    PreTrainedModel,
+)
 
 from service.errors import ConfigurationError
 from service.settings import ModelSettings, PretrainedBackbone, SmallBackbone
 
-# No body may look ahead by more than the noise of its arithmetic.
-_LEAK_TOLERANCE = 1e-3
+# No body may look ahead by more than the noise of its arithmetic: 0 in all that are causal, and
+# 1e-3 in one that is not but whose weights are small.
+_LEAK_TOLERANCE = 1e-5
+# Encoders to which `is_decoder` means nothing, or a decoder with cross-attention. They read
+# through a causal mask instead; of T5 and its kin only the encoder is taken.
+_READ_THROUGH_A_MASK = frozenset({"albert", "distilbert", "mt5", "t5", "umt5"})
 
 
 class Backbone(nn.Module):
     """Maps item vectors [batch, length, dim] to states [batch, length, dim], causally.
 
     Sequences are padded at the end, where causality keeps padding from being seen, so the
-    body needs no attention mask.
+    body needs no mask of the padding.
     """
 
     def __init__(self, body: PreTrainedModel, dim: int) -> None:
         super().__init__()
         hidden = int(body.config.hidden_size)
+        # ALBERT and ELECTRA widen what they read by themselves.
+        read = int(getattr(body.config, "embedding_size", hidden))
         self.body = body
-        self.enter = nn.Identity() if hidden == dim else nn.Linear(dim, hidden)
+        self.enter = nn.Identity() if read == dim else nn.Linear(dim, read)
         self.leave = nn.Identity() if hidden == dim else nn.Linear(hidden, dim)
 
     def forward(self, vectors: Tensor) -> Tensor:
-        output = self.body(inputs_embeds=self.enter(vectors), use_cache=False)
+        entered = self.enter(vectors)
+        masked = self.body.config.model_type in _READ_THROUGH_A_MASK
+        mask = _causal_mask(entered) if masked else None
+        output = self.body(inputs_embeds=entered, attention_mask=mask, use_cache=False)
         states: Tensor = self.leave(output.last_hidden_state)  # [batch, length, dim]
         return states
 
@@ -56,8 +72,9 @@ def make_backbone(settings: ModelSettings) -> Backbone:
         _refuse_lookahead(backbone, settings)
     except (ValueError, TypeError, AttributeError, RuntimeError, IndexError) as error:
         raise ConfigurationError(
-            "model.backbone: this kind of model does not read a sequence of vectors "
-            f"({str(error).splitlines()[0]}); choose a text decoder, or an encoder such as BERT"
+            "model.backbone: this kind of model does not read a sequence of "
+            f"{settings.max_length} vectors ({_first_line(error)}); choose a text decoder, or an "
+            "encoder such as BERT or T5"
         ) from None
     return backbone
 
@@ -66,7 +83,20 @@ def backbone_from_config(config: dict[str, Any], dim: int) -> Backbone:
     """A backbone of the shape that `Backbone.config` told; its weights are yet to be loaded."""
     plain = dict(config)
     made = AutoConfig.for_model(plain.pop("model_type"), **plain)
-    return Backbone(AutoModel.from_config(made), dim)
+    return Backbone(_family(made).from_config(made), dim)
+
+
+def _family(config: PretrainedConfig) -> Any:
+    """The class that makes a body: for T5, one without its decoder."""
+    masked = config.model_type in _READ_THROUGH_A_MASK
+    return AutoModelForTextEncoding if masked else AutoModel
+
+
+def _causal_mask(vectors: Tensor) -> Tensor:
+    """What is added to attention scores: -inf where a place would see a later one."""
+    length = vectors.shape[1]
+    blocked = torch.full((length, length), -torch.inf, dtype=vectors.dtype, device=vectors.device)
+    return blocked.triu(1)[None, None]  # [1, 1, length, length]
 
 
 def _small_config(small: SmallBackbone, settings: ModelSettings) -> PretrainedConfig:
@@ -92,8 +122,9 @@ def _load(pretrained: PretrainedBackbone, settings: ModelSettings) -> PreTrained
         config = AutoConfig.from_pretrained(
             name, revision=pretrained.revision, trust_remote_code=False
         )
-        config.is_decoder = True  # BERT-like encoders then attend to the past only
-        body: PreTrainedModel = AutoModel.from_pretrained(
+        if config.model_type not in _READ_THROUGH_A_MASK:
+            config.is_decoder = True  # BERT-like encoders then attend to the past only
+        body: PreTrainedModel = _family(config).from_pretrained(
             name,
             config=config,
             revision=pretrained.revision,
@@ -102,9 +133,8 @@ def _load(pretrained: PretrainedBackbone, settings: ModelSettings) -> PreTrained
             dtype=torch.float32,  # steps of fine-tuning vanish in half precision
         )
     except (OSError, ValueError, KeyError, SafetensorError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ConfigurationError(
-            f"cannot load model.backbone.name = {name!r}: {reason} "
+            f"cannot load model.backbone.name = {name!r}: {_first_line(error)} "
             "(it must be a local folder with config.json and *.safetensors, or a hub id)"
         ) from None
     places = getattr(config, "max_position_embeddings", None)
@@ -120,13 +150,18 @@ def _load(pretrained: PretrainedBackbone, settings: ModelSettings) -> PreTrained
 def _refuse_lookahead(backbone: Backbone, settings: ModelSettings) -> None:
     """A body that sees the next item would look brilliant on training and be worthless."""
     backbone.eval()
+    length, half = settings.max_length, settings.max_length // 2
     with torch.no_grad():
-        vectors = torch.randn(1, 4, settings.dim, generator=torch.Generator().manual_seed(0))
+        vectors = torch.randn(1, length, settings.dim, generator=torch.Generator().manual_seed(0))
         changed = vectors.clone()
-        changed[0, 3] *= -1.0  # a shift of all components would vanish in a layer norm
-        ahead = (backbone(vectors) - backbone(changed))[0, :3].abs().max().item()
+        changed[:, half:] *= -1.0  # a shift of all components would vanish in a layer norm
+        ahead = (backbone(vectors) - backbone(changed))[:, :half].abs().max().item()
     if ahead > _LEAK_TOLERANCE:
         raise ConfigurationError(
             "model.backbone: this model looks at later events (it is not causal), so it cannot "
-            "predict the next one; choose a decoder, or an encoder that honours is_decoder"
+            "predict the next one; choose a decoder, or an encoder such as BERT or T5"
         )
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).splitlines()[0] if str(error) else type(error).__name__

@@ -18,15 +18,22 @@ class _Pin(BaseModel):
 def read_pin(file: Path) -> Version | None:
     """The pinned version; None when nothing is pinned.
 
-    Raises `ConfigurationError` for a file that is not a pin: to serve something else than
-    the operator asked for would be worse than to stop.
+    Raises `ConfigurationError` for a file that cannot be read or is not a pin: nobody knows
+    then what the operator asked for, and the newest may be what it was pinned against.
     """
     try:
         return _Pin.model_validate_json(file.read_bytes()).version
     except FileNotFoundError:
         return None
+    except (PermissionError, NotADirectoryError):
+        raise  # a matter of the whole storage root, which `storage_faults` explains
+    except OSError as error:
+        reason = f"cannot be read ({error.strerror})"
     except ValidationError:
-        raise ConfigurationError(f"{file} is damaged: pin a version again, or unpin") from None
+        reason = "is damaged"
+    raise ConfigurationError(
+        f"{file} {reason}: pin a version again with `headwater registry pin`, or `unpin`"
+    )
 
 
 def write_pin(file: Path, version: Version | None) -> None:

@@ -5,10 +5,11 @@
                            trainer.safetensors
                            manifest.json         last: a version without one does not exist
     root/pin.json
+    root/serving.lock
 
 Several processes may publish, read and prune at once without a lock: a number is claimed
 by the rename of a finished folder, and a version is removed by a rename away. Nothing in
-a version changes once its manifest is there.
+a version changes once its manifest is there. Only services exclude each other, by `lock.py`.
 """
 
 import logging
@@ -124,7 +125,8 @@ class Registry:
     def to_serve(self) -> Version | None:
         """The version that should serve by what is known so far; cheap enough to poll.
 
-        Nothing is verified. None when no version exists or all were refused.
+        Nothing is verified. None when no version exists or all were refused. Raises
+        `ConfigurationError` if the pin is unreadable.
         """
         versions = self.versions()
         pin = self.pinned()
@@ -215,17 +217,23 @@ class Registry:
 
         The pinned and the newest intact version stay; to know the latter its files are read
         whenever there is something to remove. A reader of a version that is removed gets
-        `DamagedVersionError`. Raises `ConfigurationError` when the pin cannot be read.
+        `DamagedVersionError`. While the pin cannot be read no version is removed: the one that
+        it named may be any.
         """
         with storage_faults(self._root):
             self._folders.sweep()
             versions = self.versions()
             if len(versions) <= self._keep_versions:
                 return
+            try:
+                pin = self.pinned()
+            except ConfigurationError as error:
+                log.error("no version is removed: %s", error)
+                return
             for version in versions_to_remove(
                 versions,
                 keep=self._keep_versions,
-                pin=self.pinned(),
+                pin=pin,
                 newest_intact=self._newest_intact(versions),
             ):
                 self._folders.remove(version)

@@ -1,6 +1,7 @@
 """The hot swap: what serves, what is refused, what a batch under way sees."""
 
 import asyncio
+import logging
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -32,7 +33,7 @@ from service.state.histories import HistorySlab
 from service.state.popularity import Popularity
 from service.trainer.messages import Published
 from service.trainer.process import Covered
-from tests.registry.examples import file_of, flip_a_bit
+from tests.registry.examples import file_of, flip_a_bit, truncate
 from tests.scorer.examples import events_of
 
 PARTITION = Partition(0)
@@ -158,6 +159,14 @@ class TestFirstServable:
         with pytest.raises(ConfigurationError, match="move the folder away"):
             first_servable(service.registry, service.settings)
 
+    def test_an_unreadable_pin_is_for_the_operator_to_decide(
+        self, service: Service, tmp_path: Path
+    ) -> None:
+        service.registry.pin(Version(1))
+        truncate(tmp_path / "registry" / "pin.json")
+        with pytest.raises(ConfigurationError, match="pin a version again"):
+            first_servable(service.registry, service.settings)
+
 
 class TestSwap:
     def test_the_batch_under_way_finishes_on_the_version_that_it_took(
@@ -196,6 +205,35 @@ class TestSwap:
         service.follow_until(lambda: service.scorer.champion.version == version)
         service.registry.pin(Version(1))
         service.follow_until(lambda: service.scorer.champion.version == 1)
+
+    def test_an_unreadable_pin_leaves_the_champion_and_is_logged_once(
+        self,
+        service: Service,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        caplog: pytest.LogCaptureFixture,
+    ) -> None:
+        service.registry.pin(Version(1))
+        truncate(tmp_path / "registry" / "pin.json")
+        newer = service.publish(5)
+        polls: list[None] = []
+        to_serve = service.registry.to_serve
+
+        def counted() -> Version | None:
+            polls.append(None)
+            return to_serve()
+
+        monkeypatch.setattr(service.registry, "to_serve", counted)
+        service.follow_until(lambda: len(polls) > 3)
+        assert service.scorer.champion.version == 1
+        errors = [one.getMessage() for one in caplog.records if one.levelno == logging.ERROR]
+        assert len(errors) == 1
+        assert errors[0].startswith("version 1 goes on serving")
+        assert "pin a version again" in errors[0]
+        assert service.swaps("refused") == 1
+
+        service.registry.pin(newer)
+        service.follow_until(lambda: service.scorer.champion.version == newer)
 
 
 class TestTimeToWeights:

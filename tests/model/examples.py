@@ -3,7 +3,20 @@
 from pathlib import Path
 
 import torch
-from transformers import BertConfig, BertModel, GPT2Config, GPT2Model
+from transformers import (
+    AlbertConfig,
+    AlbertModel,
+    BertConfig,
+    BertModel,
+    DistilBertConfig,
+    DistilBertModel,
+    GPT2Config,
+    GPT2Model,
+    LlamaConfig,
+    LlamaModel,
+    T5Config,
+    T5Model,
+)
 
 from service.domain import ItemId
 from service.model.recommender import Recommender
@@ -51,6 +64,55 @@ def save_bert(folder: Path) -> Path:
         max_position_embeddings=PLACES,
     )
     BertModel(config).save_pretrained(folder)
+    return folder
+
+
+def save_llama(folder: Path) -> Path:
+    config = LlamaConfig(
+        vocab_size=5,
+        hidden_size=8,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        intermediate_size=16,
+        max_position_embeddings=PLACES,
+        bos_token_id=0,
+        eos_token_id=0,
+    )
+    LlamaModel(config).save_pretrained(folder)
+    return folder
+
+
+def save_t5(folder: Path) -> Path:
+    """Encoder and decoder, as they come."""
+    config = T5Config(vocab_size=5, d_model=8, d_kv=4, d_ff=16, num_layers=2, num_heads=2)
+    T5Model(config).save_pretrained(folder)
+    return folder
+
+
+def save_distilbert(folder: Path) -> Path:
+    config = DistilBertConfig(
+        vocab_size=5, dim=8, n_layers=1, n_heads=2, hidden_dim=16, max_position_embeddings=PLACES
+    )
+    DistilBertModel(config).save_pretrained(folder)
+    return folder
+
+
+def save_albert(folder: Path) -> Path:
+    """It reads narrower vectors than its states are."""
+    config = AlbertConfig(
+        vocab_size=5,
+        embedding_size=4,
+        hidden_size=8,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=16,
+        max_position_embeddings=PLACES,
+        pad_token_id=0,
+        bos_token_id=1,
+        eos_token_id=2,
+    )
+    AlbertModel(config).save_pretrained(folder)
     return folder
 
 

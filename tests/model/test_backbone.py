@@ -3,20 +3,26 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import DistilBertConfig, DistilBertModel
+from transformers import MPNetConfig, MPNetModel, T5EncoderModel, ViTConfig, ViTModel
 
 from service.errors import ConfigurationError
 from service.model.backbone import backbone_from_config, make_backbone
 from tests.model.examples import (
     PLACES,
     pretrained_settings,
+    save_albert,
     save_bert,
+    save_distilbert,
     save_gpt2,
+    save_llama,
+    save_t5,
     small_settings,
 )
 
+FAMILIES = [save_gpt2, save_llama, save_bert, save_distilbert, save_albert, save_t5]
 
-@pytest.mark.parametrize("save", [save_gpt2, save_bert])
+
+@pytest.mark.parametrize("save", FAMILIES)
 @pytest.mark.parametrize("dim", [8, 5])
 def test_a_local_folder_gives_a_causal_body(
     save: Callable[[Path], Path], dim: int, tmp_path: Path
@@ -46,13 +52,11 @@ def test_half_precision_is_trained_in_full(tmp_path: Path) -> None:
     assert {parameter.dtype for parameter in again.parameters()} == {torch.float32}
 
 
-@pytest.mark.parametrize("kind", ["small", "gpt2", "bert"])
-def test_config_and_weights_give_the_same_outputs(kind: str, tmp_path: Path) -> None:
-    settings = {
-        "small": lambda: small_settings(dim=5),
-        "gpt2": lambda: pretrained_settings(save_gpt2(tmp_path), dim=5),
-        "bert": lambda: pretrained_settings(save_bert(tmp_path), dim=5),
-    }[kind]()
+@pytest.mark.parametrize("save", [None, *FAMILIES])
+def test_config_and_weights_give_the_same_outputs(
+    save: Callable[[Path], Path] | None, tmp_path: Path
+) -> None:
+    settings = pretrained_settings(save(tmp_path), dim=5) if save else small_settings(dim=5)
     backbone = make_backbone(settings).eval()
     again = backbone_from_config(backbone.config, 5)
     again.load_state_dict(backbone.state_dict())
@@ -61,13 +65,45 @@ def test_config_and_weights_give_the_same_outputs(kind: str, tmp_path: Path) -> 
         assert torch.equal(backbone(vectors), again.eval()(vectors))
 
 
-def test_a_body_that_looks_ahead_is_refused(tmp_path: Path) -> None:
-    config = DistilBertConfig(
-        vocab_size=5, dim=8, n_layers=1, n_heads=2, hidden_dim=16, max_position_embeddings=PLACES
+@pytest.mark.parametrize("weights", [1.0, 0.02, 0.002])
+def test_a_body_that_looks_ahead_is_refused_however_small_its_weights(
+    weights: float, tmp_path: Path
+) -> None:
+    config = MPNetConfig(
+        vocab_size=5,
+        hidden_size=8,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=16,
+        max_position_embeddings=PLACES + 2,
+        initializer_range=weights,
     )
-    DistilBertModel(config).save_pretrained(tmp_path)
+    MPNetModel(config).save_pretrained(tmp_path)
     with pytest.raises(ConfigurationError, match="not causal"):
         make_backbone(pretrained_settings(tmp_path))
+
+
+def test_of_t5_only_the_encoder_is_taken_with_its_own_weights(tmp_path: Path) -> None:
+    backbone = make_backbone(pretrained_settings(save_t5(tmp_path)))
+    encoder = T5EncoderModel.from_pretrained(tmp_path)
+    assert backbone.body.state_dict().keys() == encoder.state_dict().keys()
+    for name, weight in encoder.state_dict().items():
+        assert torch.equal(backbone.body.state_dict()[name], weight)
+
+
+def test_a_model_of_pictures_is_one_line(tmp_path: Path) -> None:
+    config = ViTConfig(
+        hidden_size=8,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=16,
+        image_size=8,
+        patch_size=4,
+    )
+    ViTModel(config).save_pretrained(tmp_path)
+    with pytest.raises(ConfigurationError, match="does not read a sequence") as error:
+        make_backbone(pretrained_settings(tmp_path))
+    assert "\n" not in str(error.value)
 
 
 def nothing(folder: Path) -> None:

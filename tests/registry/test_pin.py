@@ -28,3 +28,9 @@ def test_a_damaged_pin_is_not_taken_for_none(tmp_path: Path, data: bytes) -> Non
     file.write_bytes(data)
     with pytest.raises(ConfigurationError, match="pin a version again"):
         read_pin(file)
+
+
+def test_a_pin_that_cannot_be_read_is_not_taken_for_none(tmp_path: Path) -> None:
+    (tmp_path / "pin.json").mkdir()
+    with pytest.raises(ConfigurationError, match="cannot be read"):
+        read_pin(tmp_path / "pin.json")

@@ -235,6 +235,21 @@ class TestPin:
         assert registry.to_serve() == 2
         assert [record.getMessage()[:16] for record in caplog.records] == ["pinned version 1"]
 
+    def test_nothing_is_removed_while_the_pin_is_unreadable(
+        self, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        registry = a_registry(tmp_path, keep_versions=2)
+        for _ in range(4):
+            publish(registry)
+        registry.pin(Version(1))
+        truncate(tmp_path / "pin.json")
+        registry.prune()
+        assert registry.versions() == [1, 2, 3, 4]
+        assert "no version is removed" in caplog.text
+        registry.pin(Version(1))
+        registry.prune()
+        assert registry.versions() == [1, 3, 4]
+
 
 class TestRollback:
     def test_publishes_the_old_files_with_the_newest_offsets(self, tmp_path: Path) -> None:

@@ -1,0 +1,114 @@
+"""What `headwater doctor` says of storage, versions and model; Kafka is played."""
+
+import asyncio
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from service.app import doctor
+from service.app.doctor import examine
+from service.settings import (
+    Device,
+    KafkaSettings,
+    PretrainedBackbone,
+    Settings,
+    TopicsSettings,
+    TrainerSettings,
+)
+from tests.app.test_serving import small
+from tests.app.test_start_refusals import begun, changed
+from tests.registry.examples import file_of, flip_a_bit
+
+Examine = Callable[[Settings], tuple[int, list[str]]]
+
+
+@pytest.fixture(name="examined")
+def _examined(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Examine:
+    async def none_missing(_kafka: KafkaSettings, _topics: TopicsSettings) -> list[str]:
+        return []
+
+    monkeypatch.setattr(doctor, "missing_topics", none_missing)
+
+    def run(settings: Settings) -> tuple[int, list[str]]:
+        """The exit code, and the findings after Kafka's."""
+        code = asyncio.run(examine(settings, create=False))
+        lines = capsys.readouterr().out.splitlines()
+        return code, [line for line in lines if "Kafka" not in line and "topics" not in line]
+
+    return run
+
+
+def failures(lines: list[str]) -> list[str]:
+    return [line for line in lines if line.startswith("FAIL  ")]
+
+
+def test_a_fresh_folder_is_fine_and_nothing_is_published_there(
+    tmp_path: Path, examined: Examine
+) -> None:
+    code, lines = examined(small(tmp_path / "new"))
+    assert code == 0
+    assert failures(lines) == []
+    assert "ok    no version yet; `serve` begins with a new model" in lines
+    assert any("training would run on" in line for line in lines)
+    assert list((tmp_path / "new").iterdir()) == []
+
+
+def test_it_names_the_version_that_would_serve(tmp_path: Path, examined: Examine) -> None:
+    code, lines = examined(begun(tmp_path))
+    assert code == 0
+    assert "ok    version 1 would serve" in lines
+
+
+@pytest.mark.parametrize("name", ["backbone", "dim", "max_length"])
+def test_a_changed_model_setting_fails_in_one_line(
+    name: str, tmp_path: Path, examined: Examine
+) -> None:
+    code, lines = examined(changed(begun(tmp_path), name))
+    assert code == 1
+    [line] = failures(lines)
+    assert f"made with another model.{name};" in line
+
+
+def test_without_an_intact_version_it_fails(tmp_path: Path, examined: Examine) -> None:
+    settings = begun(tmp_path)
+    flip_a_bit(file_of(tmp_path / "registry", 1, "weights.safetensors"))
+    code, lines = examined(settings)
+    assert code == 1
+    assert "is intact; move the folder away" in failures(lines)[0]
+
+
+def test_an_unreadable_pin_fails(tmp_path: Path, examined: Examine) -> None:
+    settings = begun(tmp_path)
+    (tmp_path / "registry" / "pin.json").write_text("{")
+    code, lines = examined(settings)
+    assert code == 1
+    assert "pin a version again" in failures(lines)[0]
+
+
+def test_a_storage_root_that_is_a_file_fails(tmp_path: Path, examined: Examine) -> None:
+    (tmp_path / "root").write_bytes(b"")
+    code, lines = examined(small(tmp_path / "root"))
+    assert code == 1
+    assert "storage.root" in failures(lines)[0]
+
+
+def test_a_model_that_cannot_be_loaded_fails(tmp_path: Path, examined: Examine) -> None:
+    settings = small(tmp_path)
+    absent = PretrainedBackbone(name=str(tmp_path / "absent"))
+    model = settings.model.model_copy(update={"backbone": absent})
+    code, lines = examined(settings.model_copy(update={"model": model}))
+    assert code == 1
+    [line] = failures(lines)
+    assert absent.name in line
+
+
+def test_a_device_that_is_not_there_fails(
+    tmp_path: Path, examined: Examine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    trainer = TrainerSettings(device=Device.CUDA)
+    code, lines = examined(small(tmp_path).model_copy(update={"trainer": trainer}))
+    assert code == 1
+    assert failures(lines) == ["FAIL  trainer.device = 'cuda', but no CUDA device is usable here"]

@@ -1,0 +1,51 @@
+"""Changed model settings over an existing registry, as `serve` refuses them at start."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from service.app.serving import first_servable
+from service.errors import ConfigurationError
+from service.registry.registry import Registry
+from service.settings import Settings, SmallBackbone
+from tests.app.test_serving import small
+
+CHANGES: dict[str, Any] = {
+    "backbone": SmallBackbone(dim=8, layers=2, heads=1),
+    "dim": 16,
+    "max_length": 7,
+}
+
+
+def begun(root: Path) -> Settings:
+    """The settings that the one version under `root` was made with."""
+    settings = small(root)
+    first_servable(Registry(root / "registry", settings.registry), settings)
+    return settings
+
+
+def changed(settings: Settings, *names: str) -> Settings:
+    model = settings.model.model_copy(update={name: CHANGES[name] for name in names})
+    return settings.model_copy(update={"model": model})
+
+
+@pytest.mark.parametrize("names", [("backbone",), ("dim",), ("max_length",), ("dim", "max_length")])
+def test_one_line_names_the_settings_that_changed(names: tuple[str, ...], tmp_path: Path) -> None:
+    settings = changed(begun(tmp_path), *names)
+    registry = Registry(tmp_path / "registry", settings.registry)
+    with pytest.raises(ConfigurationError) as refused:
+        first_servable(registry, settings)
+    line = str(refused.value)
+    assert f"made with another {', '.join(f'model.{name}' for name in names)};" in line
+    assert str(tmp_path / "registry") in line
+    assert "\n" not in line
+    assert registry.versions() == [1]
+
+
+def test_what_may_change_is_not_refused(tmp_path: Path) -> None:
+    settings = begun(tmp_path)
+    model = settings.model.model_copy(update={"dropout": 0.5, "temperature": 0.1, "seed": 9})
+    registry = Registry(tmp_path / "registry", settings.registry)
+    servable = first_servable(registry, settings.model_copy(update={"model": model}))
+    assert servable.version == 1
