@@ -101,7 +101,6 @@ class Pipeline:
                 self._close_micro_batch()
                 if time.monotonic() >= commit_at_s:
                     await self._commit()
-                    await self._source.update_lag()
                     commit_at_s = time.monotonic() + _COMMIT_EVERY_S
             self._raise_failures()
 

@@ -87,8 +87,8 @@ class Server:
         return self._made
 
     async def run(self, stop: asyncio.Event) -> None:
-        await self._start()
         try:
+            await self._start()
             await self._main_loop(stop)
         finally:
             await self._shut_down()
@@ -130,10 +130,11 @@ class Server:
         await self._source.start()
 
     async def _main_loop(self, stop: asyncio.Event) -> None:
-        """The pipeline, with the hot swap and the heart beside it; the first to fail ends all."""
+        """The pipeline, with hot swap, lag and heart beside it; the first to fail ends all."""
         async with asyncio.TaskGroup() as group:
             beside = [
                 group.create_task(self._running.serving.run()),
+                group.create_task(self._source.watch_lag()),
                 group.create_task(self._beat()),
             ]
             try:
@@ -148,7 +149,7 @@ class Server:
             await asyncio.sleep(_BEAT_S)
 
     async def _shut_down(self) -> None:
-        """Deliver and commit what is under way, then let go of everything."""
+        """Deliver and commit what is under way, then let go of everything that was started."""
         log.info("stopping")
         self._health.not_ready("stop", "stopping")
         try:
@@ -162,8 +163,9 @@ class Server:
     async def _finish(self) -> None:
         """Deliver and commit, then leave the group, which does not call back on its own."""
         try:
-            async with asyncio.timeout(_DRAIN_WITHIN_S), self._source.lock:
-                await self._running.pipeline.drain()
+            if self._made is not None:
+                async with asyncio.timeout(_DRAIN_WITHIN_S), self._source.lock:
+                    await self._made.pipeline.drain()
         except TimeoutError:
             log.warning("Kafka did not acknowledge in time: what is not committed is sent again")
         finally:

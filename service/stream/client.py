@@ -4,7 +4,6 @@ For the demo, the sandbox and the benchmarks; the service itself uses the source
 """
 
 import asyncio
-from types import TracebackType
 from typing import Protocol, Self
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
@@ -13,6 +12,7 @@ from service.domain import Offsets
 from service.settings import KafkaSettings
 from service.stream.codec import Record
 from service.stream.connection import admin_client, client_arguments
+from service.stream.source import records_of
 
 _LINGER_MS = 2  # gathers what is sent within one turn of the loop; more would only add latency
 
@@ -32,9 +32,8 @@ class EventProducer:
     def __init__(self, kafka: KafkaSettings, topic: str) -> None:
         self._kafka = kafka
         self._topic = topic
-        self._producer: AIOKafkaProducer | None = None
 
-    async def start(self) -> None:
+    async def __aenter__(self) -> Self:
         self._producer = AIOKafkaProducer(
             **client_arguments(self._kafka),
             acks="all",
@@ -42,33 +41,19 @@ class EventProducer:
             linger_ms=_LINGER_MS,
         )
         await self._producer.start()
+        return self
 
-    async def stop(self) -> None:
-        """Flush and close; nothing where it was never started."""
-        if self._producer:
-            await self._producer.stop()
+    async def __aexit__(self, *failure: object) -> None:
+        """Flush and close."""
+        await self._producer.stop()
 
     async def send(self, key: bytes, value: bytes) -> "asyncio.Future[Appended]":
         """Queue a record; the future is done when Kafka has it, or raises a `KafkaError`.
 
         Waits only while the producer's buffer is full. Records of one key keep their order.
         """
-        if self._producer is None:
-            raise RuntimeError("the producer was not started")
         appended: asyncio.Future[Appended] = await self._producer.send(self._topic, value, key=key)
         return appended
-
-    async def __aenter__(self) -> Self:
-        await self.start()
-        return self
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        await self.stop()
 
 
 class RecommendationReader:
@@ -77,9 +62,8 @@ class RecommendationReader:
     def __init__(self, kafka: KafkaSettings, topic: str) -> None:
         self._kafka = kafka
         self._topic = topic
-        self._consumer: AIOKafkaConsumer | None = None
 
-    async def start(self) -> None:
+    async def __aenter__(self) -> Self:
         # Without a group the client assigns itself every partition of its topic.
         self._consumer = AIOKafkaConsumer(
             self._topic,
@@ -89,33 +73,14 @@ class RecommendationReader:
             auto_offset_reset="earliest",
         )
         await self._consumer.start()
+        return self
 
-    async def stop(self) -> None:
-        if self._consumer:
-            await self._consumer.stop()
+    async def __aexit__(self, *failure: object) -> None:
+        await self._consumer.stop()
 
     async def read(self, timeout_s: float) -> list[Record]:
         """What has arrived, of each partition in order; empty when nothing does in time."""
-        if self._consumer is None:
-            raise RuntimeError("the reader was not started")
-        found = await self._consumer.getmany(timeout_ms=round(timeout_s * 1000))
-        return [
-            Record(one.partition, one.offset, one.timestamp, one.key, one.value, one.headers)
-            for records in found.values()
-            for one in records
-        ]
-
-    async def __aenter__(self) -> Self:
-        await self.start()
-        return self
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        await self.stop()
+        return records_of(await self._consumer.getmany(timeout_ms=round(timeout_s * 1000)))
 
 
 async def commit_offsets(kafka: KafkaSettings, topic: str, offsets: Offsets) -> None:

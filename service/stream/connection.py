@@ -1,4 +1,4 @@
-"""What every Kafka client of ours is made with, and how a missing broker is told."""
+"""What every Kafka client of ours is made with, and how its errors are told."""
 
 import asyncio
 import logging
@@ -8,17 +8,50 @@ from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
 from aiokafka.admin import AIOKafkaAdminClient
-from aiokafka.errors import KafkaError
+from aiokafka.errors import (
+    BrokerResponseError,
+    ClusterAuthorizationFailedError,
+    GroupAuthorizationFailedError,
+    IncompatibleBrokerVersion,
+    InvalidSessionTimeoutError,
+    KafkaConnectionError,
+    KafkaError,
+    KafkaTimeoutError,
+    TopicAuthorizationFailedError,
+    UnrecognizedBrokerVersion,
+    UnsupportedVersionError,
+)
 from aiokafka.helpers import create_ssl_context
 
-from service.errors import ConfigurationError
+from service.errors import ConfigurationError, TransientError
 from service.settings import KafkaSettings, SecurityProtocol
 
 _LOG_EVERY_S = 10.0
+_ADVICE: tuple[tuple[tuple[type[KafkaError], ...], str], ...] = (
+    (
+        (
+            TopicAuthorizationFailedError,
+            GroupAuthorizationFailedError,
+            ClusterAuthorizationFailedError,
+        ),
+        "allow it to our user (kafka.sasl_username) in Kafka's access control lists",
+    ),
+    (
+        (UnsupportedVersionError, IncompatibleBrokerVersion, UnrecognizedBrokerVersion),
+        "the broker is too old: upgrade it",
+    ),
+    (
+        (InvalidSessionTimeoutError,),
+        "set kafka.session_timeout_s within the broker's group.min.session.timeout.ms and "
+        "group.max.session.timeout.ms",
+    ),
+    ((BrokerResponseError,), "the broker's log may say why"),
+)
 
 
 def client_arguments(kafka: KafkaSettings) -> dict[str, Any]:
-    """Address, name and security, as any aiokafka client takes them."""
+    """Address, name and security, as any aiokafka client takes them. Reads `kafka.ssl_ca_file`;
+    raises ConfigurationError where security settings are missing or wrong."""
     arguments: dict[str, Any] = {
         "bootstrap_servers": kafka.bootstrap_servers,
         "client_id": kafka.client_id,
@@ -27,52 +60,95 @@ def client_arguments(kafka: KafkaSettings) -> dict[str, Any]:
     }
     if kafka.security_protocol in (SecurityProtocol.SSL, SecurityProtocol.SASL_SSL):
         cafile = str(kafka.ssl_ca_file) if kafka.ssl_ca_file else None
-        arguments["ssl_context"] = create_ssl_context(cafile=cafile)
+        try:
+            arguments["ssl_context"] = create_ssl_context(cafile=cafile)
+        except OSError as error:
+            raise ConfigurationError(
+                f"cannot read certificates from kafka.ssl_ca_file = {cafile} ({error.strerror}); "
+                "name a PEM file"
+            ) from None
     if kafka.security_protocol in (SecurityProtocol.SASL_PLAINTEXT, SecurityProtocol.SASL_SSL):
+        if kafka.sasl_username is None or kafka.sasl_password is None:
+            raise ConfigurationError(
+                f"kafka.security_protocol = {kafka.security_protocol.value} needs "
+                "kafka.sasl_username and kafka.sasl_password: set both"
+            )
         arguments |= {
             "sasl_mechanism": kafka.sasl_mechanism.value,
             "sasl_plain_username": kafka.sasl_username,
-            "sasl_plain_password": kafka.sasl_password.get_secret_value()
-            if kafka.sasl_password
-            else None,
+            "sasl_plain_password": kafka.sasl_password.get_secret_value(),
         }
     return arguments
 
 
+def is_passing(error: BaseException) -> bool:
+    """Whether the same request may succeed later."""
+    if isinstance(error, KafkaConnectionError | KafkaTimeoutError | TimeoutError):
+        return True
+    return isinstance(error, KafkaError) and bool(error.retriable)
+
+
+def as_ours(error: BaseException, what: str) -> BaseException:
+    """The one line for an error of the client while we were to do `what`: a TransientError, a
+    ConfigurationError, or the error itself where it is neither."""
+    reason = str(error) or type(error).__name__
+    if is_passing(error):
+        return TransientError(f"cannot {what} now ({reason}); start again when Kafka is well")
+    for kinds, advice in _ADVICE:
+        if isinstance(error, kinds):
+            return ConfigurationError(f"Kafka does not let us {what} ({reason}); {advice}")
+    return error
+
+
 @contextmanager
-def _silenced(logger: logging.Logger) -> Iterator[None]:
-    """The error that is raised says what this logger would, and what to do about it."""
-
-    def nothing(record: logging.LogRecord) -> bool:
-        return False
-
-    logger.addFilter(nothing)
+def told(what: str) -> Iterator[None]:
+    """What the client raises inside is raised as `as_ours` tells it."""
     try:
         yield
+    except (KafkaError, TimeoutError) as error:
+        raise as_ours(error, what) from None
+
+
+@contextmanager
+def _muted(logger: logging.Logger) -> Iterator[list[str]]:
+    """Nothing of this logger is shown; gives what it says, for the error that is raised."""
+    said: list[str] = []
+
+    def keep(record: logging.LogRecord) -> bool:
+        said.append(record.getMessage())
+        return False
+
+    logger.addFilter(keep)
+    try:
+        yield said
     finally:
-        logger.removeFilter(nothing)
+        logger.removeFilter(keep)
 
 
 @asynccontextmanager
 async def admin_client(kafka: KafkaSettings) -> AsyncIterator[AIOKafkaAdminClient]:
-    """A started admin client. Raises ConfigurationError when no broker answers in time."""
+    """A started admin client. Raises ConfigurationError when no broker answers in time, and for
+    requests that fail what `as_ours` tells."""
     try:
         client = AIOKafkaAdminClient(**client_arguments(kafka))
     except (KafkaError, OSError, ValueError) as error:
         raise ConfigurationError(f"kafka.* settings do not make a client: {error}") from None
     try:
         # The client's own errors for a wrong port arrive only after its many retries.
-        with _silenced(logging.getLogger("aiokafka")):
+        with _muted(logging.getLogger("aiokafka")) as said:
             await asyncio.wait_for(client.start(), kafka.connect_timeout_s)
     except (KafkaError, OSError, TimeoutError, ValueError) as error:
         await client.close()
-        reason = str(error) or type(error).__name__
+        # What went wrong at the last server; the error itself only says that something did.
+        reason = said[-1] if said else str(error) or type(error).__name__
         raise ConfigurationError(
             f"no Kafka answers at kafka.bootstrap_servers = {kafka.bootstrap_servers!r} "
-            f"({reason}); start it, correct the address, or try `headwater sandbox`"
+            f"({reason}); start it, correct the address or the security settings, "
+            "or try `headwater sandbox`"
         ) from None
     try:
-        yield client
+        with told("ask for topics"):
+            yield client
     finally:
         await client.close()
 

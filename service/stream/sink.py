@@ -7,18 +7,13 @@ import time
 from collections.abc import Awaitable, Iterable
 
 from aiokafka import AIOKafkaProducer
-from aiokafka.errors import (
-    KafkaConnectionError,
-    KafkaError,
-    KafkaTimeoutError,
-    MessageSizeTooLargeError,
-)
+from aiokafka.errors import KafkaError, MessageSizeTooLargeError
 
 from service.errors import ConfigurationError, InvalidEventError
 from service.metrics import Metrics
 from service.settings import KafkaSettings, TopicsSettings
 from service.stream.codec import Header, Record
-from service.stream.connection import client_arguments
+from service.stream.connection import as_ours, client_arguments, is_passing, told
 
 log = logging.getLogger(__name__)
 
@@ -33,31 +28,40 @@ _RETRY_LAST_S = 10.0
 
 
 class Sink:
-    """An idempotent producer for both output topics."""
+    """A producer for each output topic.
+
+    The one of recommendations is idempotent. The one of dead letters must not be: Kafka may refuse
+    a record as too large, and aiokafka has then used up its sequence number, so that Kafka would
+    refuse all that follows in that partition. A dead letter whose acknowledgement was lost may
+    therefore stand twice, with the same origin.
+    """
 
     def __init__(self, kafka: KafkaSettings, topics: TopicsSettings, metrics: Metrics) -> None:
         self._topics = topics
         self._metrics = metrics
         self._kafka = kafka
-        self._producer: AIOKafkaProducer | None = None
+        self._producers: dict[str, AIOKafkaProducer] = {}  # by topic
         # Batches are handed over one after the other, so that a user's recommendations keep
         # their order; their acknowledgements are then awaited side by side.
         self._handing_over = asyncio.Lock()
 
     async def start(self) -> None:
-        self._producer = AIOKafkaProducer(
-            **client_arguments(self._kafka),
-            acks="all",
-            enable_idempotence=True,
-            linger_ms=_LINGER_MS,
-            max_request_size=_MAX_REQUEST_BYTES,
-        )
-        await self._producer.start()
+        """Raises ConfigurationError or TransientError where Kafka does not take us."""
+        for topic in (self._topics.recommendations, self._topics.dead_letter):
+            producer = self._producers[topic] = AIOKafkaProducer(
+                **client_arguments(self._kafka),
+                acks="all",
+                enable_idempotence=topic == self._topics.recommendations,
+                linger_ms=_LINGER_MS,
+                max_request_size=_MAX_REQUEST_BYTES,
+            )
+            with told("start a producer"):
+                await producer.start()
 
     async def stop(self) -> None:
         """Flush and close."""
-        if self._producer:
-            await self._producer.stop()
+        for producer in self._producers.values():
+            await producer.stop()
 
     async def recommend(self, messages: Iterable[tuple[bytes, bytes, list[Header]]]) -> None:
         """Send (key, value, headers); return once all are acknowledged. Retries without end."""
@@ -101,9 +105,8 @@ class Sink:
         self, topic: str, key: bytes | None, value: bytes | None, headers: list[Header]
     ) -> Awaitable[object]:
         """Queue one record; waits only while the producer's buffer is full."""
-        assert self._producer is not None
         try:
-            future: Awaitable[object] = await self._producer.send(
+            future: Awaitable[object] = await self._producers[topic].send(
                 topic, value, key=key, headers=headers
             )
         except KafkaError as error:
@@ -128,8 +131,8 @@ class Sink:
                 if topic != self._topics.dead_letter or _is_truncated(headers):
                     raise _too_small(topic, value) from None
                 key, value, headers = _truncated(key, value or b"", headers)
-            elif not _is_passing(error):
-                raise error
+            elif not is_passing(error):
+                raise as_ours(error, f"write to topic {topic!r}") from None
             log.warning("produce to %s failed, again in %.1f s: %s", topic, delay_s, error)
             await asyncio.sleep(delay_s)
             delay_s = min(delay_s * 2, _RETRY_LAST_S)
@@ -182,10 +185,3 @@ def _too_small(topic: str, value: bytes | None) -> ConfigurationError:
         f"topic {topic!r} refuses a record of {len(value or b'')} bytes: "
         "raise its max.message.bytes"
     )
-
-
-def _is_passing(error: BaseException) -> bool:
-    """Whether the same send may succeed later."""
-    if isinstance(error, KafkaConnectionError | KafkaTimeoutError):
-        return True
-    return isinstance(error, KafkaError) and bool(error.retriable)

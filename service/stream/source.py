@@ -7,8 +7,9 @@ partition goes to its next owner.
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, TopicPartition
 from aiokafka.errors import CommitFailedError, IllegalStateError, KafkaError
@@ -17,7 +18,7 @@ from service.domain import Offset, Offsets, Partition
 from service.metrics import Metrics
 from service.settings import KafkaSettings, TopicsSettings
 from service.stream.codec import Record
-from service.stream.connection import client_arguments
+from service.stream.connection import client_arguments, told
 
 log = logging.getLogger(__name__)
 
@@ -25,6 +26,7 @@ log = logging.getLogger(__name__)
 # aiokafka's max_poll_interval of 5 minutes, which `read` does whether paused or not.
 _FETCH_WAIT_MS = 100
 _MAX_PARTITION_FETCH_BYTES = 4 * 1024 * 1024
+_LAG_EVERY_S = 2.0  # well within the interval at which Prometheus scrapes
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +73,8 @@ class Source(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has n
         return self._consumer
 
     async def start(self) -> None:
+        """Join the group; returns when partitions are assigned. Raises ConfigurationError or
+        TransientError where Kafka does not take us."""
         self._consumer = AIOKafkaConsumer(
             **client_arguments(self._kafka),
             group_id=self._kafka.group_id,
@@ -82,7 +86,8 @@ class Source(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has n
             max_partition_fetch_bytes=_MAX_PARTITION_FETCH_BYTES,
         )
         self._consumer.subscribe([self._topic], listener=self)
-        await self._consumer.start()
+        with told(f"read topic {self._topic!r} in group {self._kafka.group_id!r}"):
+            await self._consumer.start()
 
     async def stop(self) -> None:
         """Leave the group. Nothing is revoked: the caller has drained what it read."""
@@ -102,14 +107,12 @@ class Source(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has n
 
         The caller holds `lock` while it works on them, but not while it waits here.
         """
-        fetched = await self._open.getmany(
-            timeout_ms=round(timeout_s * 1000), max_records=max_records
-        )
-        return [
-            Record(partition.partition, m.offset, m.timestamp, m.key, m.value, tuple(m.headers))
-            for partition, messages in fetched.items()
-            for m in messages
-        ]
+        with told(f"read topic {self._topic!r}"):
+            return records_of(
+                await self._open.getmany(
+                    timeout_ms=round(timeout_s * 1000), max_records=max_records
+                )
+            )
 
     def rewind(self) -> None:
         """Read the assignment from its start again. For a read during which it changed: what it
@@ -152,10 +155,20 @@ class Source(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has n
         else:
             self._metrics.commits.labels("committed").inc()
 
-    async def update_lag(self) -> None:
-        for partition in self._open.assignment():
-            end = self._open.highwater(partition)
-            if end is not None:
+    async def watch_lag(self) -> None:
+        """Tell how far behind we are, for ever; beside the pipeline, since it waits for Kafka."""
+        while True:
+            try:
+                await self._update_lag()
+            except KafkaError as error:
+                log.debug("the lag stays as it was told last: %s", error)
+            await asyncio.sleep(_LAG_EVERY_S)
+
+    async def _update_lag(self) -> None:
+        """Asks Kafka for the ends: fetches bring them too, but not while the source is paused."""
+        ends = await self._open.end_offsets(self._open.assignment())
+        for partition, end in ends.items():
+            if self.owns(partition.partition):
                 position = await self._open.position(partition)
                 self._metrics.lag.labels(partition.partition).set(max(end - position, 0))
 
@@ -163,8 +176,6 @@ class Source(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has n
         partitions = [Partition(one.partition) for one in revoked]
         async with self.lock:
             await self._guarded(self._on_revoked(partitions))
-        for partition in partitions:
-            self._metrics.lag.remove(partition)
 
     async def on_partitions_assigned(self, assigned: Iterable[TopicPartition]) -> None:
         async with self.lock:
@@ -172,7 +183,8 @@ class Source(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has n
 
     async def _guarded(self, work: Awaitable[None]) -> None:
         try:
-            await work
+            with told("take over partitions"):
+                await work
         except BaseException as error:
             self.failure = error
             raise
@@ -204,6 +216,16 @@ class Source(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has n
         self.generation += 1
         self._paused = False
         self._metrics.paused.set(0)
+        self._metrics.lag.clear()  # of partitions that may have gone to another owner
         self._metrics.partitions.set(len(begun))
         self._metrics.rebalances.inc()
         await self._on_assigned(begun)
+
+
+def records_of(fetched: Mapping[TopicPartition, list[Any]]) -> list[Record]:
+    """What aiokafka's `getmany` gives, of each partition in order."""
+    return [
+        Record(partition.partition, m.offset, m.timestamp, m.key, m.value, tuple(m.headers))
+        for partition, messages in fetched.items()
+        for m in messages
+    ]

@@ -44,6 +44,28 @@ def test_an_unreachable_broker(stream: Stream, tmp_path: Path) -> None:
     assert "headwater sandbox" in line
 
 
+@pytest.mark.parametrize(
+    ("setting", "value", "asked_for"),
+    [
+        ("SSL_CA_FILE", "no-such-file.pem", "kafka.ssl_ca_file = no-such-file.pem"),
+        ("SASL_PASSWORD", None, "kafka.sasl_username and kafka.sasl_password"),
+        ("SASL_MECHANISM", "MD5", "kafka.sasl_mechanism"),
+        ("SECURITY_PROTOCOL", "TLS", "kafka.security_protocol"),
+    ],
+)
+def test_wrong_security_settings(
+    setting: str, value: str | None, asked_for: str, stream: Stream, tmp_path: Path
+) -> None:
+    secured = {
+        "SECURITY_PROTOCOL": "SASL_SSL",
+        "SASL_USERNAME": "ann",
+        "SASL_PASSWORD": "open-sesame",
+        setting: value,
+    }
+    named = {f"HEADWATER_KAFKA__{name}": text for name, text in secured.items() if text is not None}
+    assert asked_for in refusal(stream, tmp_path, named)
+
+
 def test_a_missing_topic(stream: Stream, tmp_path: Path) -> None:
     line = refusal(stream, tmp_path, {"HEADWATER_TOPICS__EVENTS": "hw-not-there"})
     assert "hw-not-there" in line

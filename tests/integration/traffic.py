@@ -10,13 +10,15 @@ from dataclasses import dataclass
 
 import orjson
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
-from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 
 from service.domain import Recommendation
+from service.settings import KafkaSettings, TopicsSettings
+from service.stream.topics import create_topics
 
 _USERS = 211
 _ITEMS = 97
 _PACE = 50  # events between two looks at the clock
+_MAX_REQUEST_BYTES = 64 * 1024 * 1024  # our own limit; Kafka's hold for what is compressed
 
 Headers = list[tuple[str, bytes]]
 
@@ -59,6 +61,12 @@ class Message:
     def recommendation(self) -> Recommendation:
         return Recommendation.model_validate_json(self.value or b"")
 
+    @property
+    def origin(self) -> str:
+        """Of a dead letter: the `TOPIC/PARTITION/OFFSET` of its record."""
+        parts = [self.headers[f"headwater-{part}"] for part in ("topic", "partition", "offset")]
+        return b"/".join(parts).decode()
+
 
 @dataclass(frozen=True, slots=True)
 class Tally:
@@ -73,19 +81,16 @@ class Tally:
 
 
 def make_stream(bootstrap: str, partitions: int = 4) -> Stream:
+    """With topics as `headwater doctor --create` makes them."""
     stream = Stream(bootstrap, f"hw-{uuid.uuid4().hex[:12]}")
-    asyncio.run(_create(stream, partitions))
+    topics = TopicsSettings(
+        events=stream.events,
+        recommendations=stream.recommendations,
+        dead_letter=stream.dead_letter,
+        partitions=partitions,
+    )
+    asyncio.run(create_topics(KafkaSettings(bootstrap_servers=bootstrap), topics))
     return stream
-
-
-async def _create(stream: Stream, partitions: int) -> None:
-    admin = AIOKafkaAdminClient(bootstrap_servers=stream.bootstrap)
-    await admin.start()
-    try:
-        names = (stream.events, stream.recommendations, stream.dead_letter)
-        await admin.create_topics([NewTopic(name, partitions, 1) for name in names])
-    finally:
-        await admin.close()
 
 
 def event(number: int) -> dict[str, str | int]:
@@ -125,12 +130,21 @@ async def _produce(stream: Stream, numbers: Iterable[int], per_s: float | None) 
 
 
 def send(
-    stream: Stream, key: bytes | None, value: bytes | None, headers: Headers | None = None
+    stream: Stream,
+    key: bytes | None,
+    value: bytes | None,
+    headers: Headers | None = None,
+    compression: str | None = None,
 ) -> str:
     """Append one record as it is; its `TOPIC/PARTITION/OFFSET`."""
 
     async def append() -> str:
-        async with AIOKafkaProducer(bootstrap_servers=stream.bootstrap, acks="all") as producer:
+        async with AIOKafkaProducer(
+            bootstrap_servers=stream.bootstrap,
+            acks="all",
+            compression_type=compression,
+            max_request_size=_MAX_REQUEST_BYTES,
+        ) as producer:
             placed = await producer.send_and_wait(stream.events, value, key=key, headers=headers)
         return f"{stream.events}/{placed.partition}/{placed.offset}"
 
@@ -144,6 +158,26 @@ def recommendations(stream: Stream, distinct: int, within_s: float) -> list[Mess
 
 def dead_letters(stream: Stream, count: int, within_s: float) -> list[Message]:
     return asyncio.run(_read(stream.bootstrap, stream.dead_letter, count, within_s, False))
+
+
+def answer(stream: Stream, rec_id: str, within_s: float = 90.0) -> Message:
+    """Wait for the recommendation with this id."""
+    deadline_s = time.monotonic() + within_s
+    while time.monotonic() < deadline_s:
+        for message in recommendations(stream, 1, 20):
+            if message.rec_id == rec_id:
+                return message
+    raise AssertionError(f"no recommendation {rec_id}")
+
+
+def dead_letter(stream: Stream, origin: str, within_s: float = 90.0) -> Message:
+    """Wait for the dead letter of the record that stands there."""
+    deadline_s = time.monotonic() + within_s
+    while time.monotonic() < deadline_s:
+        for letter in dead_letters(stream, 1, 20):
+            if letter.origin == origin:
+                return letter
+    raise AssertionError(f"no dead letter of {origin}")
 
 
 async def _read(

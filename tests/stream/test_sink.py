@@ -6,12 +6,19 @@ from typing import Any
 
 import pytest
 from aiokafka.errors import (
+    ClusterAuthorizationFailedError,
+    KafkaConnectionError,
     KafkaTimeoutError,
     MessageSizeTooLargeError,
     TopicAuthorizationFailedError,
 )
 
-from service.errors import ConfigurationError, DeadLetterReason, InvalidEventError
+from service.errors import (
+    ConfigurationError,
+    DeadLetterReason,
+    InvalidEventError,
+    TransientError,
+)
 from service.metrics import Metrics
 from service.settings import KafkaSettings, TopicsSettings
 from service.stream import sink
@@ -28,11 +35,15 @@ Sent = tuple[str, bytes | None, bytes | None, dict[str, bytes]]
 class Broker:
     """Stands for the producer and what is behind it."""
 
-    def __init__(self, *faults: Exception) -> None:
+    def __init__(self, *faults: Exception, refusal: Exception | None = None) -> None:
         self.sent: list[Sent] = []
         self._faults = list(faults)  # of the first sends
+        self._refusal = refusal  # to start
 
-    async def start(self) -> None: ...
+    async def start(self) -> None:
+        if self._refusal:
+            raise self._refusal
+
     async def stop(self) -> None: ...
 
     async def send(
@@ -142,5 +153,31 @@ class TestRecommending:
         assert produced("recommendation", "acknowledged")._value.get() == 3
 
     def test_what_can_never_be_sent_is_raised(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        with pytest.raises(TopicAuthorizationFailedError):
+        with pytest.raises(ConfigurationError, match=r"write to topic 'recommendations'.*access"):
             recommended(1, 10, Broker(TopicAuthorizationFailedError()), monkeypatch)
+
+
+class TestStarting:
+    def test_a_missing_right_has_to_be_set_right(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        broker = Broker(refusal=ClusterAuthorizationFailedError())
+        with pytest.raises(ConfigurationError, match=r"start a producer.*kafka\.sasl_username"):
+            recommended(1, 10, broker, monkeypatch)
+
+    def test_a_broker_that_went_away_may_come_back(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        broker = Broker(refusal=KafkaConnectionError("gone"))
+        with pytest.raises(TransientError, match="gone"):
+            recommended(1, 10, broker, monkeypatch)
+
+    def test_only_the_producer_of_dead_letters_may_be_refused_a_record(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """An idempotent one could not go on after it."""
+        made: list[bool] = []
+
+        def producer(*, enable_idempotence: bool, **_: Any) -> Broker:
+            made.append(enable_idempotence)
+            return Broker()
+
+        monkeypatch.setattr(sink, "AIOKafkaProducer", producer)
+        asyncio.run(Sink(KafkaSettings(), TopicsSettings(), Metrics()).start())
+        assert made == [True, False]
