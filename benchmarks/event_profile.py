@@ -24,10 +24,11 @@ from benchmarks.scale import Scale
 from benchmarks.shoppers import ITEMS, Shoppers, item_name
 from benchmarks.versions import publish_random
 from service.app.serving import load_servable
-from service.domain import Events, ItemId, Offset, Partition
+from service.domain import NO_KEY, Events, Float32s, Int64s, ItemId, ItemKey, Offset, Partition
 from service.metrics import Metrics
-from service.model.inference import compact, hide, states_at
-from service.model.ranking import ranks
+from service.model.inference import compact, states_at
+from service.model.memory import Memory
+from service.model.mixture import Columns, best, blended, ranks, stack
 from service.model.vocabulary import NO_ROW
 from service.registry.registry import Registry
 from service.registry.servable import Servable
@@ -52,6 +53,7 @@ _TOPICS = TopicsSettings(
 )
 
 Message = tuple[bytes, bytes, list[Header]]
+Recollections = list[tuple[Int64s, Float32s]]  # as `Memory.recall` gives them
 
 
 @dataclass(slots=True)
@@ -79,6 +81,7 @@ class Bench:
         self._codec = EventCodec(settings.events)
         self._encoder = RecommendationCodec(settings.topics.events, settings.events.kinds)
         self._popularity = Popularity(settings.scorer.popularity_half_life_events)
+        self._memory = Memory(settings.memory)
         self._batcher = Batcher(settings.batch)
         self._metrics = Metrics()
         self._offset = 0
@@ -87,7 +90,12 @@ class Bench:
             for number in range(_PARTITIONS)
         }
         self._scorer = Scorer(
-            servable, self._slabs, self._popularity, settings.scorer, settings.model.max_length
+            servable,
+            self._slabs,
+            self._popularity,
+            self._memory,
+            settings.scorer,
+            settings.model.max_length,
         )
 
     def close(self) -> None:
@@ -146,29 +154,64 @@ class Bench:
                 events.user, events.item, events.kind, events.timestamp, events.offset
             )
         with stages.timed("windows"):
+            earlier = slab.windows(slot, ordinal, settings.model.max_length).item
             window = slab.windows(slot, ordinal + 1, settings.model.max_length).item
-            rows, lengths = compact(vocabulary.rows(window))  # [batch, length]
-            target = vocabulary.rows(events.item)
-            before = lengths - 1 - (target != NO_ROW)
-        with stages.timed("forward"):
-            states = states_at(servable.model, rows, np.stack([before, lengths - 1], axis=1))
-        with stages.timed("catalogue_scores"):
-            scores = states @ servable.table.T  # [batch, 2, items]
         with stages.timed("seen_items"):
             kept, kept_ordinal = slab.remembered(slot, ordinal + 1)
-            seen = vocabulary.rows(kept)
-            earlier = np.where(kept_ordinal < ordinal[:, None], seen, NO_ROW)
+            is_earlier = (kept_ordinal >= 0) & (kept_ordinal < ordinal[:, None])
+        with stages.timed("memory"):
+            recalled_before, recalled_after = self._recall(events, earlier)
+        with stages.timed("known_items"):
+            rows, lengths = compact(vocabulary.rows(window))  # [batch, length]
+            known = np.stack([lengths - (vocabulary.rows(events.item) != NO_ROW), lengths], axis=1)
+        with stages.timed("forward"):
+            states = states_at(servable.model, rows, known - 1)
+        with stages.timed("catalogue_scores"):
+            cosines = states @ servable.table.T  # [batch, 2, items]
+            cosines[torch.from_numpy(known == 0)] = -torch.inf
+        with stages.timed("mixture_columns"):
+            before, after = stack(recalled_before), stack(recalled_after)
+            columns = Columns(vocabulary, np.concatenate([before.key, after.key]))
+            hidden = columns.of(kept) * settings.scorer.exclude_seen
+        with stages.timed("prequential_mixture"):
+            tested = blended(cosines[:, 0], columns, hidden * is_earlier, before, servable.blend)
         with stages.timed("prequential_ranks"):
-            ranks(hide(scores[:, 0], earlier), torch.from_numpy(target))
+            ranks(tested, torch.from_numpy(columns.of(events.item)))
+        with stages.timed("mixture"):
+            answered = blended(cosines[:, 1], columns, hidden, after, servable.blend)
         with stages.timed("topk"):
-            hidden = hide(scores[:, 1], seen)
-            best, places = hidden.topk(settings.scorer.top_k, dim=1)  # [batch, k]
+            chance, places = best(answered, settings.scorer.top_k)  # [batch, k] each
         with stages.timed("item_names"):
-            ids = vocabulary.ids
             return [
-                [(ids[row], score) for row, score in zip(rows_of, of, strict=True)]
-                for of, rows_of in zip(best.tolist(), places.tolist(), strict=True)
+                self._named(columns, chances, of)
+                for chances, of in zip(chance.tolist(), places.tolist(), strict=True)
             ]
+
+    def _recall(self, events: Events, earlier: Int64s) -> tuple[Recollections, Recollections]:
+        """What each event's history recalls before and after the memory has learned the event."""
+        before: Recollections = []
+        after: Recollections = []
+        lengths = (earlier != NO_KEY).sum(axis=1).tolist()
+        for row, (item, item_id, length) in enumerate(
+            zip(events.item.tolist(), events.item_ids, lengths, strict=True)
+        ):
+            history = earlier[row, :length]
+            before.append(self._memory.recall(history))
+            self._memory.learn(ItemKey(item), item_id, history)
+            after.append(self._memory.recall(np.append(history, item)))
+        return before, after
+
+    def _named(
+        self, columns: Columns, chances: list[float], places: list[int]
+    ) -> list[tuple[ItemId, float]]:
+        ids = self._servable.vocabulary.ids
+        ranking = []
+        for chance, place in zip(chances, places, strict=True):
+            met = columns.met(place)
+            name = ids[place] if met is None else self._memory.item_id(met)
+            if chance > 0 and name is not None:
+                ranking.append((name, chance))
+        return ranking
 
     def whole(self, name: str, size: int, partitions: int) -> None:
         """The scorer itself on a batch that is spread over so many partitions."""

@@ -25,6 +25,7 @@ from benchmarks.versions import publish_random
 from service.app.serving import Serving, load_servable
 from service.domain import Events, ItemId, Partition, UserId, Version, item_key, user_key
 from service.metrics import Metrics
+from service.model.memory import Memory
 from service.registry.registry import Registry
 from service.registry.servable import Servable
 from service.scorer.scorer import Scored, Scorer
@@ -179,6 +180,7 @@ def _measure(scale: Scale, root: Path, thread: ThreadPoolExecutor) -> list[Row]:
         load(next(iter(own_items))),
         {_PARTITION: slab},
         Popularity(settings.scorer.popularity_half_life_events),
+        Memory.of(settings.memory),
         settings.scorer,
         settings.model.max_length,
     )

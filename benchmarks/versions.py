@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
@@ -11,7 +12,8 @@ from service.model.recommender import Recommender
 from service.registry.artifact import NO_ITEM, Artifact
 from service.registry.manifest import Origin
 from service.registry.registry import Registry
-from service.settings import ModelSettings, RegistrySettings
+from service.registry.servable import first_blend
+from service.settings import ModelSettings, RegistrySettings, Settings
 
 
 def publish_random(root: Path, items: Sequence[ItemId], seed: int) -> Version:
@@ -25,7 +27,7 @@ def publish_random(root: Path, items: Sequence[ItemId], seed: int) -> Version:
         parent=None,
         origin=Origin.INITIAL,
         trained_through={},
-        model=model.shape,
+        model={**model.shape, "blend": asdict(first_blend(Settings()))},
         items=len(items),
         gate=None,
         now_ms=time.time_ns() // 1_000_000,

@@ -34,6 +34,8 @@ ENV_FILE = "HEADWATER_CONFIG"
 ENV_TEST_KAFKA = "HEADWATER_TEST_KAFKA"
 
 Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
+Share = Annotated[float, Field(ge=0.0, le=1.0)]
+Decay = Annotated[float, Field(gt=0.0, le=1.0)]
 
 
 class Section(BaseModel):
@@ -215,6 +217,37 @@ class ModelSettings(Section):
     seed: int = Field(default=0, description="Of the weights of a new model.")
 
 
+class MemorySettings(Section):
+    """Item-to-item transitions, learned at every event and mixed into every ranking.
+
+    At the bounds about items x fanout x 8 bytes.
+    """
+
+    enabled: bool = Field(default=True, description="Off: the transformer ranks alone.")
+    model_share: Share = Field(
+        default=0.7,
+        description="The transformer's part of the mixture, until the holdout has fitted it.",
+    )
+    lag: PositiveInt = Field(default=5, description="Events back from which an event is led to.")
+    lag_decay: Decay = Field(default=0.8, description="A transition's weight per event between.")
+    backward: Share = Field(default=0.5, description="Weight of the opposite direction.")
+    depth: PositiveInt = Field(default=10, description="Last events of a history that recall.")
+    step_decay: Decay = Field(default=0.8, description="Their weight per event back.")
+    repeat: Annotated[float, Field(ge=0.0)] = Field(
+        default=0.3, description="Weight of an item for standing in the history itself."
+    )
+    popularity_penalty: Annotated[float, Field(ge=0.0, le=1.0)] = Field(
+        default=0.1, description="Exponent of an item's count by which its weight is divided."
+    )
+    half_life_events: PositiveInt = Field(
+        default=1_000_000, description="After so many events a past event counts half."
+    )
+    fanout: PositiveInt = Field(default=64, description="Transitions kept of an item.")
+    items: PositiveInt = Field(
+        default=500_000, description="Past this the items that were seen longest ago are forgotten."
+    )
+
+
 class Device(enum.StrEnum):
     AUTO = "auto"
     CPU = "cpu"
@@ -229,6 +262,10 @@ class ReplaySettings(Section):
     )
     min_sequences: Annotated[int, Field(ge=0)] = Field(
         default=32, description="Replayed sequences per step at least, while histories last."
+    )
+    recency: PositiveInt = Field(
+        default=1,
+        description="Of so many users drawn the one with the newest event is replayed; 1: uniform.",
     )
 
 
@@ -406,6 +443,7 @@ class Settings(Section):
     history: HistorySettings = HistorySettings()
     batch: BatchSettings = BatchSettings()
     model: ModelSettings = ModelSettings()
+    memory: MemorySettings = MemorySettings()
     trainer: TrainerSettings = TrainerSettings()
     scorer: ScorerSettings = ScorerSettings()
     registry: RegistrySettings = RegistrySettings()

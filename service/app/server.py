@@ -14,6 +14,7 @@ from service.app.serving import Serving, first_servable
 from service.app.training_metrics import record
 from service.domain import Offsets, Partition
 from service.metrics import Metrics
+from service.model.memory import Memory
 from service.registry.registry import Registry
 from service.scorer.scorer import Scorer
 from service.settings import Settings
@@ -71,6 +72,7 @@ class Server:
         self._registry = Registry(settings.storage.root / "registry", settings.registry)
         self._slabs: dict[Partition, HistorySlab] = {}
         self._popularity = Popularity(settings.scorer.popularity_half_life_events)
+        self._memory = Memory.of(settings.memory)
         self._sink = Sink(settings.kafka, settings.topics, self._metrics)
         self._source = Source(
             settings.kafka, settings.topics, self._metrics, self._assigned, self._revoked
@@ -110,6 +112,7 @@ class Server:
             champion,
             self._slabs,
             self._popularity,
+            self._memory,
             settings.scorer,
             settings.model.max_length,
         )
@@ -184,6 +187,8 @@ class Server:
         await asyncio.to_thread(self._trainer.stop)
         self._release(list(self._slabs))
         self._popularity.clear()
+        if self._memory is not None:
+            self._memory.clear()
         require_room(self._settings.history, len(partitions))
         for assigned in partitions:
             self._slabs[assigned.partition] = HistorySlab.create(

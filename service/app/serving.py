@@ -5,6 +5,7 @@ import logging
 import time
 from collections import deque
 from concurrent.futures import Executor
+from dataclasses import asdict
 
 from service.domain import Version
 from service.errors import ConfigurationError, DamagedVersionError
@@ -13,7 +14,7 @@ from service.model.recommender import Recommender
 from service.registry.artifact import Artifact
 from service.registry.manifest import Manifest, Origin
 from service.registry.registry import Registry
-from service.registry.servable import Servable, make_servable, model_identity
+from service.registry.servable import Servable, first_blend, make_servable, model_identity
 from service.scorer.scorer import Scorer
 from service.settings import Settings
 from service.trainer.process import Covered, is_covered
@@ -33,7 +34,11 @@ def first_servable(registry: Registry, settings: Settings) -> Servable:
             parent=None,
             origin=Origin.INITIAL,
             trained_through={},
-            model={**model.shape, "settings": model_identity(settings.model)},
+            model={
+                **model.shape,
+                "settings": model_identity(settings.model),
+                "blend": asdict(first_blend(settings)),
+            },
             items=0,
             gate=None,
             now_ms=time.time_ns() // 1_000_000,

@@ -24,13 +24,19 @@ _LEAK_TOLERANCE = 1e-5
 # Encoders to which `is_decoder` means nothing, or a decoder with cross-attention. They read
 # through a causal mask instead; of T5 and its kin only the encoder is taken.
 _READ_THROUGH_A_MASK = frozenset({"albert", "distilbert", "mt5", "t5", "umt5"})
+# Families of which a test shows that positions keep sequences in one row apart.
+_KEEP_PACKED_APART = frozenset(
+    {"gemma", "gpt2", "gpt_neox", "llama", "mistral", "olmo", "phi", "qwen2", "qwen3"}
+)
 
 
 class Backbone(nn.Module):
     """Maps item vectors [batch, length, dim] to states [batch, length, dim], causally.
 
     Sequences are padded at the end, where causality keeps padding from being seen, so the
-    body needs no mask of the padding.
+    body needs no mask of the padding. A row may hold several sequences one after the other
+    when `positions` [batch, length] begin at 0 with each, and `packs` is true: otherwise the
+    positions are disregarded.
     """
 
     def __init__(self, body: PreTrainedModel, dim: int) -> None:
@@ -42,11 +48,21 @@ class Backbone(nn.Module):
         self.enter = nn.Identity() if read == dim else nn.Linear(dim, read)
         self.leave = nn.Identity() if hidden == dim else nn.Linear(hidden, dim)
 
-    def forward(self, vectors: Tensor) -> Tensor:
+    @property
+    def packs(self) -> bool:
+        """Whether sequences that share a row are kept apart by their positions."""
+        return self.body.config.model_type in _KEEP_PACKED_APART
+
+    def forward(self, vectors: Tensor, positions: Tensor | None = None) -> Tensor:
         entered = self.enter(vectors)
-        masked = self.body.config.model_type in _READ_THROUGH_A_MASK
-        mask = _causal_mask(entered) if masked else None
-        output = self.body(inputs_embeds=entered, attention_mask=mask, use_cache=False)
+        if self.body.config.model_type in _READ_THROUGH_A_MASK:
+            output = self.body(
+                inputs_embeds=entered, attention_mask=_causal_mask(entered), use_cache=False
+            )
+        elif positions is not None and self.packs:
+            output = self.body(inputs_embeds=entered, position_ids=positions, use_cache=False)
+        else:
+            output = self.body(inputs_embeds=entered, use_cache=False)
         states: Tensor = self.leave(output.last_hidden_state)  # [batch, length, dim]
         return states
 

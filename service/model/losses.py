@@ -7,35 +7,38 @@ from torch import Tensor
 from torch.nn import functional
 
 
+def candidates(items: int, negatives: int, device: torch.device) -> Tensor:
+    """Rows to tell targets from: drawn uniformly with replacement from 1 .. `items`, or all of
+    them where they are not more than `negatives`."""
+    if items <= negatives:
+        return torch.arange(1, items + 1, device=device)
+    return torch.randint(1, items + 1, (negatives,), device=device)
+
+
 def sampled_softmax(
     states: Tensor,
     targets: Tensor,
-    table: Tensor,
+    right: Tensor,
+    drawn: Tensor,
+    wrong: Tensor,
     *,
-    negatives: int,
+    items: int,
     temperature: float,
-    generator: torch.Generator | None = None,
 ) -> Tensor:
-    """Mean cross-entropy, in nats, of each state's target among sampled items.
+    """Mean cross-entropy, in nats, of each state's target among the `drawn` items.
 
-    states [n, dim]; targets [n] rows of `table` [rows, dim], whose row 0 is no item and never
-    a candidate. The negatives are shared by all states and drawn uniformly with replacement; a
-    log-Q correction (Bengio and Senécal, 2008) makes their sum an unbiased estimate of the sum
-    over all items but the target. A catalogue of at most `negatives` items is not sampled.
+    states [n, dim]; targets [n] rows and `right` [n, dim] their item vectors; drawn [negatives]
+    rows shared by all states, from `candidates`, and `wrong` [negatives, dim] their vectors. A
+    log-Q correction (Bengio and Senécal, 2008) makes the sum over the drawn an unbiased
+    estimate of the sum over all `items` but the target.
     """
-    items = table.shape[0] - 1
     states = functional.normalize(states, dim=-1)
-    if items <= negatives:
-        logits = states @ functional.normalize(table[1:], dim=-1).T / temperature  # [n, items]
-        return functional.cross_entropy(logits.float(), targets - 1)
-
-    drawn = torch.randint(1, items + 1, (negatives,), generator=generator, device=states.device)
-    positive = functional.normalize(table[targets], dim=-1)  # [n, dim]
-    negative = functional.normalize(table[drawn], dim=-1)  # [negatives, dim]
-    right = (states * positive).sum(dim=-1, keepdim=True) / temperature  # [n, 1]
-    wrong = states @ negative.T / temperature  # [n, negatives]
+    positive = functional.normalize(right, dim=-1)
+    negative = functional.normalize(wrong, dim=-1)
+    target = (states * positive).sum(dim=-1, keepdim=True).float() / temperature  # [n, 1]
+    others = (states @ negative.T).float() / temperature  # [n, negatives]
     # Each item is drawn negatives / items times on average.
-    wrong = wrong.float() + math.log(items / negatives)
-    wrong = wrong.masked_fill(drawn[None, :] == targets[:, None], -torch.inf)
-    logits = torch.cat([right.float(), wrong], dim=1)  # [n, 1 + negatives]
+    others = others + math.log(items / len(drawn))
+    others = others.masked_fill(drawn[None, :] == targets[:, None], -torch.inf)
+    logits = torch.cat([target, others], dim=1)  # [n, 1 + negatives]
     return functional.cross_entropy(logits, torch.zeros_like(targets))

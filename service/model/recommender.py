@@ -62,7 +62,11 @@ class Recommender(nn.Module):
 
     def forward(self, rows: Tensor) -> Tensor:
         """States after each event. [batch, length, dim] from rows [batch, length]."""
-        states: Tensor = self.backbone(self.items(rows))
+        return self.states(self.items(rows))
+
+    def states(self, vectors: Tensor, positions: Tensor | None = None) -> Tensor:
+        """As `forward`, from item vectors; `positions` as in `Backbone`."""
+        states: Tensor = self.backbone(vectors, positions)
         return states
 
     def grow(self, rows: int) -> None:

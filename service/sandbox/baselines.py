@@ -2,7 +2,8 @@
 
 import numpy as np
 
-from service.domain import Bools, Int64s, Partition
+from service.domain import Bools, Int64s, ItemId, ItemKey, Partition
+from service.model.memory import Memory
 from service.registry.servable import Servable
 from service.sandbox.replay import Ratings
 from service.sandbox.scoreboard import CUTOFF
@@ -14,27 +15,37 @@ from service.state.popularity import Popularity
 _ALL = Partition(0)  # a user's history is the same in one slab as in two
 
 
+class StillMemory(Memory):
+    """A memory that recalls what it was loaded with and learns nothing more."""
+
+    def learn(self, item: ItemKey, item_id: ItemId, before: Int64s) -> None:
+        pass
+
+
 class FrozenModel:
     """The service's own scorer with a champion that is never swapped again.
 
     Its histories, popularity and what it leaves out as seen go on as in the service: only the
-    weights and the vocabulary stand still.
+    weights, the vocabulary and the memory stand still.
     """
 
-    def __init__(self, servable: Servable, ratings: Ratings, settings: Settings) -> None:
+    def __init__(
+        self, servable: Servable, memory: StillMemory, ratings: Ratings, settings: Settings
+    ) -> None:
         self._ratings = ratings
         self._slab = HistorySlab.create(_ALL, settings.history)
         self._scorer = Scorer(
             servable,
             {_ALL: self._slab},
             Popularity(settings.scorer.popularity_half_life_events),
+            memory,
             settings.scorer,
             settings.model.max_length,
         )
 
-    def freeze(self, servable: Servable) -> None:
+    def freeze(self, servable: Servable, memory: StillMemory) -> None:
         """Answer with this version from now on."""
-        self._scorer.champion = servable
+        self._scorer.champion, self._scorer.memory = servable, memory
 
     def answer(self, chosen: Int64s, wanted: Bools) -> list[list[int]]:
         """Apply events, in stream order, and rank films after each one that is `wanted`."""

@@ -10,7 +10,7 @@ import torch
 from service.domain import Bools, Int64s, Version
 from service.registry.registry import Registry
 from service.registry.servable import Servable, make_servable
-from service.sandbox.baselines import FrozenModel, PopularFilms
+from service.sandbox.baselines import FrozenModel, PopularFilms, StillMemory
 from service.sandbox.replay import Answer, Ratings, Served
 from service.sandbox.scoreboard import Recommender, Scoreboard
 from service.settings import Settings
@@ -73,8 +73,8 @@ class Comparison:
     async def ask_baselines(self, executor: Executor, start: Version) -> None:
         """Ask all baselines about every event, behind the live answers. Ends with the last."""
         loop = asyncio.get_running_loop()
-        frozen = FrozenModel(self._load(start), self._ratings, self._settings)
-        halfway = FrozenModel(self._load(start), self._ratings, self._settings)
+        frozen = FrozenModel(*self._load(start), self._ratings, self._settings)
+        halfway = FrozenModel(*self._load(start), self._ratings, self._settings)
         popular = PopularFilms(self._ratings, self._settings.scorer.popularity_half_life_events)
         try:
             done = 0
@@ -87,7 +87,7 @@ class Comparison:
                     continue
                 if done == self.half:
                     version = Version(int(self._live_version[self.half]))
-                    halfway.freeze(await loop.run_in_executor(executor, self._load, version))
+                    halfway.freeze(*await loop.run_in_executor(executor, self._load, version))
                 chosen = np.arange(done, end)
                 for who, answer in (
                     (Recommender.FROZEN, _asking(frozen, self.board.asked(chosen))),
@@ -105,10 +105,14 @@ class Comparison:
             frozen.close()
             halfway.close()
 
-    def _load(self, version: Version) -> Servable:
-        manifest, artifact = self._registry.load(version)
+    def _load(self, version: Version) -> tuple[Servable, StillMemory]:
+        """A version, and the memory that its trainer had."""
+        manifest, artifact = self._registry.load(version, with_trainer=True)
         batch, length = self._settings.batch.score_max_events, self._settings.model.max_length
-        return make_servable(manifest, artifact, batch=batch, length=length)
+        servable = make_servable(manifest, artifact, batch=batch, length=length)
+        memory = StillMemory(self._settings.memory)
+        memory.load(artifact.trainer, servable.vocabulary)
+        return servable, memory
 
 
 def _asking(model: FrozenModel, wanted: Bools) -> Callable[[Int64s], list[list[int]]]:

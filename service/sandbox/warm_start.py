@@ -12,8 +12,10 @@ import numpy as np
 import torch
 
 from service.domain import Events, MicroBatch, Offset, Offsets, Partition
+from service.model.memory import Memory
 from service.registry.manifest import Manifest, Origin
 from service.registry.registry import Registry
+from service.registry.servable import first_blend
 from service.settings import Settings
 from service.state.histories import SLACK, HistorySlab
 from service.trainer.challenger import Challenger
@@ -39,8 +41,11 @@ def publish_first_version(events: Events, settings: Settings, registry: Registry
             Challenger.new(settings.model, trainer, torch.device("cpu")),
             empty_rows(settings.model.max_length),
             {},
+            Memory.of(settings.memory),
+            first_blend(settings),
         )
         learner.learn(_micro_batches(events, slabs))
+        learner.fit_blend()
         return registry.publish(
             learner.artifact(),
             parent=None,

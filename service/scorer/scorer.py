@@ -11,17 +11,29 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import Tensor
 
-from service.domain import Bools, Events, Int32s, Int64s, ItemId, Partition, stable_key
-from service.model.inference import compact, hide, states_at
-from service.model.ranking import MISSED, ranks
+from service.domain import (
+    NO_KEY,
+    Bools,
+    Events,
+    Float32s,
+    Int32s,
+    Int64s,
+    ItemId,
+    ItemKey,
+    Partition,
+    stable_key,
+)
+from service.model.inference import compact, states_at
+from service.model.memory import Memory
+from service.model.mixture import Columns, best, blended, ranks, stack
 from service.model.vocabulary import NO_ROW
 from service.registry.servable import Servable
 from service.settings import ScorerSettings
 from service.state.histories import SLACK, HistorySlab
 from service.state.popularity import Popularity
 
+_Memories = list[tuple[Int64s, Float32s]]  # keys and values, as `Memory.recall` gives them
 RankedItems = list[tuple[ItemId, float]]
 
 
@@ -51,22 +63,27 @@ class _Pasts:
     window: Int64s  # [rows, length] item keys, oldest first
     kept: Int64s  # [rows, width] every remembered item key, in no order
     is_earlier: Bools  # [rows, width], False for the event itself
+    recalled_before: _Memories  # the event; empty where there is no memory
+    recalled_after: _Memories
 
 
 class Scorer:
-    """Champion, histories and popularity, as one batch after another sees them."""
+    """Champion, histories, memory and popularity, as one batch after another sees them."""
 
     def __init__(
         self,
         champion: Servable,
         slabs: Mapping[Partition, HistorySlab],
         popularity: Popularity,
+        memory: Memory | None,
         settings: ScorerSettings,
         length: int,
     ) -> None:
+        """`memory` learns from every event that is scored; None where the model ranks alone."""
         self.champion = champion
         self._slabs = slabs
         self._popularity = popularity
+        self.memory = memory
         self._settings = settings
         self._length = length
 
@@ -81,7 +98,7 @@ class Scorer:
         return sum(slab.evicted for slab in self._slabs.values())
 
     def score(self, events: Events, answer: Bools) -> Scored:
-        """Apply all events, test the model on and answer those marked in `answer`."""
+        """Apply all events, test the live model on those marked in `answer`, and answer them."""
         servable = self.champion
         places, pasts = self._apply(events, answer)
         rankings: list[RankedItems | None] = [None] * len(events)
@@ -104,6 +121,7 @@ class Scorer:
         window = np.zeros((asked, self._length), np.int64)
         kept = np.zeros((asked, width), np.int64)
         is_earlier = np.zeros((asked, width), np.bool_)
+        before = np.zeros((len(events), self._length), np.int64)
         for partition in np.unique(events.partition).tolist():
             slab = self._slabs[Partition(partition)]
             here = np.flatnonzero(events.partition == partition)
@@ -115,12 +133,36 @@ class Scorer:
                     events.timestamp[rows],
                     events.offset[rows],
                 )
+                if self.memory is not None:  # an empty one is false
+                    before[rows] = slab.windows(slot[rows], ordinal[rows], self._length).item
                 rows = rows[answer[rows]]
                 end = ordinal[rows] + 1
                 window[place[rows]] = slab.windows(slot[rows], end, self._length).item
                 kept[place[rows]], kept_ordinal = slab.remembered(slot[rows], end)
-                is_earlier[place[rows]] = kept_ordinal < ordinal[rows, None]
-        return Places(slot, ordinal), _Pasts(window, kept, is_earlier)
+                earlier = (kept_ordinal >= 0) & (kept_ordinal < ordinal[rows, None])
+                is_earlier[place[rows]] = earlier
+        recalled = self._learn(events, before, answer)
+        return Places(slot, ordinal), _Pasts(window, kept, is_earlier, *recalled)
+
+    def _learn(self, events: Events, before: Int64s, answer: Bools) -> tuple[_Memories, _Memories]:
+        """Let the memory learn one event after the other; what each of those marked in `answer`
+        recalls just before and just after it is learned."""
+        earlier: _Memories = []
+        later: _Memories = []
+        memory = self.memory
+        if memory is None:
+            return earlier, later
+        lengths = (before != NO_KEY).sum(axis=1).tolist()
+        for row, (item, item_id, asked, length) in enumerate(
+            zip(events.item.tolist(), events.item_ids, answer.tolist(), lengths, strict=True)
+        ):
+            history = before[row, :length]
+            if asked:
+                earlier.append(memory.recall(history))
+            memory.learn(ItemKey(item), item_id, history)
+            if asked:
+                later.append(memory.recall(np.append(history, item)))
+        return earlier, later
 
     @torch.inference_mode()
     def _rank(
@@ -128,51 +170,57 @@ class Scorer:
     ) -> tuple[list[RankedItems], Int64s]:
         """Rankings after each event, and the rank of each tested event before it.
 
-        `item` [batch] are the events' items, the last of each past.
+        `item` [batch] are the events' items, the last of each past. An event is tested when its
+        user has a history.
         """
         vocabulary = servable.vocabulary
         rows, lengths = compact(vocabulary.rows(pasts.window))
-        target = vocabulary.rows(item)  # [batch]
-        before = lengths - 1 - (target != NO_ROW)  # the last place that has not seen the event
-        states = states_at(servable.model, rows, np.stack([before, lengths - 1], axis=1))
-        scores = states @ servable.table.T  # [batch, 2, items]
+        # Places that have not seen the event, and that have.
+        known = np.stack([lengths - (vocabulary.rows(item) != NO_ROW), lengths], axis=1)
+        states = states_at(servable.model, rows, known - 1)  # [batch, 2, dim]
+        cosines = states @ servable.table.T  # [batch, 2, items]
+        cosines[torch.from_numpy(known == 0)] = -torch.inf
 
-        # Row 0 is hidden anyhow, so it stands for what is not to be hidden.
-        hidden = vocabulary.rows(pasts.kept) * self._settings.exclude_seen
-        rank = _ranks(scores[:, 0], target, hidden * pasts.is_earlier)[before >= 0]
-
-        k = min(self._settings.top_k, len(vocabulary) - 1)
-        best, places = hide(scores[:, 1], hidden).topk(k, dim=1)  # [batch, k]
+        before, after = stack(pasts.recalled_before), stack(pasts.recalled_after)
+        columns = Columns(vocabulary, np.concatenate([before.key, after.key]))
+        hidden = columns.of(pasts.kept) * self._settings.exclude_seen  # [batch, width]
+        tested = blended(cosines[:, 0], columns, hidden * pasts.is_earlier, before, servable.blend)
+        rank = ranks(tested, torch.from_numpy(columns.of(item))).numpy()
+        answered = blended(cosines[:, 1], columns, hidden, after, servable.blend)
+        chance, column = best(answered, self._settings.top_k)
         ranked = [
-            self._named(servable, scores_of, rows_of) if length else self._popular(items)
-            for scores_of, rows_of, length, items in zip(
-                best.tolist(), places.tolist(), lengths.tolist(), pasts.kept, strict=True
+            self._named(servable, columns, chances, places) or self._popular(seen)
+            for chances, places, seen in zip(
+                chance.tolist(), column.tolist(), pasts.kept, strict=True
             )
         ]
-        return ranked, rank
+        return ranked, rank[pasts.is_earlier.any(axis=1)]
 
-    def _named(self, servable: Servable, scores: list[float], rows: list[int]) -> RankedItems:
-        """Item ids for rows; what had to be hidden is left out, so a ranking may be short."""
+    def _named(
+        self, servable: Servable, columns: Columns, chances: list[float], places: list[int]
+    ) -> RankedItems:
+        """Item ids for columns; what had to be hidden is left out, so a ranking may be short."""
         ids = servable.vocabulary.ids
-        return [
-            (ids[row], score) for row, score in zip(rows, scores, strict=True) if score > -torch.inf
-        ]
+        ranking = []
+        for chance, place in zip(chances, places, strict=True):
+            met = columns.met(place)
+            name = ids[place] if met is None else self._met(met)
+            if chance > 0 and name is not None:
+                ranking.append((name, chance))
+        return ranking
+
+    def _met(self, key: int) -> ItemId | None:
+        """An item that only the memory knows; None where it was forgotten a moment ago."""
+        return None if self.memory is None else self.memory.item_id(key)
 
     def _popular(self, seen_keys: Int64s) -> RankedItems:
-        """What is shown where the champion knows nothing of the user's history."""
+        """What is shown where neither champion nor memory knows anything of the history."""
         k = self._settings.top_k
         candidates = self._popularity.top(k + len(seen_keys))
         if self._settings.exclude_seen:
             seen = set(seen_keys.tolist())
             candidates = [item for item in candidates if stable_key(item) not in seen]
         return [(item, self._popularity.score(item)) for item in candidates[:k]]
-
-
-def _ranks(scores: Tensor, target: Int64s, hidden: Int64s) -> Int64s:
-    """The rank of each target [batch] among items that are not hidden [batch, any]."""
-    rank = ranks(hide(scores, hidden), torch.from_numpy(target)).numpy()
-    rank[target == NO_ROW] = MISSED
-    return rank
 
 
 def _portions(rows: Int64s, user: Int64s, slots: int) -> list[Int64s]:

@@ -200,6 +200,11 @@ class HistorySlab:
         """The user key at each slot."""
         return self._open.user[slot]
 
+    def newest(self, slot: Int32s) -> Int64s:
+        """The offset of the last event at each slot; of no meaning where there is none."""
+        columns = self._open
+        return columns.offset[slot, (columns.count[slot] - 1) % self.address.width]
+
     def counts(self, slot: Int32s) -> Int64s:
         """Events ever appended at each slot."""
         return self._open.count[slot]

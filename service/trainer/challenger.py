@@ -6,13 +6,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim import AdamW
 
 from service.domain import ItemId, ItemKey
 from service.model.recommender import Recommender
 from service.model.vocabulary import Vocabulary
 from service.settings import ModelSettings, TrainerSettings
+from service.trainer.row_adam import RowAdam
 
 _MOMENTS = ("exp_avg", "exp_avg_sq")
 
@@ -23,6 +24,7 @@ class Checkpoint:
 
     weights: dict[str, Tensor]
     optimizer: dict[str, Any]
+    items: dict[str, Tensor]  # the item table's moments, to the end of the vocabulary
 
 
 class Challenger:
@@ -39,6 +41,9 @@ class Challenger:
         self.vocabulary = vocabulary
         self._settings = settings
         self.optimizer = self._new_optimizer()
+        rows, dim = self.model.items.weight.shape
+        self.item_optimizer = RowAdam(rows, dim, device)
+        self._rate = settings.learning_rate
 
     @classmethod
     def new(
@@ -47,68 +52,58 @@ class Challenger:
         return cls(Recommender.new(model_settings), Vocabulary(), settings, device)
 
     def _new_optimizer(self) -> AdamW:
-        """AdamW; gains, biases and item vectors are not decayed: it would only shrink them."""
-        decayed: list[nn.Parameter] = []
-        free: list[nn.Parameter] = []
-        for name, parameter in self.model.named_parameters():
-            is_matrix = parameter.ndim > 1 and not name.startswith("items.")
-            (decayed if is_matrix else free).append(parameter)
+        """AdamW for all but the item vectors; gains and biases are not decayed."""
+        parameters = list(self.model.backbone.parameters())
         return AdamW(
             [
-                {"params": decayed, "weight_decay": self._settings.weight_decay},
-                {"params": free, "weight_decay": 0.0},
+                {
+                    "params": [one for one in parameters if one.ndim > 1],
+                    "weight_decay": self._settings.weight_decay,
+                },
+                {"params": [one for one in parameters if one.ndim <= 1], "weight_decay": 0.0},
             ],
             lr=self._settings.learning_rate,
+            fused=True,
         )
 
+    @property
+    def items(self) -> int:
+        """Items with a row; these are 1 .. `items`."""
+        return len(self.vocabulary) - 1
+
     def set_learning_rate(self, rate: float) -> None:
+        self._rate = rate
         for group in self.optimizer.param_groups:
             group["lr"] = rate
 
+    def move_items(self, rows: Tensor, gradient: Tensor) -> None:
+        """Change the vectors of `rows` [n] against `gradient` [n, dim]."""
+        self.item_optimizer.step(self.model.items.weight.data, rows, gradient, self._rate)
+
     def learn_items(self, items: list[tuple[ItemKey, ItemId]]) -> None:
-        """Give unknown items rows; the table and the optimizer's moments grow with them."""
+        """Give unknown items rows; the table and its moments grow with them."""
         self.vocabulary = self.vocabulary.extended(items)
-        before = self.model.items.weight
         self.model.grow(len(self.vocabulary))
-        after = self.model.items.weight
-        if after is before:
-            return
-        state = self.optimizer.state.pop(before, None)
-        for group in self.optimizer.param_groups:
-            group["params"] = [after if old is before else old for old in group["params"]]
-        if state:
-            extra = after.shape[0] - before.shape[0]
-            for moment in _MOMENTS:
-                state[moment] = torch.nn.functional.pad(state[moment], (0, 0, 0, extra))
-            self.optimizer.state[after] = state
+        self.item_optimizer.grow(self.model.items.weight.shape[0])
 
     def checkpoint(self) -> Checkpoint:
         return Checkpoint(
             {name: tensor.detach().clone() for name, tensor in self.model.state_dict().items()},
             copy.deepcopy(self.optimizer.state_dict()),
+            self.item_optimizer.tensors(len(self.vocabulary)),
         )
 
     def restore(self, checkpoint: Checkpoint) -> None:
         """Go back to a checkpoint of this model. Items learned since keep fresh rows."""
-        table = checkpoint.weights["items.weight"]
         with torch.no_grad():
             for name, tensor in self.model.state_dict().items():
                 kept = checkpoint.weights[name]
                 tensor[: len(kept)].copy_(kept) if tensor.ndim else tensor.copy_(kept)
-        self.model.renew(len(table))
+        self.model.renew(len(checkpoint.weights["items.weight"]))
         # load_state_dict adopts what it is given; the checkpoint may be restored again.
-        state = copy.deepcopy(checkpoint.optimizer)
-        extra = self.model.items.weight.shape[0] - table.shape[0]
-        moments = state["state"].get(self._place_of_table())
-        for moment in _MOMENTS if moments else ():
-            moments[moment] = torch.nn.functional.pad(moments[moment], (0, 0, 0, extra))
-        self.optimizer.load_state_dict(state)
-
-    def _place_of_table(self) -> int:
-        """The number by which the optimizer's state dict knows the item table."""
-        groups = self.optimizer.param_groups
-        places = [id(parameter) for group in groups for parameter in group["params"]]
-        return places.index(id(self.model.items.weight))
+        self.optimizer.load_state_dict(copy.deepcopy(checkpoint.optimizer))
+        self.item_optimizer.load(checkpoint.items)
+        self._rate = self.optimizer.param_groups[0]["lr"]
 
     def is_finite(self) -> bool:
         return all(bool(torch.isfinite(weight).all()) for weight in self.model.parameters())
@@ -122,21 +117,18 @@ class Challenger:
         return weights
 
     def optimizer_tensors(self) -> dict[str, Tensor]:
-        """Copies of the optimizer's moments and step counts by parameter name, on the CPU."""
-        tensors = {}
-        for name, parameter in self.model.named_parameters():
-            for kind, tensor in self.optimizer.state.get(parameter, {}).items():
-                kept = (
-                    tensor[: len(self.vocabulary)]
-                    if name == "items.weight" and tensor.ndim
-                    else tensor
-                )
-                tensors[f"optimizer.{kind}.{name}"] = kept.detach().cpu().clone()
-        return tensors
+        """Copies of the optimizers' moments and step counts, on the CPU."""
+        tensors = {
+            f"optimizer.{kind}.{name}": tensor.detach().cpu().clone()
+            for name, parameter in self.model.backbone.named_parameters("backbone")
+            for kind, tensor in self.optimizer.state.get(parameter, {}).items()
+        }
+        items = self.item_optimizer.tensors(len(self.vocabulary))
+        return tensors | {f"optimizer.items.{kind}": kept.cpu() for kind, kept in items.items()}
 
     def load_optimizer(self, tensors: Mapping[str, Tensor]) -> None:
         """Take back what `optimizer_tensors` gave. Parameters it does not name start anew."""
-        for name, parameter in self.model.named_parameters():
+        for name, parameter in self.model.backbone.named_parameters("backbone"):
             kinds = {
                 kind: tensors[f"optimizer.{kind}.{name}"]
                 for kind in ("step", *_MOMENTS)
@@ -144,6 +136,13 @@ class Challenger:
             }
             if kinds:
                 self.optimizer.state[parameter] = {
-                    kind: tensor.clone() if kind == "step" else tensor.to(parameter.device).clone()
-                    for kind, tensor in kinds.items()
+                    kind: tensor.to(parameter.device).clone() for kind, tensor in kinds.items()
                 }
+        of_items = "optimizer.items."
+        items = {
+            name.removeprefix(of_items): tensor
+            for name, tensor in tensors.items()
+            if name.startswith(of_items)
+        }
+        if items:
+            self.item_optimizer.load(items)

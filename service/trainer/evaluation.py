@@ -1,41 +1,111 @@
-"""Scoring the rolling holdout: NDCG@10 of each held-out interaction."""
+"""Ranking held-out interactions as the scorer would."""
 
-import numpy as np
+from collections.abc import Iterator
+from dataclasses import dataclass
+
 import torch
+from torch import Tensor
 
-from service.domain import Float32s
-from service.model.inference import compact, hide, states_at
-from service.model.ranking import ndcg, ranks
+from service.domain import Float32s, Int64s
+from service.model.inference import compact, states_at
+from service.model.memory import Memory
+from service.model.mixture import (
+    Blend,
+    Columns,
+    Mixture,
+    Recalled,
+    blended,
+    chances,
+    ranks,
+    stack,
+)
+from service.model.ranking import ndcg
 from service.model.recommender import Recommender, unit_rows
-from service.model.vocabulary import NO_ROW, Vocabulary
+from service.model.vocabulary import Vocabulary
 from service.trainer.holdout import HoldoutRows
+from service.trainer.sequences import strip
 
 CUTOFF = 10
 _ROWS_AT_ONCE = 256  # bounds the score matrix: 256 x catalogue
 
 
-@torch.inference_mode()
-def holdout_ndcg(
-    model: Recommender, vocabulary: Vocabulary, held: HoldoutRows, *, exclude_seen: bool
-) -> Float32s:
-    """NDCG@10 of every held-out row, ranked as the scorer would rank. [rows]
+@dataclass(frozen=True, slots=True)
+class Questions:
+    """Some held-out rows and what model and memory say of them."""
 
-    An item that the model does not know, or a user of whom it knows no item, counts 0.
-    """
+    cosines: Tensor  # [rows, items], -inf where the model knows nothing of the context
+    columns: Columns
+    hidden: Int64s  # [rows, any] columns that must not be shown
+    recalled: Recalled
+    target: Tensor  # [rows] columns
+
+    def mixture(self, blend: Blend) -> Mixture:
+        return blended(self.cosines, self.columns, self.hidden, self.recalled, blend)
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """Of every held-out row."""
+
+    ndcg: Float32s  # [rows] NDCG@10 of the mixture
+    # The probability that each alone gave the item, of the rows of which both know something.
+    by_model: Tensor
+    by_memory: Tensor
+
+
+@torch.inference_mode()
+def evaluate(
+    model: Recommender,
+    vocabulary: Vocabulary,
+    held: HoldoutRows,
+    blend: Blend,
+    memory: Memory | None,
+    *,
+    exclude_seen: bool,
+) -> Evaluation:
+    """Rank every held-out item; one that neither model nor memory can recommend counts 0."""
+    parts = []
+    for asked in questions(model, vocabulary, held, memory, exclude_seen=exclude_seen):
+        mixture = asked.mixture(blend)
+        gain = ndcg(ranks(mixture, asked.target), CUTOFF)
+        by_model, by_memory = chances(mixture, asked.target)
+        # The gate refuses what is not a number; a rank would hide it.
+        gain = torch.where(by_model.isnan(), torch.nan, gain)
+        parts.append((gain, by_model[mixture.both], by_memory[mixture.both]))
+    if not parts:
+        nothing = torch.zeros(0)
+        return Evaluation(nothing.numpy(), nothing, nothing)
+    gain, by_model, by_memory = (torch.cat(column).cpu() for column in zip(*parts, strict=True))
+    return Evaluation(gain.numpy(), by_model, by_memory)
+
+
+def questions(
+    model: Recommender,
+    vocabulary: Vocabulary,
+    held: HoldoutRows,
+    memory: Memory | None,
+    *,
+    exclude_seen: bool,
+) -> Iterator[Questions]:
+    """The rows a few at a time, for use under inference mode."""
     was_training = model.training
     model.eval()
     table = unit_rows(model.items.weight[: len(vocabulary)].detach()).float()
-    scores = []
     for start in range(0, len(held), _ROWS_AT_ONCE):
         part = held.take(slice(start, start + _ROWS_AT_ONCE))
-        context, lengths = compact(vocabulary.rows(part.context))
-        target = vocabulary.rows(part.item)
-        states = states_at(model, context, lengths[:, None] - 1).squeeze(1)  # [rows, dim]
-        ranking = states @ table.T  # [rows, items]
-        hide(ranking, context if exclude_seen else np.zeros((len(part), 1), np.int64))
-        rank = ranks(ranking, torch.from_numpy(target).to(ranking.device))
-        gain = ndcg(rank, CUTOFF).cpu().numpy()
-        gain[(lengths == 0) | (target == NO_ROW)] = 0.0
-        scores.append(gain)
+        recalled = stack(
+            [memory.recall(strip(context)) for context in part.context] if memory else []
+        )
+        columns = Columns(vocabulary, recalled.key)
+        rows, lengths = compact(vocabulary.rows(part.context))
+        states = states_at(model, rows, lengths[:, None] - 1).squeeze(1)  # [rows, dim]
+        cosines = states @ table.T  # [rows, items]
+        cosines[torch.from_numpy(lengths == 0)] = -torch.inf
+        yield Questions(
+            cosines,
+            columns,
+            columns.of(part.context) * exclude_seen,
+            recalled,
+            torch.from_numpy(columns.of(part.item)).to(cosines.device),
+        )
     model.train(was_training)
-    return np.concatenate(scores) if scores else np.zeros(0, np.float32)

@@ -13,22 +13,32 @@ import math
 import statistics
 import time
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
-import torch
 
-from service.domain import Float32s, Int64s, MicroBatch, Offset, Offsets, Partition
+from service.domain import (
+    Bools,
+    Float32s,
+    Int64s,
+    ItemKey,
+    MicroBatch,
+    Offset,
+    Offsets,
+    Partition,
+)
 from service.errors import NonFiniteError
-from service.model.inference import known_first
+from service.model.memory import Memory
+from service.model.mixture import Blend, fitted_share
 from service.registry.artifact import Artifact
 from service.settings import Settings
 from service.trainer.challenger import Challenger, Checkpoint
 from service.trainer.early_stopping import EarlyStopping
-from service.trainer.evaluation import holdout_ndcg
+from service.trainer.evaluation import Evaluation, evaluate
 from service.trainer.gate import GateReport, Verdict, judge
 from service.trainer.holdout import HoldoutRows, admit, is_member
+from service.trainer.packing import Packed, pack
 from service.trainer.replay import Replay
 from service.trainer.sequences import (
     Sequences,
@@ -46,6 +56,8 @@ log = logging.getLogger(__name__)
 
 # Rows of the holdout, newest first, that early stopping looks at; the gate looks at all.
 _STOPPING_ROWS = 256
+# Rows that the share from the settings counts for beside the holdout's.
+_PRIOR_ROWS = 8
 _SLOWEST = 1 / 64  # of the learning rate, after rejections
 # Rounds remembered in case the challenger is rejected: at 500 sequences a round about 100 MB.
 # The oldest make room; if the challenger is rejected after that, they are given up.
@@ -76,8 +88,15 @@ class Learner:
         challenger: Challenger,
         held: HoldoutRows,
         trained_through: dict[Partition, Offset],
+        memory: Memory | None,
+        blend: Blend,
     ) -> None:
+        """`memory` has learned what is before `trained_through`, except for what is held;
+        None where the model ranks alone. `blend` is the champion's."""
         self._settings = settings.trainer
+        self._prior_share = settings.memory.model_share
+        self._memory = memory
+        self.blend = blend  # of the challenger, fitted each time the gate is asked
         self._temperature = settings.model.temperature
         self._exclude_seen = settings.scorer.exclude_seen
         self._length = settings.model.max_length
@@ -85,7 +104,9 @@ class Learner:
         self._challenger = challenger
         self.held = held
         self.trained_through = trained_through
-        self._replay = Replay(slabs, self._length + 1, settings.model.seed)
+        self._replay = Replay(
+            slabs, self._length + 1, settings.model.seed, settings.trainer.replay.recency
+        )
         self._shuffle = np.random.default_rng(settings.model.seed)
         self._latest_ms = int(held.time.max(initial=0))
         self._retry = empty_sequences(self._length + 1)
@@ -100,6 +121,7 @@ class Learner:
         self._champion_at = self._challenger.checkpoint()
         self._champion = copy.deepcopy(self._challenger.model).eval()
         self._champion_vocabulary = self._challenger.vocabulary
+        self._champion_blend = self.blend
         self._since_champion: deque[Sequences] = deque(maxlen=_ROUNDS_KEPT)
         self._forgotten = 0  # sequences since the champion that are remembered no more
 
@@ -156,17 +178,29 @@ class Learner:
         self.held, released = admit(
             self.held, added.take(np.flatnonzero(member)), settings, self._latest_ms
         )
-        rows = _released(released) + self._new(batch, member, before, times)
+        owner = np.broadcast_to(batch.user[:, None], before.shape)
+        # Whatever is a member may be held; a released one is missed as context, no more.
+        before = np.where(is_member(owner, before, times, settings.fraction), 0, before)
+        if self._memory is not None:
+            self._remind(self._memory, batch, np.flatnonzero(~member), before, released)
+        rows = _released(released) + self._new(batch, member, before)
         return from_lists(rows, self._length + 1)
 
-    def _new(
-        self, batch: MicroBatch, member: np.ndarray, before: Int64s, times: Int64s
-    ) -> list[tuple[Int64s, int]]:
+    def _remind(
+        self, memory: Memory, batch: MicroBatch, rows: Int64s, before: Int64s, freed: HoldoutRows
+    ) -> None:
+        """Let the memory learn `rows` of a batch, and what has left the holdout."""
+        ids = dict(batch.item_ids)
+        for row in rows.tolist():
+            key = ItemKey(int(batch.item[row]))
+            memory.learn(key, ids[key], strip(before[row]))
+        vocabulary = self._challenger.vocabulary
+        names = [vocabulary.ids[row] for row in vocabulary.rows(freed.item).tolist()]
+        for item, name, context in zip(freed.item.tolist(), names, freed.context, strict=True):
+            memory.learn(ItemKey(item), name, strip(context))
+
+    def _new(self, batch: MicroBatch, member: Bools, before: Int64s) -> list[tuple[Int64s, int]]:
         """Windows over each user's events in a partition, without those held out."""
-        owner = np.broadcast_to(batch.user[:, None], before.shape)
-        fraction = self._settings.holdout.fraction
-        # Whatever is a member may be held; a released one is missed as context, no more.
-        before = np.where(is_member(owner, before, times, fraction), 0, before)
         order = np.lexsort((batch.ordinal, batch.user, batch.partition))
         order = order[~member[order]]
         user, partition = batch.user[order], batch.partition[order]
@@ -221,39 +255,43 @@ class Learner:
         ):
             old = max(round(replay.ratio * len(chosen)), replay.min_sequences)
             mixed = [taught.take(chosen), self._replay.draw(old, marks, replayable)]
-            rows, target = self._tensors(join(mixed, self._length + 1))
-            if not bool(target[:, 1:].any()):
-                continue
             started_s = time.monotonic()
+            batch = self._packed(join(mixed, self._length + 1))
+            if not len(batch.item):
+                continue
             loss = train_step(
-                self._challenger.model,
-                self._challenger.optimizer,
-                rows,
-                target,
-                items=len(self._challenger.vocabulary),
-                temperature=self._temperature,
-                settings=settings,
+                self._challenger, batch, temperature=self._temperature, settings=settings
             )
             steps.append((loss, time.monotonic() - started_s))
         return steps
 
-    def _tensors(self, sequences: Sequences) -> tuple[torch.Tensor, torch.Tensor]:
-        """Rows and targets on the device, unknown items taken out, cut to the longest."""
-        rows = self._challenger.vocabulary.rows(sequences.item)
-        order, lengths = known_first(rows)
-        order = order[:, : max(int(lengths.max(initial=0)), 2)]
-        rows = np.take_along_axis(rows, order, axis=1)
-        target = np.take_along_axis(sequences.target, order, axis=1) & (rows != 0)
-        device = self._challenger.model.device
-        return torch.from_numpy(rows).to(device), torch.from_numpy(target).to(device)
+    def _packed(self, sequences: Sequences) -> Packed:
+        model = self._challenger.model
+        return pack(
+            self._challenger.vocabulary.rows(sequences.item),
+            sequences.target,
+            self._length,
+            model.device,
+            together=model.backbone.packs,
+        )
 
     def _stopping_score(self) -> float:
+        """Of the weights alone: the memory is the same before and after a pass."""
         newest = self.held.take(slice(-_STOPPING_ROWS, None))
-        return float(self._challenger_scores(newest).mean()) if len(newest) else 0.0
+        alone = replace(self.blend, share=1.0)
+        return float(self._evaluate(newest, alone, None).ndcg.mean()) if len(newest) else 0.0
 
-    def _challenger_scores(self, held: HoldoutRows) -> Float32s:
+    def _evaluate(self, held: HoldoutRows, blend: Blend, memory: Memory | None) -> Evaluation:
         model, vocabulary = self._challenger.model, self._challenger.vocabulary
-        return holdout_ndcg(model, vocabulary, held, exclude_seen=self._exclude_seen)
+        return evaluate(model, vocabulary, held, blend, memory, exclude_seen=self._exclude_seen)
+
+    def fit_blend(self) -> None:
+        """Mix as fits the holdout best."""
+        if self._memory is None:
+            return
+        found = self._evaluate(self.held, self.blend, self._memory)
+        share = fitted_share(found.by_model, found.by_memory, self._prior_share, _PRIOR_ROWS)
+        self.blend = replace(self.blend, share=share)
 
     def judge(self) -> tuple[GateReport, int]:
         """Ask the gate and follow it, except for publishing, after which call `promoted`.
@@ -261,10 +299,17 @@ class Learner:
         Gives the report and the number of sequences given up.
         """
         self.has_news = False
-        champion = holdout_ndcg(
-            self._champion, self._champion_vocabulary, self.held, exclude_seen=self._exclude_seen
+        champion = evaluate(
+            self._champion,
+            self._champion_vocabulary,
+            self.held,
+            self._champion_blend,
+            self._memory,
+            exclude_seen=self._exclude_seen,
         )
-        report = judge(champion, self._challenger_scores(self.held), self._settings.gate)
+        self.fit_blend()
+        challenger = self._evaluate(self.held, self.blend, self._memory)
+        report = judge(champion.ndcg, challenger.ndcg, self._settings.gate)
         skipped = 0
         if report.verdict is Verdict.REJECT:
             taught = join(list(self._since_champion), self._length + 1)
@@ -297,18 +342,22 @@ class Learner:
     @property
     def shape(self) -> dict[str, Any]:
         """What a servable is rebuilt from beside the weights."""
-        return self._challenger.model.shape
+        return {**self._challenger.model.shape, "blend": asdict(self.blend)}
 
     @property
     def items(self) -> int:
-        return len(self._challenger.vocabulary) - 1
+        return self._challenger.items
 
     def artifact(self) -> Artifact:
         """The challenger as it would be published."""
         return Artifact(
             weights=self._challenger.weights(),
             vocabulary=self._challenger.vocabulary.ids,
-            trainer={**self._challenger.optimizer_tensors(), **self.held.tensors()},
+            trainer={
+                **self._challenger.optimizer_tensors(),
+                **self.held.tensors(),
+                **(self._memory.tensors() if self._memory else {}),
+            },
         )
 
 

@@ -2,9 +2,13 @@
 
 import numpy as np
 
-from service.domain import NO_KEY, Int64s, Offsets
+from service.domain import NO_KEY, Int32s, Int64s, Offsets
+from service.state.histories import HistorySlab
 from service.trainer.holdout import event_hash
 from service.trainer.sequences import Sequences, Slabs, empty_sequences, from_lists
+
+
+_SPARE = 2
 
 
 class Replay:
@@ -14,8 +18,9 @@ class Replay:
     out: the former would leak into the evaluation, the latter are yet to be taught, or held out.
     """
 
-    def __init__(self, slabs: Slabs, length: int, seed: int) -> None:
+    def __init__(self, slabs: Slabs, length: int, seed: int, recency: int = 1) -> None:
         self._slabs = slabs
+        self._recency = recency
         self._length = length
         self._random = np.random.default_rng(seed)
 
@@ -28,10 +33,14 @@ class Replay:
         share = self._random.multinomial(min(rows, int(used.sum())), used / used.sum())
         drawn = []
         for slab, count in zip(slabs, share.tolist(), strict=True):
-            slot = self._random.integers(0, slab.used, count).astype(np.int32)
+            # One event alone teaches nothing: draw more, and leave such users out.
+            slot = self._slots(slab, _SPARE * count)
+            slot = slot[slab.counts(slot) > 1][:count]
             events = slab.counts(slot)
             oldest = np.maximum(events - slab.address.width, 0)
-            end = oldest + self._random.integers(1, np.maximum(events - oldest, 1) + 1)
+            # A history that fits is drawn whole.
+            shortest = np.minimum(oldest + self._length, events)
+            end = self._random.integers(shortest, events + 1)
             windows = slab.windows(slot, end, self._length)
             user = np.broadcast_to(slab.users(slot)[:, None], windows.item.shape)
             keep = (windows.item != NO_KEY) & windows.intact[:, None]
@@ -44,3 +53,10 @@ class Replay:
                 if kept.sum() > 1
             ]
         return from_lists(drawn, self._length)
+
+    def _slots(self, slab: HistorySlab, count: int) -> Int32s:
+        """Users drawn, each the one with the newest event of as many as `recency` says."""
+        slot = self._random.integers(0, slab.used, (count, self._recency)).astype(np.int32)
+        newest = slab.newest(slot.ravel()).reshape(slot.shape).argmax(axis=1)
+        chosen: Int32s = slot[np.arange(count), newest]
+        return chosen

@@ -3,47 +3,60 @@
 import torch
 from torch import Tensor
 from torch.nn.utils import clip_grad_norm_
-from torch.optim import Optimizer
 
 from service.errors import NonFiniteError
-from service.model.losses import sampled_softmax
-from service.model.recommender import Recommender
+from service.model.losses import candidates, sampled_softmax
+from service.model.vocabulary import NO_ROW
 from service.settings import TrainerSettings
+from service.trainer.challenger import Challenger
+from service.trainer.device import has_fast_bf16
+from service.trainer.packing import Packed
 
 
 def train_step(
-    model: Recommender,
-    optimizer: Optimizer,
-    rows: Tensor,
-    target: Tensor,
-    *,
-    items: int,
-    temperature: float,
-    settings: TrainerSettings,
+    challenger: Challenger, batch: Packed, *, temperature: float, settings: TrainerSettings
 ) -> float:
-    """Teach the model the marked events from what stands before each; give the loss in nats.
+    """Teach the challenger the labels of a batch; give the loss in nats.
 
-    rows [batch, length] and target [batch, length], of which the first place is never one.
-    Only the first `items` rows of the item table are candidates. Raises NonFiniteError before
-    the weights change when loss or gradient is not finite.
+    Only the item vectors that the batch and its negatives name are read and changed, so the
+    cost does not grow with the catalogue. Raises NonFiniteError before a weight changes when
+    loss or gradient is not finite.
     """
-    wanted = target[:, 1:]
-    with torch.autocast(rows.device.type, torch.bfloat16, enabled=rows.device.type == "cuda"):
-        states = model(rows[:, :-1])  # [batch, length - 1, dim]
+    model, device = challenger.model, batch.item.device
+    wanted = batch.label != NO_ROW  # [rows, width]
+    target = batch.label[wanted]  # [targets]
+    drawn = candidates(challenger.items, settings.negatives, device)  # [negatives]
+    used, place = torch.unique(
+        torch.cat([batch.item.flatten(), target, drawn]), return_inverse=True
+    )
+    vectors = model.items.weight.detach()[used].requires_grad_()  # [used, dim]
+    inputs, right, wrong = place.split([batch.item.numel(), len(target), len(drawn)])
+    with torch.autocast(device.type, torch.bfloat16, enabled=has_fast_bf16(device)):
+        states = model.states(vectors[inputs].view(*batch.item.shape, -1), batch.position)
         loss = sampled_softmax(
-            states[wanted],  # [targets, dim]
-            rows[:, 1:][wanted],  # [targets]
-            model.items.weight[:items],
-            negatives=settings.negatives,
+            states[wanted],
+            target,
+            vectors[right],
+            drawn,
+            vectors[wrong],
+            items=challenger.items,
             temperature=temperature,
         )
     value = float(loss.detach())
     if not torch.isfinite(loss):
         raise NonFiniteError(f"training loss is {value}")
-    optimizer.zero_grad(set_to_none=True)
+    challenger.optimizer.zero_grad(set_to_none=True)
     loss.backward()
-    norm = clip_grad_norm_(model.parameters(), settings.clip_norm)
+    _apply(challenger, used, vectors, settings.clip_norm)
+    return value
+
+
+def _apply(challenger: Challenger, used: Tensor, vectors: Tensor, clip_norm: float) -> None:
+    """Move weights and the used item vectors [used, dim] against their gradients."""
+    norm = clip_grad_norm_([*challenger.model.backbone.parameters(), vectors], clip_norm)
     if not torch.isfinite(norm):
         raise NonFiniteError(f"gradient norm is {float(norm)}")
-    optimizer.step()
-    return value
+    challenger.optimizer.step()
+    gradient = vectors.grad
+    if gradient is not None:
+        challenger.move_items(used, gradient)

@@ -11,7 +11,7 @@ import signal
 import threading
 import time
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
 
 import numpy as np
@@ -19,11 +19,13 @@ import torch
 
 from service.domain import MicroBatch, Version
 from service.errors import TransientError
+from service.model.memory import Memory
+from service.model.mixture import Blend
 from service.model.recommender import Recommender
 from service.model.vocabulary import Vocabulary
 from service.registry.manifest import GateSummary, Manifest, Origin
 from service.registry.registry import Registry
-from service.registry.servable import model_identity
+from service.registry.servable import first_blend, model_identity
 from service.settings import Settings
 from service.state.histories import HistorySlab, SlabAddress
 from service.trainer.challenger import Challenger
@@ -155,9 +157,10 @@ class Worker:
         if loaded is None:
             raise RuntimeError("no intact version to start from")
         manifest, artifact = loaded
+        vocabulary = Vocabulary(artifact.vocabulary)
         challenger = Challenger(
             Recommender.from_weights(manifest.model, dict(artifact.weights)),
-            Vocabulary(artifact.vocabulary),
+            vocabulary,
             settings.trainer,
             device,
         )
@@ -167,10 +170,19 @@ class Worker:
             if "holdout.item" in artifact.trainer
             else empty_rows(settings.model.max_length)
         )
-        return (
-            Learner(settings, self._slabs, challenger, held, dict(manifest.trained_through)),
-            manifest.version,
+        memory = Memory.of(settings.memory)
+        if memory is not None:
+            memory.load(artifact.trainer, vocabulary)
+        learner = Learner(
+            settings,
+            self._slabs,
+            challenger,
+            held,
+            dict(manifest.trained_through),
+            memory,
+            _resumed_blend(manifest, settings),
         )
+        return learner, manifest.version
 
     def _ask_gate(self, learner: Learner, parent: Version) -> Version | None:
         """The newest version after the gate has spoken; None when this worker has to end
@@ -238,3 +250,10 @@ def _after(batch: MicroBatch, learner: Learner) -> MicroBatch:
     known = np.array([through.get(p, 0) for p in batch.partition.tolist()], np.int64)
     rows = np.flatnonzero(batch.offset >= known)
     return batch if len(rows) == len(batch) else batch.take(rows)
+
+
+def _resumed_blend(manifest: Manifest, settings: Settings) -> Blend:
+    """The share that was fitted, where the settings of today still mix."""
+    blend = first_blend(settings)
+    fitted = float(manifest.model["blend"]["share"])
+    return replace(blend, share=fitted) if settings.memory.enabled else blend

@@ -5,7 +5,7 @@ import logging
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -15,14 +15,17 @@ from service.app.serving import Serving, first_servable, load_servable
 from service.domain import ItemId, Offset, Partition, Version
 from service.errors import ConfigurationError
 from service.metrics import Metrics
+from service.model.mixture import Blend
 from service.model.recommender import Recommender
 from service.registry.artifact import Artifact
 from service.registry.manifest import Origin
 from service.registry.registry import Registry
+from service.registry.servable import first_blend
 from service.scorer.scorer import Scorer
 from service.settings import (
     BatchSettings,
     HistorySettings,
+    MemorySettings,
     ModelSettings,
     RegistrySettings,
     Settings,
@@ -80,7 +83,7 @@ class Service:
             parent=self.registry.versions()[-1],
             origin=Origin.TRAINED,
             trained_through={PARTITION: Offset(through)},
-            model=model.shape,
+            model={**model.shape, "blend": asdict(first_blend(self.settings))},
             items=1,
             gate=None,
             now_ms=through,
@@ -133,6 +136,7 @@ def service(tmp_path: Path) -> Iterator[Service]:
         first_servable(registry, settings),
         slabs,
         Popularity(settings.scorer.popularity_half_life_events),
+        None,
         settings.scorer,
         settings.model.max_length,
     )
@@ -146,6 +150,17 @@ class TestFirstServable:
     def test_an_empty_registry_gets_a_new_model_as_version_1(self, service: Service) -> None:
         assert service.scorer.champion.version == 1
         assert service.registry.manifest(Version(1)).origin is Origin.INITIAL
+
+    @pytest.mark.parametrize(("enabled", "share"), [(True, 0.6), (False, 1.0)])
+    def test_it_is_mixed_with_the_memory_as_the_settings_say(
+        self, tmp_path: Path, enabled: bool, share: float
+    ) -> None:
+        memory = MemorySettings(enabled=enabled, model_share=0.6)
+        settings = small(tmp_path).model_copy(update={"memory": memory})
+        registry = Registry(tmp_path / "registry", settings.registry)
+        blend = first_servable(registry, settings).blend
+        assert blend == Blend(settings.model.temperature, share)
+        assert registry.manifest(Version(1)).model["blend"] == asdict(blend)
 
     def test_a_damaged_version_is_passed_over(self, service: Service, tmp_path: Path) -> None:
         version = service.publish(5)

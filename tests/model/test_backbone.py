@@ -6,7 +6,7 @@ import torch
 from transformers import MPNetConfig, MPNetModel, T5EncoderModel, ViTConfig, ViTModel
 
 from service.errors import ConfigurationError
-from service.model.backbone import backbone_from_config, make_backbone
+from service.model.backbone import _KEEP_PACKED_APART, backbone_from_config, make_backbone
 from tests.model.examples import (
     PLACES,
     pretrained_settings,
@@ -63,6 +63,47 @@ def test_config_and_weights_give_the_same_outputs(
     vectors = torch.randn(2, PLACES, 5)
     with torch.inference_mode():
         assert torch.equal(backbone(vectors), again.eval()(vectors))
+
+
+@pytest.mark.parametrize("family", sorted(_KEEP_PACKED_APART))
+def test_a_sequence_in_a_shared_row_gives_the_same_states_as_alone(family: str) -> None:
+    config = {
+        "model_type": family,
+        "vocab_size": 5,
+        "hidden_size": 32,
+        "intermediate_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 2,
+        "head_dim": 16,
+        "max_position_embeddings": PLACES,
+        "sliding_window": 3,
+        "initializer_range": 0.5,  # so that what leaked would show
+        "pad_token_id": 0,
+    }
+    backbone = backbone_from_config(config, 32).eval()
+    assert backbone.packs
+    vectors = torch.randn(2, PLACES, 32)
+    starts = [3, 6]  # of the second sequence in each row
+    positions = torch.tensor([[*range(start), *range(PLACES - start)] for start in starts])
+    with torch.inference_mode():
+        states, as_one = backbone(vectors, positions), backbone(vectors)
+        for row, start in enumerate(starts):
+            alone = backbone(vectors[row : row + 1, start:])[0]
+            torch.testing.assert_close(states[row, start:], alone, rtol=0, atol=1e-5)
+            assert not torch.allclose(as_one[row, start:], alone, rtol=0, atol=1e-2)
+
+
+@pytest.mark.parametrize("save", [save_bert, save_t5])
+def test_a_body_that_would_mix_sequences_does_not_pack_them(
+    save: Callable[[Path], Path], tmp_path: Path
+) -> None:
+    backbone = make_backbone(pretrained_settings(save(tmp_path))).eval()
+    assert not backbone.packs
+    vectors = torch.randn(1, PLACES, 8)
+    with torch.inference_mode():
+        disregarded = backbone(vectors, torch.zeros(1, PLACES, dtype=torch.int64))
+        assert torch.equal(disregarded, backbone(vectors))
 
 
 @pytest.mark.parametrize("weights", [1.0, 0.02, 0.002])

@@ -15,18 +15,22 @@ from service.domain import (
     item_key,
     user_key,
 )
+from service.model.mixture import Blend
 from service.model.recommender import unit_rows
 from service.model.vocabulary import Vocabulary
 from service.registry.servable import Servable
 from tests.model.examples import a_recommender
 
+MODEL_ALONE = Blend(0.07, 1.0)
 
-def a_servable(ids: Sequence[ItemId], version: int = 1) -> Servable:
+
+def a_servable(ids: Sequence[ItemId], version: int = 1, blend: Blend = MODEL_ALONE) -> Servable:
     model = a_recommender(len(ids))
     with torch.inference_mode():
         table = unit_rows(model.items.weight)
     vocabulary = Vocabulary((ItemId(""), *ids))
-    return Servable(Version(version), 0, {Partition(0): Offset(0)}, model, vocabulary, table)
+    through = {Partition(0): Offset(0)}
+    return Servable(Version(version), 0, through, model, vocabulary, table, blend)
 
 
 def events_of(

@@ -7,15 +7,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from service.domain import Events, ItemId, Partition
+from service.domain import Events, Int64s, ItemId, Partition, item_key
 from service.model.inference import states_at
+from service.model.memory import Memory
+from service.model.mixture import Blend
 from service.model.ranking import MISSED
 from service.registry.servable import Servable
 from service.scorer import scorer as scorer_module
 from service.scorer.scorer import RankedItems, Scored, Scorer
-from service.settings import ScorerSettings
+from service.settings import MemorySettings, ScorerSettings
 from service.state.histories import SLACK, HistorySlab
 from service.state.popularity import Popularity
+from service.trainer.sequences import strip
 from tests.model.examples import PLACES, item_ids
 from tests.scorer.examples import a_servable, events_of
 from tests.state.examples import a_slab
@@ -29,10 +32,11 @@ EVERYTHING = ScorerSettings(top_k=50)
 def a_scorer(
     *slabs: HistorySlab,
     champion: Servable = CHAMPION,
+    memory: Memory | None = None,
     settings: ScorerSettings = EVERYTHING,
 ) -> Scorer:
     by_partition = {slab.address.partition: slab for slab in slabs}
-    return Scorer(champion, by_partition, Popularity(1000), settings, PLACES)
+    return Scorer(champion, by_partition, Popularity(1000), memory, settings, PLACES)
 
 
 def score(scorer: Scorer, users: Sequence[int], items: Sequence[int]) -> Scored:
@@ -53,34 +57,72 @@ def slab() -> Iterator[HistorySlab]:
 
 def assert_same(batch: Scored, alone: list[Scored], known: list[bool]) -> None:
     assert batch.ranks.tolist() == [rank for scored in alone for rank in scored.ranks.tolist()]
-    for ranking, scored, by_model in zip(batch.rankings, alone, known, strict=True):
+    for ranking, scored, is_known in zip(batch.rankings, alone, known, strict=True):
         (other,) = scored.rankings
         assert ranking is not None
         assert other is not None
-        if by_model:
-            assert names(ranking) == names(other)
-            assert [place for _, place in ranking] == pytest.approx(
-                [place for _, place in other], abs=1e-5
+        if is_known:
+            assert_probabilities(ranking)
+            assert dict(ranking) == pytest.approx(dict(other), abs=1e-6)
+            # What the memory recalls equally well may change places.
+            assert [chance for _, chance in ranking] == pytest.approx(
+                [chance for _, chance in other], abs=1e-6
             )
         else:  # by popularity, which a batch learns at its end
             assert set(names(ranking)) <= set(names(other))
 
 
+def assert_probabilities(ranking: RankedItems) -> None:
+    """Of all items that may be shown, each once and the best first."""
+    chances = [chance for _, chance in ranking]
+    assert sum(chances) == pytest.approx(1.0, abs=1e-5)
+    assert chances == sorted(chances, reverse=True)
+    assert min(chances) > 0
+    assert len(set(names(ranking))) == len(ranking)
+
+
+def recalls(memory: Memory | None, window: Int64s, kept: Int64s, how: ScorerSettings) -> bool:
+    """Whether the memory knows an item to show after the history in `window`."""
+    if memory is None:
+        return False
+    hidden = set(kept.tolist()) if how.exclude_seen else set()
+    return not hidden.issuperset(memory.recall(strip(window))[0].tolist())
+
+
 def score_both_ways(
-    users: list[int], items: list[int], settings: ScorerSettings, slots: int = 8
+    users: list[int],
+    items: list[int],
+    settings: ScorerSettings,
+    slots: int = 8,
+    *,
+    champion: Servable = CHAMPION,
+    memories: tuple[Memory, Memory] | tuple[None, None] = (None, None),
+    partitions: int = 1,
 ) -> None:
     """One batch, then one event at a time: same ranks, same rankings."""
-    events = events_of(users, [IDS[item] for item in items])
-    with closing(a_slab(slots, 16)) as one, closing(a_slab(slots, 16)) as other:
-        one_by_one = a_scorer(other, settings=settings)
-        yes = np.ones(1, np.bool_)
+    spread = [user % partitions for user in users]
+    events = events_of(users, [IDS[item] for item in items], spread)
+    everyone, yes = np.ones(len(events), np.bool_), np.ones(1, np.bool_)
+    with ExitStack() as stack:
+        one, other = (
+            [
+                stack.enter_context(closing(a_slab(slots, 16, number)))
+                for number in range(partitions)
+            ]
+            for _ in "12"
+        )
+        memory = memories[1]
+        one_by_one = a_scorer(*other, champion=champion, memory=memory, settings=settings)
         alone, known = [], []
-        for i in range(len(events)):
+        for i, partition in enumerate(spread):
             alone.append(one_by_one.score(events.take(np.array([i], np.int64)), yes))
-            place = alone[-1].places
-            window = other.windows(place.slot, place.ordinal + 1, PLACES).item
-            known.append(bool(CHAMPION.vocabulary.rows(window).any()))
-        batch = a_scorer(one, settings=settings).score(events, np.ones(len(events), np.bool_))
+            slab, place = other[partition], alone[-1].places
+            window = slab.windows(place.slot, place.ordinal + 1, PLACES).item
+            kept, _ = slab.remembered(place.slot, place.ordinal + 1)
+            by_model = bool(champion.vocabulary.rows(window).any())
+            known.append(by_model or recalls(memory, window[0], kept[0], settings))
+        at_once = a_scorer(*one, champion=champion, memory=memories[0], settings=settings)
+        batch = at_once.score(events, everyone)
     assert_same(batch, alone, known)
 
 
@@ -93,6 +135,27 @@ def test_the_order_of_test_then_train_does_not_depend_on_batching(
     users, items = zip(*history, strict=True)
     how = ScorerSettings(top_k=50, exclude_seen=exclude_seen)
     score_both_ways(list(users), list(items), how)
+
+
+@settings(max_examples=50, deadline=None)
+@given(
+    st.lists(st.tuples(st.integers(0, 3), st.integers(0, 29)), min_size=1, max_size=40),
+    st.booleans(),
+    st.sampled_from([0.0, 0.6, 1.0]),
+    st.sampled_from([1, 2]),
+)
+def test_nor_does_it_with_a_memory_that_learns_within_the_batch(
+    history: list[tuple[int, int]], exclude_seen: bool, share: float, partitions: int
+) -> None:
+    users, items = zip(*history, strict=True)
+    score_both_ways(
+        list(users),
+        list(items),
+        ScorerSettings(top_k=50, exclude_seen=exclude_seen),
+        champion=a_servable(IDS[:25], blend=Blend(0.07, share)),
+        memories=(Memory(MemorySettings()), Memory(MemorySettings())),
+        partitions=partitions,
+    )
 
 
 def test_a_user_with_more_events_than_the_slack_is_scored_in_portions() -> None:
@@ -118,6 +181,11 @@ def test_unknown_and_excluded_events_are_missed(slab: HistorySlab) -> None:
     assert scored.ranks.tolist() == [MISSED, MISSED]  # the first has nothing before it
 
 
+def test_an_event_after_a_history_of_unknown_items_is_missed(slab: HistorySlab) -> None:
+    scored = score(a_scorer(slab), [0, 0, 1], [28, 1, 2])
+    assert scored.ranks.tolist() == [MISSED]
+
+
 def test_seen_items_are_left_out_but_not_what_is_met_later_in_the_batch(
     slab: HistorySlab,
 ) -> None:
@@ -139,6 +207,10 @@ def test_rankings_are_best_first_and_as_long_as_asked(slab: HistorySlab) -> None
     assert len(ranking) == 3
     scores = [place for _, place in ranking]
     assert scores == sorted(scores, reverse=True)
+    (whole,) = score(a_scorer(slab), [1], [1]).rankings
+    assert whole is not None
+    assert_probabilities(whole)
+    assert [item for item, _ in whole[:3]] == names(ranking)
 
 
 def test_a_user_of_whom_nothing_is_known_is_shown_what_is_popular(slab: HistorySlab) -> None:
@@ -147,7 +219,7 @@ def test_a_user_of_whom_nothing_is_known_is_shown_what_is_popular(slab: HistoryS
     scored = score(scorer, [0], [26])
     (ranking,) = scored.rankings
     assert names(ranking) == [IDS[3], IDS[4]]  # item 26 was seen
-    assert scored.ranks.tolist() == []
+    assert scored.ranks.tolist() == []  # nothing stands before it
 
 
 def test_a_champion_without_items_shows_what_is_popular(slab: HistorySlab) -> None:
@@ -199,3 +271,115 @@ def test_partitions_do_not_mix() -> None:
         assert scored.places.ordinal.tolist() == [0, 0, 1]
         assert set(names(scored.rankings[1])) == KNOWN - {IDS[1]}
         assert other.address.partition == Partition(1)
+
+
+HALF = a_servable(IDS[:25], blend=Blend(0.07, 0.5))
+
+
+class TestMemory:
+    """Items 25 to 29 came after the champion was published."""
+
+    @pytest.fixture
+    def memory(self) -> Memory:
+        return Memory(MemorySettings())
+
+    @pytest.fixture
+    def scorer(self, slab: HistorySlab, memory: Memory) -> Scorer:
+        return a_scorer(slab, champion=HALF, memory=memory)
+
+    def test_a_new_item_is_recommended_after_its_first_transition(self, scorer: Scorer) -> None:
+        score(scorer, [1, 1], [3, 27])
+        (ranking,) = score(scorer, [0], [3]).rankings
+        assert ranking is not None
+        assert_probabilities(ranking)
+        (item, chance), *_ = ranking
+        assert item == IDS[27]
+        assert chance == pytest.approx(0.5)  # all that is recalled
+
+    def test_it_is_recommended_within_the_batch_of_its_first_transition(
+        self, scorer: Scorer
+    ) -> None:
+        first, *_, last = score(scorer, [0, 1, 1, 2], [3, 3, 27, 3]).rankings
+        assert IDS[27] not in names(first)
+        assert names(last)[0] == IDS[27]
+
+    def test_an_event_is_ranked_before_the_memory_has_learned_it(self, scorer: Scorer) -> None:
+        scored = score(scorer, [1, 1, 0, 0], [3, 27, 3, 27])
+        assert scored.ranks.tolist() == [MISSED, 1]  # by its own transition alone; by another's
+
+    def test_and_answered_after_the_memory_has_learned_it(
+        self, slab: HistorySlab, memory: Memory
+    ) -> None:
+        again = ScorerSettings(top_k=50, exclude_seen=False)
+        scorer = a_scorer(slab, champion=HALF, memory=memory, settings=again)
+        ranking = score(scorer, [0, 0], [3, 27]).rankings[-1]
+        assert ranking is not None
+        assert dict(ranking)[IDS[27]] > 0  # led to from item 3, just now
+
+    def test_what_was_seen_is_left_out_of_what_is_recalled(self, scorer: Scorer) -> None:
+        score(scorer, [1, 1, 1], [3, 27, 28])
+        (_, ranking) = score(scorer, [0, 0], [27, 3]).rankings
+        assert ranking is not None
+        assert_probabilities(ranking)
+        assert set(names(ranking)) == KNOWN - {IDS[3]} | {IDS[28]}
+        assert dict(ranking)[IDS[28]] == pytest.approx(0.5)
+
+    def test_a_history_that_only_the_memory_knows_is_its_alone(self, scorer: Scorer) -> None:
+        score(scorer, [1, 1], [26, 27])
+        scored = score(scorer, [0, 0], [26, 27])
+        assert scored.ranks.tolist() == [1]
+        assert scored.rankings[0] is not None
+        assert dict(scored.rankings[0]) == pytest.approx({IDS[27]: 1.0})
+
+    def test_a_history_that_only_the_champion_knows_is_its_alone(
+        self, slab: HistorySlab, scorer: Scorer
+    ) -> None:
+        (ranking,) = score(scorer, [0], [3]).rankings
+        (alone,) = score(a_scorer(slab), [1], [3]).rankings
+        assert ranking is not None
+        assert alone is not None
+        assert dict(ranking) == pytest.approx(dict(alone))
+
+    def test_a_history_that_neither_knows_is_shown_what_is_popular(
+        self, slab: HistorySlab, memory: Memory
+    ) -> None:
+        settings = ScorerSettings(top_k=2)
+        scorer = a_scorer(slab, champion=HALF, memory=memory, settings=settings)
+        score(scorer, [1, 2, 3], [4, 4, 5])
+        (ranking,) = score(scorer, [0], [26]).rankings  # all that it recalls is item 26 itself
+        assert names(ranking) == [IDS[4], IDS[5]]
+
+    def test_learns_from_events_that_are_not_answered(self, scorer: Scorer) -> None:
+        scorer.score(events_of([1, 1], [IDS[26], IDS[27]]), np.zeros(2, np.bool_))
+        (ranking,) = score(scorer, [0], [26]).rankings
+        assert names(ranking) == [IDS[27]]
+
+    def test_learns_the_same_whatever_was_asked_for(self) -> None:
+        events = events_of([0, 1, 0, 1, 0], [IDS[item] for item in (1, 1, 26, 2, 3)])
+        recalled = []
+        for answer in (np.zeros(5, np.bool_), np.ones(5, np.bool_), np.arange(5) % 2 == 0):
+            memory = Memory(MemorySettings())
+            with closing(a_slab(8, 16)) as other:
+                a_scorer(other, champion=HALF, memory=memory).score(events, answer)
+            recalled.append(memory.recall(np.array([item_key(IDS[1])], np.int64))[1].tolist())
+        assert recalled[0]
+        assert recalled[0] == recalled[1] == recalled[2]
+
+    @pytest.mark.parametrize("forgotten", [True, False])
+    def test_an_item_that_is_forgotten_within_the_batch_is_left_out(
+        self, slab: HistorySlab, forgotten: bool
+    ) -> None:
+        memory = Memory(MemorySettings(items=2 if forgotten else 10))
+        scorer = a_scorer(slab, champion=HALF, memory=memory)
+        ranking = score(scorer, [1, 1, 0, 2, 3], [3, 27, 3, 5, 6]).rankings[2]
+        expected = KNOWN - {IDS[3]}
+        assert set(names(ranking)) == (expected if forgotten else expected | {IDS[27]})
+
+    def test_transitions_without_weight_recall_nothing(self, slab: HistorySlab) -> None:
+        memory = Memory(MemorySettings(backward=0.0, repeat=0.0))
+        scorer = a_scorer(slab, champion=HALF, memory=memory)
+        score(scorer, [1, 1], [26, 3])
+        (ranking,) = score(scorer, [0], [3]).rankings
+        assert ranking is not None
+        assert_probabilities(ranking)
+        assert set(names(ranking)) == KNOWN - {IDS[3]}

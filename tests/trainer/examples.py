@@ -28,6 +28,7 @@ from service.settings import (
 )
 from service.state.histories import HistorySlab
 from service.trainer.challenger import Challenger
+from service.trainer.packing import Packed, pack
 
 CPU = torch.device("cpu")
 PARTITION = Partition(0)
@@ -71,6 +72,14 @@ def known(number: int) -> tuple[ItemKey, ItemId]:
 
 def keys(numbers: Sequence[int]) -> Int64s:
     return np.array([known(number)[0] for number in numbers], np.int64)
+
+
+def packed(*sequences: Sequence[int], together: bool = True) -> Packed:
+    """Sequences of item rows, of which each place but the first is a target."""
+    rows = np.zeros((len(sequences), max(map(len, sequences))), np.int64)
+    for row, items in zip(rows, sequences, strict=True):
+        row[: len(items)] = items
+    return pack(rows, rows != 0, width=8, device=CPU, together=together)
 
 
 class Stream:

@@ -1,36 +1,17 @@
 import copy
-from dataclasses import replace
 
 import torch
-from torch import Tensor
 
 from service.model.recommender import Recommender
-from service.settings import ModelSettings, SmallBackbone
 from service.trainer.challenger import Challenger, Checkpoint
 from service.trainer.step import train_step
-from tests.trainer.examples import CPU, a_challenger, known, small_settings
+from tests.trainer.examples import CPU, a_challenger, known, packed, small_settings
 
 SETTINGS = small_settings()
 
 
 def train(challenger: Challenger, rows: list[int]) -> None:
-    sequence = torch.tensor([rows])
-    target = torch.ones_like(sequence, dtype=torch.bool)
-    target[:, 0] = False
-    train_step(
-        challenger.model,
-        challenger.optimizer,
-        sequence,
-        target,
-        items=len(challenger.vocabulary),
-        temperature=0.07,
-        settings=SETTINGS.trainer,
-    )
-
-
-def table_moment(challenger: Challenger) -> Tensor:
-    moment: Tensor = challenger.optimizer.state[challenger.model.items.weight]["exp_avg"]
-    return moment
+    train_step(challenger, packed(rows), temperature=0.07, settings=SETTINGS.trainer)
 
 
 def learn_items(challenger: Challenger, first: int, last: int) -> None:
@@ -46,6 +27,9 @@ def assert_at(challenger: Challenger, checkpoint: Checkpoint) -> None:
             kept = now.optimizer["state"][number][kind]
             assert torch.equal(kept[: len(tensor)] if tensor.ndim else kept, tensor)
     assert now.optimizer["state"].keys() == checkpoint.optimizer["state"].keys()
+    for kind, tensor in checkpoint.items.items():
+        assert torch.equal(now.items[kind][: len(tensor)], tensor)
+        assert not now.items[kind][len(tensor) :].any()
 
 
 def test_growing_keeps_weights_and_moments() -> None:
@@ -55,11 +39,8 @@ def test_growing_keeps_weights_and_moments() -> None:
     learn_items(challenger, 2, 20)
     assert len(challenger.vocabulary) == 21
     assert_at(challenger, before)
-    moment = table_moment(challenger)
-    assert moment.shape == challenger.model.items.weight.shape
-    assert not moment[5:].any()
     train(challenger, [1, 20, 3])
-    assert table_moment(challenger)[20].any()
+    assert challenger.item_optimizer.mean[20].any()
 
 
 def test_known_items_change_nothing() -> None:
@@ -101,23 +82,6 @@ def test_restoring_after_growth_keeps_the_items_and_gives_them_fresh_rows() -> N
     assert_at(challenger, checkpoint)
     assert len(challenger.vocabulary) == 31
     assert challenger.is_finite()
-    assert not table_moment(challenger)[5:].any()
-    train(challenger, [1, 20, 3])
-
-
-def test_a_table_shaped_like_another_weight_is_not_mistaken_for_it() -> None:
-    settings = ModelSettings(
-        backbone=SmallBackbone(dim=8, layers=1, heads=1), dim=8, max_length=8, dropout=0.0
-    )
-    challenger = Challenger(
-        Recommender.new(settings), a_challenger(SETTINGS).vocabulary, SETTINGS.trainer, CPU
-    )
-    learn_items(challenger, 0, 7)  # 8 x 8, as the attention's output
-    train(challenger, [1, 2, 3, 4])
-    checkpoint = challenger.checkpoint()
-    learn_items(challenger, 7, 30)
-    challenger.restore(checkpoint)
-    assert_at(challenger, checkpoint)
     train(challenger, [1, 20, 3])
 
 
@@ -141,7 +105,16 @@ def test_parameters_without_saved_moments_start_anew() -> None:
     challenger = a_challenger(SETTINGS, items=3)
     challenger.load_optimizer({})
     assert not challenger.optimizer.state
+    assert not challenger.item_optimizer.steps.any()
     train(challenger, [1, 2, 3])
+
+
+def test_saved_moments_reach_only_to_the_end_of_the_vocabulary() -> None:
+    challenger = a_challenger(SETTINGS, items=5)
+    challenger.learn_items([known(5)])  # the table doubles
+    train(challenger, [1, 2, 3])
+    tensors = challenger.optimizer_tensors()
+    assert len(tensors["optimizer.items.mean"]) == len(tensors["optimizer.items.steps"]) == 7
 
 
 def test_weights_are_copies_cut_to_the_vocabulary() -> None:
@@ -163,16 +136,21 @@ def test_a_weight_that_is_not_finite_is_noticed() -> None:
     assert not challenger.is_finite()
 
 
-def test_the_learning_rate_reaches_every_group() -> None:
+def test_the_learning_rate_reaches_every_weight_and_vector() -> None:
     challenger = a_challenger(SETTINGS, items=3)
-    challenger.set_learning_rate(0.5)
-    assert {group["lr"] for group in challenger.optimizer.param_groups} == {0.5}
+    before = challenger.weights()
+    challenger.set_learning_rate(0.0)
+    train(challenger, [1, 2, 3])
+    for name, weight in challenger.weights().items():
+        assert torch.equal(weight, before[name])
 
 
 def test_a_checkpoint_shares_nothing_with_the_model() -> None:
     challenger = a_challenger(SETTINGS, items=3)
     checkpoint = challenger.checkpoint()
-    copied = replace(checkpoint, weights=copy.deepcopy(checkpoint.weights))
+    copied = copy.deepcopy(checkpoint)
     train(challenger, [1, 2, 3])
     for name, weight in checkpoint.weights.items():
         assert torch.equal(weight, copied.weights[name])
+    for kind, tensor in checkpoint.items.items():
+        assert torch.equal(tensor, copied.items[kind])

@@ -1,14 +1,22 @@
+import math
+
 import numpy as np
 import pytest
 import torch
 
-from service.domain import Int64s
-from service.trainer.evaluation import holdout_ndcg
+from service.domain import Float32s, Int64s, ItemId, ItemKey
+from service.model.memory import Memory
+from service.model.mixture import Blend
+from service.model.recommender import Recommender
+from service.settings import MemorySettings
+from service.trainer.evaluation import CUTOFF, evaluate
 from service.trainer.holdout import HoldoutRows, empty_rows
+from service.trainer.sequences import strip
 from tests.model.examples import a_recommender, a_vocabulary
 
 VOCABULARY = a_vocabulary(6)
 UNKNOWN = 12345
+ALONE = Blend(0.07, 1.0)
 
 
 def rows_of(context: list[list[int]], target: list[int]) -> HoldoutRows:
@@ -19,6 +27,13 @@ def rows_of(context: list[list[int]], target: list[int]) -> HoldoutRows:
     return HoldoutRows(keys, item, item, item)
 
 
+def ndcg(model: Recommender, held: HoldoutRows, *, exclude_seen: bool) -> list[float]:
+    """Of the model alone."""
+    found = evaluate(model, VOCABULARY, held, ALONE, None, exclude_seen=exclude_seen)
+    scores: list[float] = found.ndcg.tolist()
+    return scores
+
+
 def test_the_first_is_worth_one_and_what_was_seen_nothing() -> None:
     model = a_recommender(items=6)
     with torch.no_grad():
@@ -26,28 +41,100 @@ def test_the_first_is_worth_one_and_what_was_seen_nothing() -> None:
         model.items.weight[5] = state
         model.items.weight[2] = state
     held = rows_of([[1, 2, 0], [1, 2, 0]], [5, 2])
-    shown = holdout_ndcg(model, VOCABULARY, held, exclude_seen=True)
-    assert shown.tolist() == [1.0, 0.0]
+    assert ndcg(model, held, exclude_seen=True) == [1.0, 0.0]
 
 
 def test_what_is_unknown_counts_nothing() -> None:
     model = a_recommender(items=6)
     held = rows_of([[1, 2], [0, 0], [UNKNOWN, 0], [UNKNOWN, 1]], [UNKNOWN, 3, 3, 3])
-    scores = holdout_ndcg(model, VOCABULARY, held, exclude_seen=False)
-    assert scores[:3].tolist() == [0.0, 0.0, 0.0]
+    scores = ndcg(model, held, exclude_seen=False)
+    assert scores[:3] == [0.0, 0.0, 0.0]
     assert scores[3] > 0
 
 
 def test_rows_count_alike_alone_and_together() -> None:
     model = a_recommender(items=6)
     held = rows_of([[1, 2, 3], [4, 0, 0]] * 200, [5, 6] * 200)
-    together = holdout_ndcg(model, VOCABULARY, held, exclude_seen=True)
-    alone = holdout_ndcg(model, VOCABULARY, held.take(slice(1, 2)), exclude_seen=True)
-    assert together[1::2].tolist() == pytest.approx([alone[0]] * 200)
+    together = ndcg(model, held, exclude_seen=True)
+    (alone,) = ndcg(model, held.take(slice(1, 2)), exclude_seen=True)
+    assert together[1::2] == pytest.approx([alone] * 200)
 
 
 @pytest.mark.parametrize("training", [True, False])
 def test_leaves_the_model_in_the_mode_it_was_in(training: bool) -> None:
     model = a_recommender(items=6).train(training)
-    assert len(holdout_ndcg(model, VOCABULARY, empty_rows(3), exclude_seen=True)) == 0
+    assert ndcg(model, empty_rows(3), exclude_seen=True) == []
     assert model.training is training
+
+
+def a_memory() -> Memory:
+    """It knows 2 to 6, UNKNOWN, and of what follows what some; nothing of 1."""
+    memory = Memory(MemorySettings())
+    keys = rows_of([], [2, 3, 4, UNKNOWN, 3, 5, 5, 6, 2]).item
+    ids = [ItemId(str(key)) for key in keys.tolist()]
+    for place, (key, name) in enumerate(zip(keys.tolist(), ids, strict=True)):
+        memory.learn(ItemKey(key), name, keys[:place])
+    return memory
+
+
+HELD = rows_of(
+    [
+        [1, 2, 3],  # the memory passes over 1
+        [2, UNKNOWN, 0],
+        [1, 0, 0],  # nothing to recall
+        [UNKNOWN, 0, 0],  # nothing that the model knows
+        [UNKNOWN, UNKNOWN, 4],
+        [0, 0, 0],
+        [5, 6, 2],
+        [3, 4, 5],
+    ],
+    [4, 5, 6, 3, UNKNOWN, 1, 5, UNKNOWN],
+)
+
+
+@torch.inference_mode()
+def dense(model: Recommender, memory: Memory, *, exclude_seen: bool) -> tuple[Float32s, Float32s]:
+    """Softmax and memory, each over rows 0 to 6 and UNKNOWN, written out for each of HELD."""
+    keys = np.append(VOCABULARY.keys, UNKNOWN)
+    table = torch.nn.functional.normalize(model.items.weight[:7], dim=1)
+    by_model = np.zeros((len(HELD), 8), np.float32)
+    by_memory = np.zeros((len(HELD), 8), np.float32)
+    for row, context in enumerate(map(strip, HELD.context)):
+        shown = ~np.isin(keys, context) if exclude_seen else np.ones(8, np.bool_)
+        shown[0] = False
+        rows = [known for known in VOCABULARY.rows(context).tolist() if known]
+        if rows:
+            state = model(torch.tensor([rows]))[0, -1]
+            cosine = (table @ torch.nn.functional.normalize(state, dim=0)).numpy()
+            odds = np.exp(cosine / ALONE.temperature) * shown[:7]
+            by_model[row, :7] = odds / odds.sum()
+        for key, value in zip(*memory.recall(context), strict=True):
+            by_memory[row, np.flatnonzero(keys == key)] += value
+        by_memory[row] *= shown
+        by_memory[row] /= by_memory[row].sum() or 1.0
+    return by_model, by_memory
+
+
+@pytest.mark.parametrize("exclude_seen", [True, False])
+@pytest.mark.parametrize("share", [0.0, 0.4, 0.8, 1.0])
+def test_scores_are_those_of_the_dense_mixture(share: float, exclude_seen: bool) -> None:
+    model, memory = a_recommender(items=6), a_memory()
+    found = evaluate(
+        model, VOCABULARY, HELD, Blend(ALONE.temperature, share), memory, exclude_seen=exclude_seen
+    )
+    by_model, by_memory = dense(model, memory, exclude_seen=exclude_seen)
+    target = np.where(HELD.item == UNKNOWN, 7, VOCABULARY.rows(HELD.item))
+    expected = []
+    for row, column in enumerate(target.tolist()):
+        known = by_model[row].sum() > 0, by_memory[row].sum() > 0
+        weight = share if all(known) else float(known[0])
+        mixed = weight * by_model[row] + (1 - weight) * by_memory[row]
+        rank = int((mixed >= mixed[column]).sum())
+        expected.append(1 / math.log2(rank + 1) if mixed[column] > 0 and rank <= CUTOFF else 0.0)
+    rows = np.flatnonzero((by_model.sum(axis=1) > 0) & (by_memory.sum(axis=1) > 0))
+    target = target[rows]
+    assert 0 < len(rows) < len(HELD)
+    assert found.by_model.numpy() == pytest.approx(by_model[rows, target], abs=1e-6)
+    assert found.by_memory.numpy() == pytest.approx(by_memory[rows, target], abs=1e-6)
+    assert found.ndcg == pytest.approx(np.array(expected), abs=1e-6)
+    assert len(set(np.round(found.ndcg, 3).tolist())) > 2

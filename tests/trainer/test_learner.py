@@ -2,7 +2,7 @@ import math
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack, closing
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
@@ -11,9 +11,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from service.domain import Bools, Int64s, Offsets
+from service.domain import Bools, Int64s, ItemId, ItemKey, Offsets
+from service.model.memory import Memory
+from service.model.mixture import Blend
+from service.model.recommender import Recommender
+from service.model.vocabulary import NO_ROW, Vocabulary
+from service.registry.servable import first_blend
 from service.settings import (
     HoldoutSettings,
+    MemorySettings,
     ReplaySettings,
     Settings,
     TrainerSettings,
@@ -21,23 +27,28 @@ from service.settings import (
 from service.state.histories import HistorySlab
 from service.trainer import learner as learner_module
 from service.trainer.challenger import Challenger
-from service.trainer.evaluation import holdout_ndcg
+from service.trainer.evaluation import evaluate
 from service.trainer.gate import GateReport, Verdict
-from service.trainer.holdout import empty_rows, is_member
+from service.trainer.holdout import empty_rows, is_member, rows_from_tensors
 from service.trainer.learner import Learner
+from service.trainer.packing import Packed
 from service.trainer.replay import Replay
 from service.trainer.sequences import Sequences
 from tests.state.examples import a_slab
 from tests.trainer.examples import (
+    CPU,
     PARTITION,
     Stream,
     a_challenger,
+    keys,
+    known,
     quick_training,
     small_settings,
 )
 
 USERS, CATALOGUE = 40, 20
 REJECTED = GateReport(Verdict.REJECT, 10, -1.0, 0.1, 1.0, 0.0)
+NO_MEMORY = MemorySettings(enabled=False)  # so that what is measured is the weights'
 WILD = 1000 * 1e-2  # a learning rate at which training falls apart
 
 
@@ -59,12 +70,21 @@ def stream(slab: HistorySlab) -> Stream:
 
 
 def a_learner(
-    slab: HistorySlab, settings: Settings | None = None, challenger: Challenger | None = None
+    slab: HistorySlab,
+    settings: Settings | None = None,
+    challenger: Challenger | None = None,
+    memory: MemorySettings = NO_MEMORY,
 ) -> Learner:
-    settings = settings or small_settings()
-    held = empty_rows(settings.model.max_length)
-    challenger = challenger or a_challenger(settings)
-    return Learner(settings, {PARTITION: slab}, challenger, held, {})
+    settings = (settings or small_settings()).model_copy(update={"memory": memory})
+    return Learner(
+        settings,
+        {PARTITION: slab},
+        challenger or a_challenger(settings),
+        empty_rows(settings.model.max_length),
+        {},
+        Memory.of(memory),
+        first_blend(settings),
+    )
 
 
 def a_champion(slab: HistorySlab, stream: Stream) -> Challenger:
@@ -86,8 +106,15 @@ def test_learns_a_stream_whose_next_item_is_certain(slab: HistorySlab, stream: S
     report, _ = learner.judge()
     assert report.verdict is Verdict.PROMOTE
     assert report.challenger > report.champion + 0.3
-    scores = holdout_ndcg(challenger.model, challenger.vocabulary, learner.held, exclude_seen=True)
-    assert scores.mean() == pytest.approx(report.challenger)
+    found = evaluate(
+        challenger.model,
+        challenger.vocabulary,
+        learner.held,
+        first_blend(settings),
+        None,
+        exclude_seen=True,
+    )
+    assert found.ndcg.mean() == pytest.approx(report.challenger)
 
     learner.promoted()
     assert not learner.has_news
@@ -107,7 +134,7 @@ def test_the_artifact_is_what_was_learned(slab: HistorySlab, stream: Stream) -> 
         artifact.weights["items.weight"], challenger.model.items.weight[: CATALOGUE + 1]
     )
     assert len(artifact.trainer["holdout.item"]) == len(learner.held) > 0
-    assert "optimizer.exp_avg.items.weight" in artifact.trainer
+    assert len(artifact.trainer["optimizer.items.mean"]) == CATALOGUE + 1
 
 
 def test_trained_through_moves_past_every_micro_batch(slab: HistorySlab, stream: Stream) -> None:
@@ -367,9 +394,9 @@ def test_every_event_is_trained_once_or_held(batches: list[list[int]]) -> None:
     challenger = a_challenger(tree)
     stream, learner = Stream(slab), a_learner(slab, tree, challenger)
 
-    def record(_: object, __: object, rows: Tensor, target: Tensor, **___: object) -> float:
-        keys = challenger.vocabulary.keys[rows.numpy()[target.numpy()]]
-        taught.update(keys.tolist())
+    def record(_: object, batch: Packed, **__: object) -> float:
+        rows = batch.label[batch.label != NO_ROW]
+        taught.update(challenger.vocabulary.keys[rows.numpy()].tolist())
         return 0.0
 
     expected: Counter[int] = Counter()
@@ -391,3 +418,182 @@ def test_every_event_is_trained_once_or_held(batches: list[list[int]]) -> None:
     for item in learner.held.item.tolist():
         expected[item] = 0
     assert taught == +expected
+
+
+def memory_of(learner: Learner, settings: MemorySettings) -> Memory:
+    """As the next worker would start with it."""
+    artifact, memory = learner.artifact(), Memory(settings)
+    memory.load(artifact.trainer, Vocabulary(artifact.vocabulary))
+    return memory
+
+
+def recalled(memory: Memory, items: int) -> list[dict[int, float]]:
+    """What each of the first so many items brings to mind, by item key."""
+    told: list[dict[int, float]] = []
+    for key in keys(range(items)).tolist():
+        ends: dict[int, float] = {}
+        for end, value in zip(*memory.recall(np.array([key])), strict=True):
+            ends[int(end)] = ends.get(int(end), 0.0) + float(value)
+        told.append(ends)
+    return told
+
+
+def assert_recall_alike(one: Memory, other: Memory, items: int) -> None:
+    for ends, others in zip(recalled(one, items), recalled(other, items), strict=True):
+        assert ends == pytest.approx(others, rel=1e-4)
+
+
+class Shadow:
+    """A memory of its own, taught what has to be in the learner's, event by event."""
+
+    def __init__(self, settings: MemorySettings, window_rows: int) -> None:
+        self.memory = Memory(settings)
+        self._window_rows = window_rows
+        self._pasts: dict[int, list[tuple[int, bool]]] = {}  # by user: item keys, held or not
+        self._held: list[tuple[ItemKey, ItemId, list[int]]] = []
+
+    def saw(self, users: list[int], items: list[int], member: Bools) -> None:
+        for user, item, held in zip(users, items, member.tolist(), strict=True):
+            past = self._pasts.setdefault(user, [])
+            key, name = known(item)
+            if held:
+                self._held.append((key, name, [before for before, _ in past]))
+            else:
+                self._learn(key, name, [before for before, was_held in past if not was_held])
+            past.append((key, held))
+        released = max(len(self._held) - self._window_rows, 0)
+        for one in self._held[:released]:
+            self._learn(*one)
+        del self._held[:released]
+
+    def _learn(self, key: ItemKey, name: ItemId, before: list[int]) -> None:
+        self.memory.learn(key, name, np.array(before, np.int64))
+
+
+class TestMemory:
+    @settings(max_examples=40, deadline=None)
+    @given(
+        st.lists(
+            st.lists(st.tuples(st.integers(0, 3), st.integers(0, 7)), max_size=12), max_size=6
+        ),
+        st.booleans(),
+    )
+    def test_what_is_held_out_is_learned_when_it_is_released_and_all_else_at_once(
+        self, batches: list[list[tuple[int, int]]], rejected: bool
+    ) -> None:
+        memory = MemorySettings()
+        shadow = Shadow(memory, ONE_PASS.holdout.window_rows)
+        stack = ExitStack()
+        slab = stack.enter_context(closing(a_slab(users=8, events=80)))
+        tree = small_settings(ONE_PASS, length=72, events=80)
+        stream, learner = Stream(slab), a_learner(slab, tree, memory=memory)
+        with stack, pytest.MonkeyPatch.context() as patch:
+            patch.setattr(learner, "_fit", lambda *_: [])
+            if rejected:  # what is taught again is in the memory already
+                patch.setattr(learner_module, "judge", lambda *_: REJECTED)
+            for events in batches:
+                users, items = [user for user, _ in events], [item for _, item in events]
+                batch = stream.batch(users, items)
+                learner.learn([batch])
+                learner.judge()
+                member = is_member(batch.user, batch.item, batch.timestamp, FRACTION)
+                shadow.saw(users, items, member)
+        assert len(memory_of(learner, memory)) == len(shadow.memory)
+        assert_recall_alike(memory_of(learner, memory), shadow.memory, items=8)
+
+    def test_an_item_that_is_only_held_is_not_known(
+        self, slab: HistorySlab, stream: Stream
+    ) -> None:
+        memory = MemorySettings()
+        everything = small_settings(quick_training(fraction=0.999999))
+        learner = a_learner(slab, everything, memory=memory)
+        learner.learn([stream.batch([1, 1, 1], [1, 2, 3])])
+        assert len(learner.held) == 3
+        assert len(memory_of(learner, memory)) == 0
+
+    def test_a_restarted_learner_recalls_and_goes_on_the_same(
+        self, slab: HistorySlab, stream: Stream
+    ) -> None:
+        memory = MemorySettings()
+        tree = small_settings(quick_training(fraction=FRACTION)).model_copy(
+            update={"memory": memory}
+        )
+        learner = a_learner(slab, tree, memory=memory)
+        learner.learn([stream.walk(USERS, CATALOGUE, steps=3)])
+        artifact, vocabulary = learner.artifact(), Vocabulary(learner.artifact().vocabulary)
+        restarted = Learner(
+            tree,
+            {PARTITION: slab},
+            Challenger(
+                Recommender.from_weights(learner.shape, dict(artifact.weights)),
+                vocabulary,
+                tree.trainer,
+                CPU,
+            ),
+            rows_from_tensors(dict(artifact.trainer)),
+            dict(learner.trained_through),
+            memory_of(learner, memory),
+            learner.blend,
+        )
+        assert_recall_alike(
+            memory_of(restarted, memory), memory_of(learner, memory), items=CATALOGUE
+        )
+        more = stream.walk(USERS, CATALOGUE, steps=3, stride=2)  # pushes some out of the holdout
+        for each in (learner, restarted):
+            each.learn([more])
+        told = recalled(memory_of(learner, memory), CATALOGUE)
+        assert all(told)
+        assert_recall_alike(
+            memory_of(restarted, memory), memory_of(learner, memory), items=CATALOGUE
+        )
+
+    def test_the_share_is_fitted_when_the_gate_is_asked_and_published(
+        self, slab: HistorySlab, stream: Stream
+    ) -> None:
+        memory = MemorySettings()
+        # Weights that stand almost still, and a walk that the memory foresees.
+        tree = small_settings(quick_training(learning_rate=1e-9, fraction=0.3, min_rows=1000))
+        learner = a_learner(slab, tree, memory=memory)
+        learner.learn([stream.walk(USERS, CATALOGUE, steps=6)])
+        first = asdict(first_blend(tree))
+        assert learner.shape["blend"] == first
+        assert first["share"] == memory.model_share
+
+        before, _ = learner.judge()
+        fitted = learner.shape["blend"]
+        assert fitted["temperature"] == tree.model.temperature
+        assert 0 < fitted["share"] < 0.5
+        assert fitted == asdict(learner.blend)
+
+        again, _ = learner.judge()  # the champion is still mixed as it was published
+        assert again.champion == pytest.approx(before.champion)
+        learner.promoted()
+        after, _ = learner.judge()
+        assert after.champion == pytest.approx(again.challenger)
+        assert after.mean_gain == pytest.approx(0.0)
+
+    def test_the_challenger_is_judged_as_it_would_be_served(
+        self, slab: HistorySlab, stream: Stream
+    ) -> None:
+        memory = MemorySettings()
+        tree = small_settings(quick_training(fraction=0.3, min_rows=1000))
+        challenger = a_challenger(tree)
+        learner = a_learner(slab, tree, challenger, memory)
+        learner.learn([stream.walk(USERS, CATALOGUE, steps=4)])
+        report, _ = learner.judge()
+        found = evaluate(
+            challenger.model,
+            challenger.vocabulary,
+            learner.held,
+            Blend(**learner.shape["blend"]),
+            memory_of(learner, memory),
+            exclude_seen=tree.scorer.exclude_seen,
+        )
+        assert report.challenger == pytest.approx(found.ndcg.mean())
+
+    def test_without_it_the_model_ranks_alone(self, slab: HistorySlab, stream: Stream) -> None:
+        learner = a_learner(slab, memory=NO_MEMORY)
+        learner.learn([stream.walk(USERS, CATALOGUE, steps=3)])
+        learner.judge()
+        assert learner.shape["blend"]["share"] == 1.0
+        assert not [name for name in learner.artifact().trainer if name.startswith("memory.")]

@@ -53,3 +53,17 @@ def test_draws_no_more_sequences_than_there_are_users() -> None:
         assert len(replay.draw(5, NONE, END)) <= 2
         assert len(replay.draw(0, NONE, END)) == 0
         assert replay.draw(0, NONE, END).item.shape == (0, LENGTH)
+
+
+def test_with_recency_newer_histories_are_drawn_more_often() -> None:
+    with closing(a_slab(users=40, events=32)) as slab:
+        stream = Stream(slab)
+        for user in range(40):
+            stream.batch([user] * 3, [user * 3, user * 3 + 1, user * 3 + 2])
+        drawn = {}
+        for recency in (1, 4):
+            replay = Replay({PARTITION: slab}, LENGTH, seed=0, recency=recency)
+            rows = [replay.draw(20, NONE, END).item for _ in range(50)]
+            drawn[recency] = np.isin(np.concatenate(rows), keys(range(90, 120))).sum() / 3000
+    assert 0.2 < drawn[1] < 0.3  # the newest quarter of the users
+    assert drawn[4] > 0.6

@@ -1,0 +1,202 @@
+"""The memory: decayed item-to-item transitions, the part of the model that learns at once.
+
+An event adds weight from each of the last few items of its user to its own item, less for
+those further back, and some in the other direction. Repeats count: an item may follow itself.
+To recall is to add up the transitions that lead away from the last items of a history, newest
+first. Neighbours of this kind are the baseline that session models find hardest to beat
+(Ludewig et al., 2021).
+
+    key     [items]          item key
+    to      [items, fanout]  the item, by its row here, that a transition leads to; -1: empty
+    weight  [items, fanout]  decayed count of that transition
+    count   [items]          decayed events of the item
+
+Counts are kept in units that grow, instead of all of them being decayed at every event.
+"""
+
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from service.domain import Float32s, Int64s, ItemId, ItemKey
+from service.model.vocabulary import Vocabulary
+from service.settings import MemorySettings
+
+# Units are scaled back past this, long before a 32-bit float runs out.
+_LARGEST_UNIT = 1e20
+# To forget an item takes a look at every transition, so some are forgotten together.
+_FORGET_SHARE = 16
+_FIRST_ROWS = 1024
+_SMALLEST = np.float32(1e-30)  # in place of nothing, to divide by
+_EMPTY = -1
+
+
+class Memory:
+    """Written by one thread, which alone may read it."""
+
+    def __init__(self, settings: MemorySettings) -> None:
+        self._settings = settings
+        self._growth = 2.0 ** (1.0 / settings.half_life_events)
+        self._by_lag = settings.lag_decay ** np.arange(settings.lag, dtype=np.float32)
+        self._by_step = settings.step_decay ** np.arange(settings.depth, dtype=np.float32)
+        self.clear()
+
+    @classmethod
+    def of(cls, settings: MemorySettings) -> "Memory | None":
+        """An empty memory; None where the settings do without."""
+        return cls(settings) if settings.enabled else None
+
+    def clear(self) -> None:
+        """Forget everything, as when the events are about to be read again."""
+        self._unit = 1.0
+        self._rows: dict[int, int] = {}  # by item key, longest unseen first
+        self._ids: list[ItemId] = []
+        self._free: list[int] = []
+        self._key = np.zeros(0, np.int64)
+        self._to = np.zeros((0, self._settings.fanout), np.int32)
+        self._weight = np.zeros((0, self._settings.fanout), np.float32)
+        self._count = np.zeros(0, np.float32)
+
+    def __len__(self) -> int:
+        """Items that it knows."""
+        return len(self._rows)
+
+    def item_id(self, key: int) -> ItemId | None:
+        """The id of an item; None where it is not known."""
+        row = self._rows.get(key)
+        return None if row is None else self._ids[row]
+
+    def learn(self, item: ItemKey, item_id: ItemId, before: Int64s) -> None:
+        """One event. `before` are the item keys of its user's events until then, oldest first.
+
+        Keys that are not known, NO_KEY among them, are passed over.
+        """
+        self._unit *= self._growth
+        if self._unit > _LARGEST_UNIT:
+            self._scale_back()
+        row = self._row(item, item_id)
+        self._count[row] += self._unit
+        past = self._newest_first(before, self._settings.lag)
+        if past:
+            added = self._by_lag[: len(past)] * np.float32(self._unit)
+            self._lead_on(past, row, added)
+            if self._settings.backward:
+                self._lead_back(row, past, added * np.float32(self._settings.backward))
+
+    def recall(self, history: Int64s) -> tuple[Int64s, Float32s]:
+        """Item keys and how strongly `history`, oldest first, brings them to mind; some twice."""
+        rows = self._newest_first(history, self._settings.depth)
+        if not rows:
+            return np.zeros(0, np.int64), np.zeros(0, np.float32)
+        to, weight = self._to[rows], self._weight[rows]  # [rows, fanout]
+        share = self._by_step[: len(rows)] / np.maximum(weight.sum(axis=1), _SMALLEST)
+        value = weight * share[:, None]
+        kept = to != _EMPTY
+        reached = to[kept]
+        often = np.maximum(self._count[reached] / np.float32(self._unit), 1.0)
+        value = value[kept] * often**-self._settings.popularity_penalty
+        if not self._settings.repeat:
+            return self._key[reached], value
+        again = np.unique(rows)
+        bonus = np.full(len(again), self._settings.repeat, np.float32)
+        return self._key[np.concatenate([reached, again])], np.concatenate([value, bonus])
+
+    def _newest_first(self, keys: Int64s, limit: int) -> list[int]:
+        """Rows of the last `limit` of the keys that are known."""
+        rows = self._rows
+        return [rows[key] for key in keys[-limit:][::-1].tolist() if key in rows]
+
+    def _lead_on(self, past: list[int], row: int, added: Float32s) -> None:
+        """Transitions from each of `past`, in which a row may stand twice, to `row`."""
+        found = self._to[past] == row  # [past, fanout]
+        place = np.where(found.any(axis=1), found.argmax(axis=1), self._weight[past].argmin(axis=1))
+        fresh = self._to[past, place] != row
+        self._to[past, place] = row
+        self._weight[past, place] *= ~fresh
+        np.add.at(self._weight, (past, place), added)
+
+    def _lead_back(self, row: int, past: list[int], added: Float32s) -> None:
+        """Transitions from `row` to each of `past`."""
+        to, weight = self._to[row], self._weight[row]  # views
+        for end, amount in zip(past, added.tolist(), strict=True):
+            place = np.flatnonzero(to == end)
+            if len(place):
+                weight[place[0]] += amount
+            else:
+                least = weight.argmin()
+                to[least], weight[least] = end, amount
+
+    def _row(self, item: ItemKey, item_id: ItemId) -> int:
+        row = self._rows.pop(item, None)
+        if row is None:
+            row = self._new_row()
+            self._key[row], self._ids[row] = item, item_id
+        self._rows[item] = row  # now the last to be forgotten
+        return row
+
+    def _new_row(self) -> int:
+        if self._free:
+            return self._free.pop()
+        if len(self._rows) == self._settings.items:
+            self._forget_some()
+            return self._free.pop()
+        row = len(self._rows)
+        if row == len(self._key):
+            self._make_room(min(max(2 * row, _FIRST_ROWS), self._settings.items))
+        return row
+
+    def _make_room(self, items: int) -> None:
+        more = items - len(self._key)
+        self._ids += [ItemId("")] * more
+        self._key = np.pad(self._key, (0, more))
+        self._to = np.pad(self._to, ((0, more), (0, 0)), constant_values=_EMPTY)
+        self._weight = np.pad(self._weight, ((0, more), (0, 0)))
+        self._count = np.pad(self._count, (0, more))
+
+    def _forget_some(self) -> None:
+        """Free the rows of the items that were seen longest ago, and all that leads to them."""
+        oldest = list(self._rows)[: max(len(self._rows) // _FORGET_SHARE, 1)]
+        freed = [self._rows.pop(key) for key in oldest]
+        lost = np.isin(self._to, freed)
+        self._to[lost], self._weight[lost] = _EMPTY, 0.0
+        self._to[freed], self._weight[freed], self._count[freed] = _EMPTY, 0.0, 0.0
+        self._free = freed
+
+    def _scale_back(self) -> None:
+        self._weight /= np.float32(self._unit)
+        self._count /= np.float32(self._unit)
+        self._unit = 1.0
+
+    def tensors(self) -> dict[str, Tensor]:
+        """All that it has learned, without the ids; longest unseen items first."""
+        self._scale_back()
+        rows = np.fromiter(self._rows.values(), np.int64, len(self._rows))
+        place = np.full(len(self._key) + 1, _EMPTY, np.int32)  # the last stands for no row
+        place[rows] = np.arange(len(rows))
+        return {
+            "memory.key": torch.from_numpy(self._key[rows]),
+            "memory.to": torch.from_numpy(place[self._to[rows]]),
+            "memory.weight": torch.from_numpy(self._weight[rows]),
+            "memory.count": torch.from_numpy(self._count[rows]),
+        }
+
+    def load(self, tensors: Mapping[str, Tensor], vocabulary: Vocabulary) -> None:
+        """Take back what `tensors` gave; nothing there is nothing learned.
+
+        `vocabulary` knows all its items. Where the bounds in the settings were
+        changed in between, it starts empty: it is soon filled again.
+        """
+        self.clear()
+        if "memory.key" not in tensors:
+            return
+        keys, to = tensors["memory.key"].numpy(), tensors["memory.to"].numpy()
+        if len(keys) > self._settings.items or to.shape[1] != self._settings.fanout:
+            return
+        self._rows = {key: row for row, key in enumerate(keys.tolist())}
+        self._ids = [vocabulary.ids[row] for row in vocabulary.rows(keys).tolist()]
+        self._key = keys.copy()
+        self._to = to.copy()
+        self._weight = tensors["memory.weight"].numpy().copy()
+        self._count = tensors["memory.count"].numpy().copy()

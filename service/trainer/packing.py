@@ -1,0 +1,78 @@
+"""Training sequences packed into rows without padding.
+
+Most histories are short, so one to a row would be mostly padding. Several stand in a row
+instead, each with positions of its own from 0; a backbone that reads such rows keeps them apart
+by that, and where one cannot, each has a row to itself.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from service.domain import Bools, Int64s
+from service.model.inference import known_first
+from service.model.vocabulary import NO_ROW
+
+
+@dataclass(frozen=True, slots=True)
+class Packed:
+    """What a step reads, [rows, width] each, and what it is to foretell."""
+
+    item: torch.Tensor  # item rows, NO_ROW where empty
+    position: torch.Tensor  # in the sequence
+    label: torch.Tensor  # the item row that comes next, NO_ROW where it is not a target
+
+
+def pack(
+    rows: Int64s, target: Bools, width: int, device: torch.device, *, together: bool
+) -> Packed:
+    """Sequences of item rows [sequences, length], of which `target` are to be foretold.
+
+    Unknown items (NO_ROW) are taken out. A sequence without a target left is left out.
+    `width` is at least length - 1. With `together`, sequences share rows.
+    """
+    order, lengths = known_first(rows)
+    rows = np.take_along_axis(rows, order, axis=1)
+    target = np.take_along_axis(target, order, axis=1) & (rows != NO_ROW)
+    target[:, 0] = False  # nothing stands before it
+    kept = target.any(axis=1)
+    rows, target, lengths = rows[kept], target[kept], lengths[kept] - 1  # the last is no input
+    row, start = _places(lengths, width) if together else _one_each(lengths)
+    sequence = np.repeat(np.arange(len(lengths)), lengths)
+    position = np.arange(len(sequence)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+    at = row[sequence], start[sequence] + position
+    shape = int(row.max(initial=-1)) + 1, int((start + lengths).max(initial=0))
+    columns = []
+    for values in (
+        rows[sequence, position],
+        position,
+        np.where(target[sequence, position + 1], rows[sequence, position + 1], NO_ROW),
+    ):
+        column = np.zeros(shape, np.int64)
+        column[at] = values
+        columns.append(torch.from_numpy(column).to(device))
+    return Packed(*columns)
+
+
+def _one_each(lengths: Int64s) -> tuple[Int64s, Int64s]:
+    return np.arange(len(lengths)), np.zeros(len(lengths), np.int64)
+
+
+def _places(lengths: Int64s, width: int) -> tuple[Int64s, Int64s]:
+    """Row and first column of each sequence, the longest first into the fullest row that holds
+    it (best fit decreasing)."""
+    row, start = np.zeros(len(lengths), np.int64), np.zeros(len(lengths), np.int64)
+    by_room: dict[int, list[int]] = {}  # rows by the columns they have left
+    rows = 0
+    for sequence in np.argsort(-lengths, kind="stable").tolist():
+        length = int(lengths[sequence])
+        room = next((room for room in range(length, width + 1) if by_room.get(room)), None)
+        if room is None:
+            chosen, room = rows, width
+            rows += 1
+        else:
+            chosen = by_room[room].pop()
+        row[sequence], start[sequence] = chosen, width - room
+        by_room.setdefault(room - length, []).append(chosen)
+    return row, start

@@ -1,0 +1,150 @@
+"""The memory against the same transitions in a plain dictionary."""
+
+from collections import defaultdict
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from service.domain import Int64s, ItemId, ItemKey
+from service.model.memory import Memory
+from service.model.vocabulary import Vocabulary
+from service.settings import MemorySettings
+
+_LOOSE = MemorySettings(fanout=64, half_life_events=7)
+
+
+def _learn(memory: Memory, history: list[int]) -> None:
+    for n, item in enumerate(history):
+        memory.learn(ItemKey(item), ItemId(str(item)), _keys(history[:n]))
+
+
+def _keys(items: list[int]) -> Int64s:
+    return np.array(items, np.int64)
+
+
+def _vocabulary(items: int) -> Vocabulary:
+    ids = tuple(ItemId(str(item)) for item in range(items + 1))
+    return Vocabulary().extended([(ItemKey(item), ids[item]) for item in range(1, items + 1)])
+
+
+def _recalled(memory: Memory, history: list[int]) -> dict[int, float]:
+    total: dict[int, float] = defaultdict(float)
+    for key, value in zip(*memory.recall(_keys(history)), strict=True):
+        total[int(key)] += float(value)
+    return dict(total)
+
+
+def _expected(
+    streams: list[list[int]], asked: list[int], with_: MemorySettings
+) -> dict[int, float]:
+    """What `asked` brings to mind after `streams`, by the definition."""
+    weight: dict[int, dict[int, float]] = defaultdict(lambda: defaultdict(float))
+    count: dict[int, float] = defaultdict(float)
+    faded = 0.5 ** (1 / with_.half_life_events)
+    for stream in streams:
+        for n, item in enumerate(stream):
+            for ends in weight.values():
+                for end in ends:
+                    ends[end] *= faded
+            for known in count:
+                count[known] *= faded
+            count[item] += 1
+            for lag, before in enumerate(stream[max(n - with_.lag, 0) : n][::-1]):
+                added = with_.lag_decay**lag
+                weight[before][item] += added
+                weight[item][before] += with_.backward * added
+    value: dict[int, float] = defaultdict(float)
+    known_items = [item for item in asked[-with_.depth :][::-1] if item in count]
+    for step, item in enumerate(known_items):
+        total = sum(weight[item].values())
+        for end, amount in weight[item].items():
+            often = max(count[end], 1.0) ** with_.popularity_penalty
+            value[end] += with_.step_decay**step * amount / total / often
+    for item in set(known_items):
+        value[item] += with_.repeat
+    return dict(value)
+
+
+_histories = st.lists(st.lists(st.integers(1, 6), min_size=1, max_size=9), min_size=1, max_size=6)
+
+
+@settings(deadline=None)
+@given(_histories, st.lists(st.integers(1, 8), max_size=12))
+def test_recalls_what_the_definition_says(streams: list[list[int]], asked: list[int]) -> None:
+    memory = Memory(_LOOSE)
+    for stream in streams:
+        _learn(memory, stream)
+    assert _recalled(memory, asked) == pytest.approx(_expected(streams, asked, _LOOSE), rel=1e-3)
+
+
+def test_an_event_is_recalled_at_once() -> None:
+    memory = Memory(MemorySettings(repeat=0.0))
+    _learn(memory, [1, 2])
+    assert _recalled(memory, [1]) == {2: 1.0}
+
+
+def test_nothing_is_recalled_of_an_unknown_item() -> None:
+    memory = Memory(MemorySettings())
+    _learn(memory, [1, 2])
+    assert _recalled(memory, [3]) == {}
+    assert _recalled(memory, []) == {}
+
+
+def test_a_full_row_gives_up_its_weakest_transition() -> None:
+    memory = Memory(MemorySettings(fanout=2, lag=1, backward=0.0, repeat=0.0))
+    for end in (2, 2, 3, 4, 4, 4):
+        _learn(memory, [1, end])
+    assert set(_recalled(memory, [1])) == {2, 4}
+
+
+def test_forgets_the_items_that_were_seen_longest_ago() -> None:
+    memory = Memory(MemorySettings(items=4, repeat=0.0))
+    _learn(memory, [1, 2, 3, 4])
+    _learn(memory, [2, 5])
+    assert len(memory) == 4
+    assert _recalled(memory, [1]) == {}
+    assert 1 not in _recalled(memory, [2])
+    assert memory.item_id(5) == "5"
+
+
+def test_takes_back_what_it_gave() -> None:
+    memory, other = Memory(_LOOSE), Memory(_LOOSE)
+    streams = [[1, 2, 3], [3, 2], [5, 1, 1]]
+    for stream in streams:
+        _learn(memory, stream)
+    other.load(memory.tensors(), _vocabulary(5))
+    for both in (memory, other):
+        _learn(both, [2, 4, 5])
+    for item in range(1, 6):
+        assert _recalled(other, [item]) == pytest.approx(_recalled(memory, [item]))
+        assert other.item_id(item) == str(item)
+
+
+def test_gives_back_forgotten_items_as_no_transitions() -> None:
+    settings = MemorySettings(items=32, fanout=4)
+    memory, other = Memory(settings), Memory(settings)
+    _learn(memory, list(range(1, 80)))
+    other.load(memory.tensors(), _vocabulary(80))
+    assert len(other) == len(memory)
+    for item in range(1, 80):
+        assert _recalled(other, [item]) == pytest.approx(_recalled(memory, [item]))
+
+
+def test_starts_empty_where_the_bounds_were_changed() -> None:
+    memory = Memory(MemorySettings(fanout=4))
+    _learn(memory, [1, 2])
+    other = Memory(MemorySettings(fanout=8))
+    other.load(memory.tensors(), _vocabulary(2))
+    assert len(other) == 0
+    _learn(other, [1, 2])
+    assert set(_recalled(other, [1])) == {1, 2}
+
+
+def test_counts_stay_finite_however_long_it_runs() -> None:
+    memory = Memory(MemorySettings(half_life_events=1))
+    _learn(memory, [1, 2] * 500)
+    values = _recalled(memory, [1]).values()
+    assert values
+    assert all(map(np.isfinite, values))

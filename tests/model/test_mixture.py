@@ -1,0 +1,106 @@
+"""The sparse mixture against the same thing written out over the whole catalogue."""
+
+import numpy as np
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from service.domain import ItemId, item_key
+from service.model.mixture import (
+    Blend,
+    Columns,
+    Recalled,
+    add_up,
+    best,
+    blended,
+    fitted_share,
+    mix,
+    ranks,
+)
+from service.model.ranking import MISSED
+from service.model.ranking import ranks as dense_ranks
+from service.model.vocabulary import Vocabulary
+
+
+@settings(deadline=None)
+@given(st.integers(0, 10_000), st.sampled_from([0.0, 0.3, 0.8, 1.0]))
+def test_ranks_and_best_are_those_of_the_whole_mixture(seed: int, share: float) -> None:
+    random = np.random.default_rng(seed)
+    events, columns = 6, 9
+    logits = torch.from_numpy(random.normal(size=(events, columns)).astype(np.float32))
+    hidden = random.random((events, columns)) < 0.2
+    hidden[:, 0] = True
+    logits[torch.from_numpy(hidden)] = -torch.inf
+    logits[0] = -torch.inf  # an event of which the model knows nothing
+    entries = 14
+    event = random.integers(0, events - 1, entries)  # and one of which the memory knows nothing
+    column = random.integers(0, columns, entries)
+    value = random.random(entries).astype(np.float32) + 0.1
+    mixture = mix(logits, add_up(event, column, value, hidden), share)
+
+    recalled = np.zeros((events, columns), np.float32)
+    np.add.at(recalled, (event, column), value)
+    recalled[hidden] = 0.0
+    total = recalled.sum(axis=1, keepdims=True)
+    recalled = np.divide(recalled, total, out=recalled, where=total > 0)
+    softmax = torch.softmax(logits, dim=1).nan_to_num(0.0)
+    weight = torch.full((events, 1), share)
+    weight[torch.from_numpy(total[:, 0] == 0)] = 1.0
+    weight[(softmax.sum(dim=1) == 0) & torch.from_numpy(total[:, 0] > 0)] = 0.0
+    dense = weight * softmax + (1 - weight) * torch.from_numpy(recalled)
+    target = torch.from_numpy(random.integers(0, columns, events))
+    got = ranks(mixture, target)
+    chance, places = best(mixture, 4)
+    wanted = dense.topk(4, dim=1)
+    torch.testing.assert_close(chance, wanted.values)
+    torch.testing.assert_close(dense.gather(1, places)[chance > 0], chance[chance > 0])
+    # Probabilities that are equal but for rounding may change places.
+    at = dense.gather(1, target[:, None])
+    low, high = ((dense >= at * factor).sum(dim=1) for factor in (1 + 1e-5, 1 - 1e-5))
+    seen = at.squeeze(1) > 0
+    assert bool((got[~seen] == MISSED).all())
+    assert bool(((got >= low.clamp(min=1)) & (got <= high))[seen].all())
+
+
+def test_without_a_memory_it_ranks_as_the_model_does() -> None:
+    logits = torch.tensor([[-torch.inf, 0.5, 0.5, 2.0]])
+    none = np.zeros(0, np.int64)
+    nothing = add_up(none, none, np.zeros(0, np.float32), np.zeros((1, 4), np.bool_))
+    mixture = mix(logits, nothing, 0.5)
+    for target in (1, 2, 3):
+        wanted = torch.tensor([target])
+        assert ranks(mixture, wanted) == dense_ranks(logits, wanted)
+
+
+def test_ties_count_against_the_target() -> None:
+    logits = torch.full((1, 4), 1.0)
+    value = np.ones(2, np.float32)
+    entries = add_up(np.zeros(2, np.int64), np.array([1, 2]), value, np.zeros((1, 4), np.bool_))
+    mixture = mix(logits, entries, 0.5)
+    assert ranks(mixture, torch.tensor([1])) == 2
+    assert ranks(mixture, torch.tensor([3])) == 4
+
+
+def test_what_only_the_memory_knows_stands_behind_the_vocabulary() -> None:
+    vocabulary = Vocabulary((ItemId(""), ItemId("a"), ItemId("b")))
+    a, new = item_key(ItemId("a")), item_key(ItemId("new"))
+    columns = Columns(vocabulary, np.array([a, new, new]))
+    assert columns.of(np.array([a, new, 7])).tolist() == [1, 3, 0]
+    assert [columns.met(column) for column in (1, 3)] == [None, new]
+    recalled = Recalled(np.zeros(1, np.int64), np.array([new]), np.ones(1, np.float32))
+    cosines = torch.zeros(1, 3)
+    shown = blended(cosines, columns, np.zeros((1, 1), np.int64), recalled, Blend(1.0, 0.4))
+    chance, column = best(shown, 3)
+    assert column.tolist()[0][0] == 3
+    torch.testing.assert_close(chance, torch.tensor([[0.6, 0.2, 0.2]]))
+    hidden = blended(cosines, columns, np.array([[3]]), recalled, Blend(1.0, 0.4))
+    assert best(hidden, 3)[0].tolist()[0] == [0.5, 0.5, 0.0]
+
+
+def test_the_share_goes_to_whoever_foresees_more() -> None:
+    good, poor = torch.full((500,), 0.3), torch.full((500,), 0.01)
+    assert fitted_share(good, poor, 0.5, 10) > 0.95
+    assert fitted_share(poor, good, 0.5, 10) < 0.05
+    assert fitted_share(torch.zeros(0), torch.zeros(0), 0.5, 10) == 0.5
+    nothing = torch.zeros(500)
+    assert fitted_share(nothing, nothing, 0.5, 10) == 0.5

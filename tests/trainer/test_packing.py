@@ -1,0 +1,88 @@
+import numpy as np
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from service.domain import Bools, Int64s
+from service.model.vocabulary import NO_ROW
+from service.trainer.packing import Packed, pack
+from tests.trainer.examples import CPU
+
+LENGTH = 6
+# An item, unknown where 0, and whether it is a target.
+SEQUENCES = st.lists(
+    st.lists(st.tuples(st.integers(0, 9), st.booleans()), max_size=LENGTH), max_size=12
+)
+WIDTHS = st.integers(LENGTH - 1, 2 * LENGTH)
+Sequence = list[tuple[int, int]]  # items as they are read, each with its label
+
+
+def padded(sequences: list[list[tuple[int, bool]]]) -> tuple[Int64s, Bools]:
+    rows = np.zeros((len(sequences), LENGTH), np.int64)
+    target = np.zeros((len(sequences), LENGTH), np.bool_)
+    for i, sequence in enumerate(sequences):
+        for j, (item, wanted) in enumerate(sequence):
+            rows[i, j], target[i, j] = item, wanted
+    return rows, target
+
+
+def taught(sequence: list[tuple[int, bool]]) -> Sequence:
+    """What has to be made of a sequence of which something is to be foretold."""
+    known = [(item, wanted) for item, wanted in sequence if item != NO_ROW]
+    items = [item for item, _ in known]
+    labels = [item if wanted else NO_ROW for item, wanted in known[1:]]
+    return list(zip(items, labels, strict=False)) if any(labels) else []
+
+
+def read(batch: Packed) -> list[list[Sequence]]:
+    """The sequences in each row, told apart by their positions."""
+    rows = []
+    for cells in torch.stack([batch.item, batch.position, batch.label], dim=2).tolist():
+        found: list[Sequence] = []
+        after = 0  # the position that would go on with the last sequence
+        for item, position, label in cells:
+            if item == NO_ROW:
+                assert (position, label) == (0, NO_ROW)
+                after = -1
+                continue
+            if position == 0:
+                found.append([])
+            else:
+                assert position == after
+            found[-1].append((item, label))
+            after = position + 1
+        rows.append(found)
+    return rows
+
+
+@given(SEQUENCES, WIDTHS, st.booleans())
+def test_every_target_is_foretold_once_from_all_that_is_known_before_it(
+    sequences: list[list[tuple[int, bool]]], width: int, together: bool
+) -> None:
+    batch = pack(*padded(sequences), width, CPU, together=together)
+    assert batch.item.shape[1] <= width
+    found = [sequence for row in read(batch) for sequence in row]
+    assert sorted(found) == sorted(filter(None, map(taught, sequences)))
+
+
+@given(SEQUENCES, WIDTHS)
+def test_apart_each_has_a_row_to_itself_in_order(
+    sequences: list[list[tuple[int, bool]]], width: int
+) -> None:
+    batch = pack(*padded(sequences), width, CPU, together=False)
+    assert read(batch) == [[one] for one in map(taught, sequences) if one]
+
+
+def test_nothing_to_foretell_gives_no_row() -> None:
+    rows, target = padded([[(1, True), (2, False)], [(0, False), (3, True)], []])
+    for together in (True, False):
+        assert len(pack(rows, target, LENGTH, CPU, together=together).item) == 0
+
+
+def test_many_short_sequences_leave_little_of_the_rows_empty() -> None:
+    lengths = np.random.default_rng(0).geometric(0.2, 500).clip(2, 51)
+    rows = (np.arange(51) < lengths[:, None]).astype(np.int64)  # [sequences, length]
+    together = pack(rows, rows > 0, 50, CPU, together=True)
+    apart = pack(rows, rows > 0, 50, CPU, together=False)
+    assert (together.item != NO_ROW).double().mean() > 0.9
+    assert (apart.item != NO_ROW).double().mean() < 0.2
