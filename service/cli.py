@@ -142,7 +142,9 @@ def _list_versions(registry: "Registry") -> None:
 def _sandbox(arguments: argparse.Namespace, settings: Settings) -> int:
     from service.sandbox.sandbox_command import run_sandbox
 
-    return run_sandbox(arguments.port, arguments.data, settings)
+    return run_sandbox(
+        arguments.bootstrap, arguments.port, arguments.data, arguments.config, settings
+    )
 
 
 def _demo(arguments: argparse.Namespace, settings: Settings) -> int:
@@ -232,11 +234,11 @@ def _parser() -> argparse.ArgumentParser:
     actions.add_parser("unpin", parents=[common], help="serve the newest again")
 
     sandbox = commands.add_parser(
-        "sandbox", parents=[common], help="run a local Kafka to play with"
+        "sandbox", parents=[common, kafka], help="run a local Kafka to play with, or use yours"
     )
-    sandbox.add_argument("--port", type=int, default=9092)
+    sandbox.add_argument("--port", type=int, default=9092, help="of the local one")
     sandbox.add_argument(
-        "--data", type=Path, help="keep its data here; a temporary folder otherwise"
+        "--data", type=Path, help="keep the local one's data here; a temporary folder otherwise"
     )
     sandbox.set_defaults(run=_sandbox)
 

@@ -37,7 +37,13 @@ from service.sandbox.movielens import load_movielens
 from service.sandbox.picture import draw
 from service.sandbox.replay import KIND, Pace, Ratings, Replay, event_to_weights_s, read_answer
 from service.sandbox.scoreboard import Recommender, Scoreboard
-from service.sandbox.serve_process import ServeFailedError, ServeProcess, environment, free_port
+from service.sandbox.serve_process import (
+    BOOTSTRAP_VARIABLE,
+    ServeFailedError,
+    ServeProcess,
+    environment,
+    free_port,
+)
 from service.sandbox.view import Status, View
 from service.sandbox.warm_start import publish_first_version
 from service.settings import ENV_PREFIX, Settings, load_settings
@@ -64,7 +70,6 @@ _LOOK_S = 0.5
 _ASK_S = 2.0
 
 _KAFKA_VARIABLES = f"{ENV_PREFIX}KAFKA__"
-_BOOTSTRAP_VARIABLE = f"{_KAFKA_VARIABLES}BOOTSTRAP_SERVERS"
 
 
 def run_demo(bootstrap: str | None, events: int | None, keep: bool) -> int:
@@ -79,7 +84,7 @@ def run_demo(bootstrap: str | None, events: int | None, keep: bool) -> int:
         raise ConfigurationError(f"--events must be at least {_MIN_EVENTS:,}")
     console = Console()
     ratings = Ratings(load_movielens(), events)
-    bootstrap = bootstrap or os.environ.get(_BOOTSTRAP_VARIABLE)
+    bootstrap = bootstrap or os.environ.get(BOOTSTRAP_VARIABLE)
     with ExitStack() as stack:
         folder = _folder(stack, keep)
         _log_to(folder / "demo.log")

@@ -23,6 +23,8 @@ _POLL_S = 0.25
 _HTTP_TIMEOUT_S = 2.0
 _QUOTED_LINES = 15
 
+BOOTSTRAP_VARIABLE = f"{ENV_PREFIX}KAFKA{ENV_LEVEL}BOOTSTRAP_SERVERS"
+
 
 class ServeFailedError(HeadwaterError):
     """The service under demonstration ended, or does not answer."""
