@@ -35,6 +35,7 @@ from service.sandbox.demo_report import Results, print_summary, write_json
 from service.sandbox.kafka import LocalKafka
 from service.sandbox.movielens import load_movielens
 from service.sandbox.picture import draw
+from service.sandbox.processes import free_port
 from service.sandbox.replay import KIND, Pace, Ratings, Replay, event_to_weights_s, read_answer
 from service.sandbox.scoreboard import Recommender, Scoreboard
 from service.sandbox.serve_process import (
@@ -42,7 +43,6 @@ from service.sandbox.serve_process import (
     ServeFailedError,
     ServeProcess,
     environment,
-    free_port,
 )
 from service.sandbox.view import Status, View
 from service.sandbox.warm_start import publish_first_version
