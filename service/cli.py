@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 EXIT_FAILED = 1
 EXIT_CONFIGURATION = 2
+_LAST_PORT = 65_535
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -169,6 +170,13 @@ def _only_fault(group: ExceptionGroup) -> Exception:
     return error
 
 
+def _port(text: str) -> int:
+    """A port number as an argument; what it raises argparse tells in one line."""
+    if not text.isdecimal() or int(text) > _LAST_PORT:
+        raise argparse.ArgumentTypeError(f"{text} is not a number from 0 to {_LAST_PORT}")
+    return int(text)
+
+
 class _JsonFormatter(logging.Formatter):
     """One JSON object a line, for log collectors."""
 
@@ -236,7 +244,7 @@ def _parser() -> argparse.ArgumentParser:
     sandbox = commands.add_parser(
         "sandbox", parents=[common, kafka], help="run a local Kafka to play with, or use yours"
     )
-    sandbox.add_argument("--port", type=int, default=9092, help="of the local one")
+    sandbox.add_argument("--port", type=_port, default=9092, help="of the local one; 0: any free")
     sandbox.add_argument(
         "--data", type=Path, help="keep the local one's data here; a temporary folder otherwise"
     )

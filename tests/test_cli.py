@@ -201,6 +201,15 @@ class TestProcess:
         assert ended.value.code == 0
         assert capsys.readouterr().out == f"headwater {__version__}\n"
 
+    @pytest.mark.parametrize("port", ["70000", "-1", "kafka"])
+    def test_a_port_that_is_none_is_told(
+        self, port: str, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        with pytest.raises(SystemExit) as ended:
+            main(["sandbox", "--port", port])
+        assert ended.value.code == 2
+        assert f"argument --port: {port} is not" in capsys.readouterr().err
+
     def test_a_reader_who_has_enough_gets_no_traceback(self) -> None:
         process = subprocess.Popen(
             [sys.executable, "-m", "service.cli", "config"],

@@ -180,7 +180,10 @@ class LocalKafka:
         if not self._port:
             self._port = _free_port()
         elif not _is_free(self._port):
-            raise ConfigurationError(f"port {self._port} is in use: stop what listens there")
+            raise ConfigurationError(
+                f"port {self._port} is in use: stop what listens there, or choose another "
+                "(`headwater sandbox --port`)"
+            )
 
     def _write_files(self, folder: Path) -> None:
         # A restarted controller may move: nobody but the broker beside it talks to it.
