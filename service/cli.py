@@ -156,7 +156,8 @@ def _demo(arguments: argparse.Namespace, settings: Settings) -> int:
 
 def _overrides(arguments: argparse.Namespace) -> dict[str, Any]:
     bootstrap = getattr(arguments, "bootstrap", None)
-    return {"kafka": {"bootstrap_servers": bootstrap}} if bootstrap else {}
+    # An empty one, as of an unset shell variable, is told at start rather than taken for none.
+    return {} if bootstrap is None else {"kafka": {"bootstrap_servers": bootstrap}}
 
 
 def _only_fault(group: ExceptionGroup) -> Exception:

@@ -62,6 +62,12 @@ class TestConfig:
         assert tree["scorer"]["top_k"] == 7
         assert tree["kafka"]["bootstrap_servers"] == "kafka:9"
 
+    def test_an_empty_address_is_not_taken_for_none(
+        self, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        assert main(["config", "--bootstrap", ""]) == 0
+        assert json.loads(capsys.readouterr().out)["kafka"]["bootstrap_servers"] == ""
+
     def test_it_masks_secrets(
         self, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
     ) -> None:

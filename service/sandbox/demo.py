@@ -54,7 +54,8 @@ def run_demo(bootstrap: str | None, events: int | None, keep: bool) -> int:
         raise ConfigurationError(f"--events must be at least {_MIN_EVENTS:,}")
     console = Console()
     ratings = Ratings(load_movielens(), events)
-    bootstrap = bootstrap or os.environ.get(BOOTSTRAP_VARIABLE)
+    if bootstrap is None:
+        bootstrap = os.environ.get(BOOTSTRAP_VARIABLE)
     with ExitStack() as stack:
         folder = _folder(stack, keep)
         _log_to(folder / "demo.log")

@@ -55,7 +55,8 @@ def run_sandbox(
     this returns at once. `data`: where records stay between runs; None is a temporary folder.
     `config`: the settings file, for the commands to name.
     """
-    bootstrap = bootstrap or os.environ.get(BOOTSTRAP_VARIABLE)
+    if bootstrap is None:
+        bootstrap = os.environ.get(BOOTSTRAP_VARIABLE)
     if bootstrap is not None:
         print(f"Using the Kafka at {bootstrap} (--bootstrap or {BOOTSTRAP_VARIABLE}).", flush=True)
         _create_topics(bootstrap, settings)
