@@ -27,7 +27,7 @@ from service.sandbox.movielens import ALL_EVENTS
 from service.sandbox.replay import Pace, Ratings, Replay, event_to_weights_s, read_answer
 from service.sandbox.scoreboard import Recommender, Scoreboard
 from service.sandbox.serve_process import ServeFailedError, ServeProcess
-from service.sandbox.view import Status, View
+from service.sandbox.view import SHAPE_POINTS, Status, View
 from service.sandbox.warm_start import publish_first_version
 from service.settings import Settings
 from service.stream.client import EventProducer, RecommendationReader, commit_offsets
@@ -229,7 +229,7 @@ class Demo:
                 who: board.score(who, slice(max(settled - WINDOW, 0), settled)) for who in COMPARED
             },
             so_far={who: board.score(who, slice(0, settled)) for who in COMPARED},
-            shape=board.curve(dict.fromkeys(COMPARED, 0), WINDOW, 24).ndcg_at_10,
+            shape=board.curve(dict.fromkeys(COMPARED, 0), WINDOW, SHAPE_POINTS).ndcg_at_10,
             serving=max(served, default=None),
             versions=self._seen.lines,
             verdicts=self._seen.verdicts or {},

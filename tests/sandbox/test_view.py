@@ -2,11 +2,12 @@
 
 import io
 import math
+from dataclasses import replace
 
 from rich.console import Console
 
 from service.sandbox.scoreboard import Recommender, Score
-from service.sandbox.view import Status, View, line, render, sparkline
+from service.sandbox.view import SHAPE_POINTS, Status, View, line, render, sparkline
 
 COMPARED = (Recommender.LIVE, Recommender.FROZEN, Recommender.POPULARITY)
 WINDOW = {who: Score(500, 0.1 * n, 0.01 * n) for n, who in enumerate(COMPARED, start=1)}
@@ -28,8 +29,8 @@ STATUS = Status(
 )
 
 
-def terminal() -> Console:
-    return Console(file=io.StringIO(), width=140, force_terminal=True, color_system=None)
+def terminal(width: int = 140) -> Console:
+    return Console(file=io.StringIO(), width=width, force_terminal=True, color_system=None)
 
 
 def shown(console: Console) -> str:
@@ -50,6 +51,26 @@ def test_a_terminal_shows_progress_versions_and_every_model() -> None:
     assert [part for part in live.split() if part[0] == "0"] == ["0.100", "0.010", "0.200", "0.040"]
     for part in ("version 7", "6 promote, 1 reject", "p50 3.4 s, p95 6.7 s", *STATUS.versions):
         assert part in page
+
+
+def test_everything_fits_a_small_terminal() -> None:
+    status = replace(
+        STATUS,
+        phase="asking the frozen models the last queries",
+        done=100_000,
+        total=100_000,
+        queries=79_000,
+        shape={who: [1.0] * SHAPE_POINTS for who in COMPARED},
+        versions=tuple(f"version {n}: 1,682 films, +0.0123 on the holdout" for n in range(5)),
+    )
+    console = terminal(width=80)
+    console.print(render(status, window=5_000))
+    lines = shown(console).splitlines()
+    assert len(lines) <= 23  # the prompt takes one
+    assert "…" not in shown(console)
+    for part in ("100,000 of 100,000 events", "frozen at the start", *status.versions):
+        assert any(part in one for one in lines)
+    assert sum("█" * SHAPE_POINTS in one for one in lines) == len(COMPARED)
 
 
 def test_without_a_terminal_there_is_a_line_for_a_phase_and_few_more() -> None:
