@@ -2,7 +2,6 @@
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -16,6 +15,7 @@ from pathlib import Path
 from prometheus_client.parser import text_string_to_metric_families
 
 import service
+from service.sandbox.processes import end, free_port
 from service.settings import ENV_PREFIX
 
 _READY_WITHIN_S = 120.0
@@ -38,7 +38,7 @@ class Serve:
     """`headwater serve` with settings by environment, its log in `log`."""
 
     def __init__(self, bootstrap: str, root: Path, log: Path) -> None:
-        self._port = _free_port()
+        self._port = free_port()
         self._log = log
         self._environment = {
             name: text for name, text in os.environ.items() if not name.startswith(ENV_PREFIX)
@@ -64,7 +64,7 @@ class Serve:
             self._wait_until_ready()
             yield self
         finally:
-            _end(self._process)
+            end(self._process, _STOP_WITHIN_S)
 
     @property
     def program(self) -> Program:
@@ -130,7 +130,7 @@ def bare_loop(bootstrap: str, events: str, output: str) -> Iterator[Program]:
             raise RuntimeError("the bare loop did not start")
         yield Program(process.pid, events, output)
     finally:
-        _end(process)
+        end(process, _STOP_WITHIN_S)
 
 
 @contextmanager
@@ -143,15 +143,6 @@ def frozen(program: Program) -> Iterator[None]:
         os.kill(program.pid, signal.SIGCONT)
 
 
-def _end(process: subprocess.Popen[bytes]) -> None:
-    process.terminate()
-    try:
-        process.wait(_STOP_WITHIN_S)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
-
-
 def _get(url: str) -> tuple[int, str]:
     try:
         with urllib.request.urlopen(url, timeout=10) as reply:
@@ -160,10 +151,3 @@ def _get(url: str) -> tuple[int, str]:
         return error.code, ""
     except OSError:
         return 0, ""
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 EXIT_FAILED = 1
 EXIT_CONFIGURATION = 2
+_LAST_PORT = 65_535
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -142,7 +143,9 @@ def _list_versions(registry: "Registry") -> None:
 def _sandbox(arguments: argparse.Namespace, settings: Settings) -> int:
     from service.sandbox.sandbox_command import run_sandbox
 
-    return run_sandbox(arguments.port, arguments.data, settings)
+    return run_sandbox(
+        arguments.bootstrap, arguments.port, arguments.data, arguments.config, settings
+    )
 
 
 def _demo(arguments: argparse.Namespace, settings: Settings) -> int:
@@ -153,7 +156,8 @@ def _demo(arguments: argparse.Namespace, settings: Settings) -> int:
 
 def _overrides(arguments: argparse.Namespace) -> dict[str, Any]:
     bootstrap = getattr(arguments, "bootstrap", None)
-    return {"kafka": {"bootstrap_servers": bootstrap}} if bootstrap else {}
+    # An empty one, as of an unset shell variable, is told at start rather than taken for none.
+    return {} if bootstrap is None else {"kafka": {"bootstrap_servers": bootstrap}}
 
 
 def _only_fault(group: ExceptionGroup) -> Exception:
@@ -165,6 +169,13 @@ def _only_fault(group: ExceptionGroup) -> Exception:
     while isinstance(error, ExceptionGroup):
         error = error.exceptions[0]
     return error
+
+
+def _port(text: str) -> int:
+    """A port number as an argument; what it raises argparse tells in one line."""
+    if not text.isdecimal() or int(text) > _LAST_PORT:
+        raise argparse.ArgumentTypeError(f"{text} is not a number from 0 to {_LAST_PORT}")
+    return int(text)
 
 
 class _JsonFormatter(logging.Formatter):
@@ -232,11 +243,11 @@ def _parser() -> argparse.ArgumentParser:
     actions.add_parser("unpin", parents=[common], help="serve the newest again")
 
     sandbox = commands.add_parser(
-        "sandbox", parents=[common], help="run a local Kafka to play with"
+        "sandbox", parents=[common, kafka], help="run a local Kafka to play with, or use yours"
     )
-    sandbox.add_argument("--port", type=int, default=9092)
+    sandbox.add_argument("--port", type=_port, default=9092, help="of the local one; 0: any free")
     sandbox.add_argument(
-        "--data", type=Path, help="keep its data here; a temporary folder otherwise"
+        "--data", type=Path, help="keep the local one's data here; a temporary folder otherwise"
     )
     sandbox.set_defaults(run=_sandbox)
 

@@ -62,6 +62,12 @@ class TestConfig:
         assert tree["scorer"]["top_k"] == 7
         assert tree["kafka"]["bootstrap_servers"] == "kafka:9"
 
+    def test_an_empty_address_is_not_taken_for_none(
+        self, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        assert main(["config", "--bootstrap", ""]) == 0
+        assert json.loads(capsys.readouterr().out)["kafka"]["bootstrap_servers"] == ""
+
     def test_it_masks_secrets(
         self, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -200,6 +206,15 @@ class TestProcess:
             main(["--version"])
         assert ended.value.code == 0
         assert capsys.readouterr().out == f"headwater {__version__}\n"
+
+    @pytest.mark.parametrize("port", ["70000", "-1", "kafka"])
+    def test_a_port_that_is_none_is_told(
+        self, port: str, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        with pytest.raises(SystemExit) as ended:
+            main(["sandbox", "--port", port])
+        assert ended.value.code == 2
+        assert f"argument --port: {port} is not" in capsys.readouterr().err
 
     def test_a_reader_who_has_enough_gets_no_traceback(self) -> None:
         process = subprocess.Popen(

@@ -207,8 +207,10 @@ class Pipeline:
     ) -> None:
         """Send a batch's records; once acknowledged, its offsets may be committed."""
         try:
-            await self._sink.bury(letters)
+            # In this order: the next batch's recommendations must not overtake these while a dead
+            # letter is waited for.
             await self._sink.recommend(messages)
+            await self._sink.bury(letters)
             now_ms = time.time_ns() // 1_000_000
             for age_ms in (now_ms - appended).tolist():
                 self._metrics.event_to_recommendation.observe(age_ms / 1000)

@@ -26,6 +26,7 @@ from service.sandbox.broker_files import LOG4J2_PROPERTIES, LOG_FOLDER, server_p
 from service.sandbox.jars import kafka_jars
 from service.sandbox.java import find_java
 from service.sandbox.probe import answers
+from service.sandbox.processes import end
 
 # Below the range that Linux, macOS and Windows hand out to clients. A client that reconnects to
 # a dead broker inside that range can be given the broker's own port, connect to itself and
@@ -118,12 +119,7 @@ class LocalKafka:
         """
         if self._process is not None:
             self.resume()  # a frozen process does not see the request
-            self._process.terminate()
-            try:
-                self._process.wait(self._stop_timeout_s)
-            except subprocess.TimeoutExpired:
-                self._process.kill()
-                self._process.wait()
+            end(self._process, self._stop_timeout_s)
             self._process = None
         self._remove_temporary()
 
@@ -184,7 +180,10 @@ class LocalKafka:
         if not self._port:
             self._port = _free_port()
         elif not _is_free(self._port):
-            raise ConfigurationError(f"port {self._port} is in use: stop what listens there")
+            raise ConfigurationError(
+                f"port {self._port} is in use: stop what listens there, or choose another "
+                "(`headwater sandbox --port`)"
+            )
 
     def _write_files(self, folder: Path) -> None:
         # A restarted controller may move: nobody but the broker beside it talks to it.

@@ -17,6 +17,8 @@ import numpy.typing as npt
 from service.domain import Float32s, Int64s, ItemId
 from service.errors import ConfigurationError
 
+ALL_EVENTS = 100_000
+
 _FOLDER = Path("dataset_example", "ml-100k")
 
 

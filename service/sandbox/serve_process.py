@@ -4,7 +4,6 @@ import asyncio
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import urllib.error
@@ -17,11 +16,14 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from service.errors import HeadwaterError
 from service.sandbox import launch
+from service.sandbox.processes import end
 from service.settings import ENV_LEVEL, ENV_PREFIX
 
 _POLL_S = 0.25
 _HTTP_TIMEOUT_S = 2.0
 _QUOTED_LINES = 15
+
+BOOTSTRAP_VARIABLE = f"{ENV_PREFIX}KAFKA{ENV_LEVEL}BOOTSTRAP_SERVERS"
 
 
 class ServeFailedError(HeadwaterError):
@@ -38,14 +40,6 @@ def environment(overrides: Mapping[str, Any], path: tuple[str, ...] = ()) -> dic
             name = ENV_PREFIX + ENV_LEVEL.join((*path, key)).upper()
             found[name] = value if isinstance(value, str) else json.dumps(value)
     return found
-
-
-def free_port() -> int:
-    """Free a moment ago; another process could still take it first."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 class ServeProcess:
@@ -139,12 +133,7 @@ class ServeProcess:
         """However it takes; blocks for the grace time at most. For the way out of a failure."""
         if self._process is None:
             return
-        self._process.terminate()
-        try:
-            self._process.wait(grace_s)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
+        end(self._process, grace_s)
         self._process = None
 
     async def _get(self, path: str) -> str | None:

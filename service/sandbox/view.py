@@ -16,6 +16,7 @@ from rich.text import Text
 from service.sandbox.scoreboard import Recommender, Score
 
 _LINE_EVERY_S = 10.0
+SHAPE_POINTS = 16  # as many as a terminal of 80 columns has room for
 _BARS = "▁▂▃▄▅▆▇█"
 NAMES = {
     Recommender.LIVE: "live, learning",
@@ -37,7 +38,7 @@ class Status:
     queries: int
     window: Mapping[Recommender, Score]  # the last queries
     so_far: Mapping[Recommender, Score]
-    shape: Mapping[Recommender, list[float]]  # NDCG@10 along the stream, coarse
+    shape: Mapping[Recommender, list[float]]  # NDCG@10 along the stream, SHAPE_POINTS at most
     serving: int | None
     versions: tuple[str, ...]  # the newest ones published, one line each, newest first
     verdicts: Mapping[str, int]
@@ -93,27 +94,34 @@ def line(status: Status) -> str:
 
 
 def render(status: Status, window: int) -> RenderableType:
+    """Fits a terminal of 80 columns and 24 lines; what does not fit is cut off at the end."""
     progress = Table.grid(padding=(0, 2))
     progress.add_row(
-        Text(status.phase, style="bold"),
         ProgressBar(total=max(status.total, 1), completed=status.done, width=30),
         f"{status.done:,} of {status.total:,} events",
         f"{status.events_per_s:,.0f}/s",
         f"{status.elapsed_s:.0f} s",
     )
     return Panel(
-        Group(progress, "", _scores(status, window), "", _versions(status)),
+        Group(
+            Text(status.phase, style="bold"),
+            progress,
+            "",
+            _scores(status, window),
+            "",
+            _versions(status),
+        ),
         title="Headwater learns from MovieLens as it streams through Kafka",
-        padding=(1, 2),
     )
 
 
 def _scores(status: Status, window: int) -> Table:
-    table = Table(title=f"{status.queries:,} queries, each asked before it was learned")
-    table.add_column("model")
+    title = f"{status.queries:,} queries, each asked before it was learned"
+    table = Table(title=title, box=None, pad_edge=False)
+    table.add_column("model", no_wrap=True)
     for head in (f"HR@10, last {window:,}", "NDCG@10", "so far HR@10", "NDCG@10"):
         table.add_column(head, justify="right")
-    table.add_column("NDCG@10 along the stream")
+    table.add_column("NDCG@10 in time", no_wrap=True, min_width=SHAPE_POINTS)
     top = max((value for values in status.shape.values() for value in values), default=0.0)
     for who, score in status.window.items():
         far = status.so_far[who]

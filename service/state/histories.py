@@ -84,7 +84,7 @@ class HistorySlab:
         """Make an empty slab. Raises ConfigurationError where shared memory is too small."""
         require_room(settings, slabs=1)
         width = settings.events + SLACK
-        size = _size(settings.users, width)
+        size = slab_bytes(settings)
         memory = shared_memory.SharedMemory(create=True, size=size)
         return cls(SlabAddress(partition, memory.name, settings.users, width), memory, owner=True)
 
@@ -216,7 +216,7 @@ def require_room(settings: HistorySettings, slabs: int) -> None:
     Asked for all of them at once, before the first is made: Linux reserves what it does not
     have, and writing to a page that cannot be had kills the process with SIGBUS, much later.
     """
-    size = slabs * _size(settings.users, settings.events + SLACK)
+    size = slabs * slab_bytes(settings)
     if _SHARED_MEMORY.is_dir() and shutil.disk_usage(_SHARED_MEMORY).free < size:
         raise ConfigurationError(
             f"cannot reserve {size / 1e6:.0f} MB of shared memory for histories: lower "
@@ -224,8 +224,10 @@ def require_room(settings: HistorySettings, slabs: int) -> None:
         )
 
 
-def _size(users: int, width: int) -> int:
-    return 8 + users * (8 + 8 + width * (8 + 8 + 8 + 1))
+def slab_bytes(settings: HistorySettings) -> int:
+    """What one partition's slab takes of shared memory."""
+    width = settings.events + SLACK
+    return 8 + settings.users * (8 + 8 + width * (8 + 8 + 8 + 1))
 
 
 def _map(address: SlabAddress, memory: shared_memory.SharedMemory) -> _Columns:

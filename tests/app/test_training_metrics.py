@@ -12,21 +12,11 @@ from service.app.training_metrics import record
 from service.domain import Offset, Partition, Version
 from service.metrics import Metrics
 from service.trainer.gate import GateReport, Verdict
-from service.trainer.learner import RoundReport
 from service.trainer.messages import Heartbeat, Judged, Published, RoundDone, Started
 from service.trainer.process import Covered, WorkerEnded
+from tests.trainer.examples import ROUND
 
 PUBLISHED = Published(Version(2), {Partition(0): Offset(9)})
-ROUND = RoundReport(
-    batches=2,
-    events=100,
-    held_out=5,
-    sequences=40,
-    step_s=(0.01, 0.01, 0.01, 0.5),
-    loss=1.5,
-    diverged=False,
-    skipped=1,
-)
 
 
 def after(*messages: Any) -> dict[str, float]:

@@ -8,6 +8,7 @@ import pytest
 from ruamel.yaml import YAML
 
 from service.settings import load_settings
+from service.state.histories import slab_bytes
 
 ROOT = Path(__file__).parents[2]
 NAME = r"HEADWATER_[A-Z0-9_]+"
@@ -43,8 +44,7 @@ def test_the_image_keeps_its_data_in_its_volume() -> None:
 
 def test_histories_of_all_partitions_fit_into_the_shared_memory_of_the_container() -> None:
     settings = load_settings(None, assigned("docker-compose.yml"))
-    partition = settings.history.users * (settings.history.events * 17 + 24)
     compose: Any = YAML(typ="safe").load(ROOT / "docker-compose.yml")
     given = re.fullmatch(r"(\d+)g", compose["services"]["headwater"]["shm_size"])
     assert given
-    assert settings.topics.partitions * partition <= int(given[1]) * 2**30
+    assert settings.topics.partitions * slab_bytes(settings.history) <= int(given[1]) * 2**30

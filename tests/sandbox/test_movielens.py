@@ -6,7 +6,7 @@ import pytest
 
 from service.errors import ConfigurationError
 from service.sandbox import movielens
-from service.sandbox.movielens import MovieLens, load_movielens
+from service.sandbox.movielens import ALL_EVENTS, MovieLens, load_movielens
 
 
 @pytest.fixture(scope="module")
@@ -17,7 +17,7 @@ def ratings() -> MovieLens:
 
 
 def test_has_every_rating_user_and_title(ratings: MovieLens) -> None:
-    assert len(ratings) == 100_000
+    assert len(ratings) == ALL_EVENTS
     assert len(np.unique(ratings.user_ids)) == 943
     assert len(ratings.titles) == 1_682
     assert set(ratings.item_ids) == set(ratings.titles)

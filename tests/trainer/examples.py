@@ -1,4 +1,4 @@
-"""Small settings, and micro-batches whose events stand in a slab."""
+"""Small settings, a round, and micro-batches whose events stand in a slab."""
 
 from collections.abc import Sequence
 
@@ -28,10 +28,21 @@ from service.settings import (
 )
 from service.state.histories import HistorySlab
 from service.trainer.challenger import Challenger
+from service.trainer.learner import RoundReport
 from service.trainer.packing import Packed, pack
 
 CPU = torch.device("cpu")
 PARTITION = Partition(0)
+ROUND = RoundReport(
+    batches=2,
+    events=100,
+    held_out=5,
+    sequences=40,
+    step_s=(0.01, 0.01, 0.01, 0.5),
+    loss=1.5,
+    diverged=False,
+    skipped=1,
+)
 
 
 def small_settings(

@@ -10,7 +10,6 @@ from service.domain import ItemId, MicroBatch, Offset, Partition, Version, item_
 from service.settings import HistorySettings, Settings
 from service.state.histories import HistorySlab
 from service.trainer.gate import GateReport, Verdict
-from service.trainer.learner import RoundReport
 from service.trainer.messages import (
     FromWorker,
     Heartbeat,
@@ -21,18 +20,9 @@ from service.trainer.messages import (
     Stop,
 )
 from service.trainer.worker import WorkerArguments
+from tests.trainer.examples import ROUND
 
 THROUGH = {Partition(0): Offset(12), Partition(3): Offset(0)}
-REPORT = RoundReport(
-    batches=2,
-    events=100,
-    held_out=5,
-    sequences=40,
-    step_s=(0.1, 0.2, 0.1),
-    loss=1.5,
-    diverged=False,
-    skipped=1,
-)
 
 
 @pytest.mark.parametrize(
@@ -41,7 +31,7 @@ REPORT = RoundReport(
         Stop(),
         Started(Version(3), THROUGH, "cpu"),
         Heartbeat(progress=7, busy=True),
-        RoundDone(REPORT),
+        RoundDone(ROUND),
         Judged(GateReport(Verdict.HOLD, 3, 0.0, math.inf, 0.1, 0.2), skipped=4),
         Published(Version(4), THROUGH),
     ],
