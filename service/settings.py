@@ -332,6 +332,8 @@ class TrainerSettings(Section):
         default=0, description="CPU threads of the worker; 0: half the cores."
     )
     learning_rate: PositiveFloat = 3e-3
+    # A row moves only in the steps that use it, so each has to count for more.
+    item_learning_rate: PositiveFloat = Field(default=1.5e-2, description="Of the item vectors.")
     weight_decay: Annotated[float, Field(ge=0.0)] = 0.01
     clip_norm: PositiveFloat = Field(
         default=1.0, description="Gradients are scaled down to this norm."

@@ -43,7 +43,7 @@ class Challenger:
         self.optimizer = self._new_optimizer()
         rows, dim = self.model.items.weight.shape
         self.item_optimizer = RowAdam(rows, dim, device)
-        self._rate = settings.learning_rate
+        self._item_rate = settings.item_learning_rate
 
     @classmethod
     def new(
@@ -71,14 +71,14 @@ class Challenger:
         """Items with a row; these are 1 .. `items`."""
         return len(self.vocabulary) - 1
 
-    def set_learning_rate(self, rate: float) -> None:
-        self._rate = rate
+    def set_learning_rates(self, rate: float, item_rate: float) -> None:
+        self._item_rate = item_rate
         for group in self.optimizer.param_groups:
             group["lr"] = rate
 
     def move_items(self, rows: Tensor, gradient: Tensor) -> None:
         """Change the vectors of `rows` [n] against `gradient` [n, dim]."""
-        self.item_optimizer.step(self.model.items.weight.data, rows, gradient, self._rate)
+        self.item_optimizer.step(self.model.items.weight.data, rows, gradient, self._item_rate)
 
     def learn_items(self, items: list[tuple[ItemKey, ItemId]]) -> None:
         """Give unknown items rows; the table and its moments grow with them."""
@@ -103,7 +103,6 @@ class Challenger:
         # load_state_dict adopts what it is given; the checkpoint may be restored again.
         self.optimizer.load_state_dict(copy.deepcopy(checkpoint.optimizer))
         self.item_optimizer.load(checkpoint.items)
-        self._rate = self.optimizer.param_groups[0]["lr"]
 
     def is_finite(self) -> bool:
         return all(bool(torch.isfinite(weight).all()) for weight in self.model.parameters())

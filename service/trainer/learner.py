@@ -225,7 +225,10 @@ class Learner:
         The first pass is always made, so that every event is in the weights. Gives loss and
         seconds of each step.
         """
-        self._challenger.set_learning_rate(self._settings.learning_rate * self._slowdown)
+        self._challenger.set_learning_rates(
+            self._settings.learning_rate * self._slowdown,
+            self._settings.item_learning_rate * self._slowdown,
+        )
         stopping = EarlyStopping(self._settings.patience)
         best: Checkpoint | None = None
         steps: list[tuple[float, float]] = []

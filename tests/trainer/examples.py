@@ -62,6 +62,7 @@ def quick_training(
 ) -> TrainerSettings:
     return TrainerSettings(
         learning_rate=learning_rate,
+        item_learning_rate=learning_rate,
         max_epochs=max_epochs,
         batch_sequences=32,
         replay=ReplaySettings(ratio=0.5, min_sequences=8),

@@ -139,7 +139,7 @@ def test_a_weight_that_is_not_finite_is_noticed() -> None:
 def test_the_learning_rate_reaches_every_weight_and_vector() -> None:
     challenger = a_challenger(SETTINGS, items=3)
     before = challenger.weights()
-    challenger.set_learning_rate(0.0)
+    challenger.set_learning_rates(0.0, 0.0)
     train(challenger, [1, 2, 3])
     for name, weight in challenger.weights().items():
         assert torch.equal(weight, before[name])
