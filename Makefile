@@ -53,6 +53,20 @@ check: $(READY)  ## format, lint, types, imports, dependencies, spelling, script
 bench: $(READY)  ## measure throughput and latency against the bare Kafka client; writes reports/bench.json
 	@$(BIN)/python -m benchmarks $(ARGS)
 
+# Where the files of the continual benchmark lie: period_*.tsv.gz with session_id and item_id.
+DATA ?= ../shared/data/diginetica
+
+.PHONY: diginetica
+diginetica: $(READY)  ## measure continual learning (ADER's protocol); DATA=FOLDER; writes reports/diginetica.json
+	@ls $(DATA)/period_*.tsv.gz >/dev/null 2>&1 || \
+		{ echo 'diginetica: no period_*.tsv.gz in $(DATA); DATA=FOLDER names another folder' >&2; exit 2; }
+	@$(BIN)/headwater backtest --protocol continual --periods $(DATA)/period_*.tsv.gz --user session_id \
+		--out reports/diginetica.json $(ARGS)
+
+.PHONY: movielens
+movielens: $(READY)  ## measure learning from a stream, each event tested first; writes reports/movielens.json
+	@$(BIN)/headwater backtest --movielens --from 0.5 --retrain-every 10000 --out reports/movielens.json $(ARGS)
+
 .PHONY: schemas
 schemas: $(READY)  ## write docs/schemas and docs/settings.md after a change of models or settings
 	$(BIN)/python -m scripts.make_schemas

@@ -24,11 +24,11 @@ from benchmarks.scale import Scale
 from benchmarks.shoppers import ITEMS, Shoppers, item_name
 from benchmarks.versions import publish_random
 from service.app.serving import load_servable
-from service.domain import NO_KEY, Events, Float32s, Int64s, ItemId, ItemKey, Offset, Partition
+from service.domain import NO_KEY, Events, Int64s, ItemId, ItemKey, Offset, Partition
 from service.metrics import Metrics
 from service.model.inference import compact, states_at
-from service.model.memory import Memory
-from service.model.mixture import Columns, best, blended, ranks, stack
+from service.model.memory import Memory, Recollection
+from service.model.mixture import Columns, MemoryRows, best, blended, ranks, stack
 from service.model.vocabulary import NO_ROW
 from service.registry.registry import Registry
 from service.registry.servable import Servable
@@ -53,7 +53,6 @@ _TOPICS = TopicsSettings(
 )
 
 Message = tuple[bytes, bytes, list[Header]]
-Recollections = list[tuple[Int64s, Float32s]]  # as `Memory.recall` gives them
 
 
 @dataclass(slots=True)
@@ -82,6 +81,7 @@ class Bench:
         self._encoder = RecommendationCodec(settings.topics.events, settings.events.kinds)
         self._popularity = Popularity(settings.scorer.popularity_half_life_events)
         self._memory = Memory(settings.memory)
+        self._memory_rows = MemoryRows(servable.vocabulary)
         self._batcher = Batcher(settings.batch)
         self._metrics = Metrics()
         self._offset = 0
@@ -170,8 +170,9 @@ class Bench:
             cosines = states @ servable.table.T  # [batch, 2, items]
             cosines[torch.from_numpy(known == 0)] = -torch.inf
         with stages.timed("mixture_columns"):
-            before, after = stack(recalled_before), stack(recalled_after)
-            columns = Columns(vocabulary, np.concatenate([before.key, after.key]))
+            before = stack(recalled_before, self._memory_rows)
+            after = stack(recalled_after, self._memory_rows)
+            columns = Columns(vocabulary, before, after)
             hidden = columns.of(kept) * settings.scorer.exclude_seen
         with stages.timed("prequential_mixture"):
             tested = blended(cosines[:, 0], columns, hidden * is_earlier, before, servable.blend)
@@ -187,10 +188,12 @@ class Bench:
                 for chances, of in zip(chance.tolist(), places.tolist(), strict=True)
             ]
 
-    def _recall(self, events: Events, earlier: Int64s) -> tuple[Recollections, Recollections]:
+    def _recall(
+        self, events: Events, earlier: Int64s
+    ) -> tuple[list[Recollection], list[Recollection]]:
         """What each event's history recalls before and after the memory has learned the event."""
-        before: Recollections = []
-        after: Recollections = []
+        before: list[Recollection] = []
+        after: list[Recollection] = []
         lengths = (earlier != NO_KEY).sum(axis=1).tolist()
         for row, (item, item_id, length) in enumerate(
             zip(events.item.tolist(), events.item_ids, lengths, strict=True)

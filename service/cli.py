@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from service import __version__
+from service.backtest.options import add_arguments as add_backtest_arguments
+from service.backtest.options import options_from
 from service.errors import ConfigurationError, DamagedVersionError, HeadwaterError
 from service.settings import (
     LogFormat,
@@ -95,6 +97,7 @@ def _registry(arguments: argparse.Namespace, settings: Settings) -> int:
         case "list":
             _list_versions(registry)
         case "show":
+            registry.require(arguments.version)
             print(registry.manifest(arguments.version).model_dump_json(indent=2))
         case "rollback":
             pinned = registry.pinned()
@@ -154,9 +157,20 @@ def _demo(arguments: argparse.Namespace, settings: Settings) -> int:
     return run_demo(arguments.bootstrap, arguments.events, arguments.keep)
 
 
+def _backtest(arguments: argparse.Namespace, settings: Settings) -> int:
+    options = options_from(arguments)
+    if arguments.movielens:
+        from service.sandbox.movielens_backtest import backtest_movielens
+
+        return backtest_movielens(options, settings)
+    from service.backtest.command import run_backtest
+
+    return run_backtest(options, settings)
+
+
 def _overrides(arguments: argparse.Namespace) -> dict[str, Any]:
     bootstrap = getattr(arguments, "bootstrap", None)
-    # An empty one, as of an unset shell variable, is told at start rather than taken for none.
+    # An empty one, as of an unset shell variable, is refused rather than taken for none.
     return {} if bootstrap is None else {"kafka": {"bootstrap_servers": bootstrap}}
 
 
@@ -227,6 +241,12 @@ def _parser() -> argparse.ArgumentParser:
         "config", parents=[common, kafka], help="print the effective settings"
     )
     config.set_defaults(run=_config)
+
+    backtest = commands.add_parser(
+        "backtest", parents=[common], help="what would have been recommended, over a file of events"
+    )
+    add_backtest_arguments(backtest)
+    backtest.set_defaults(run=_backtest)
 
     registry = commands.add_parser("registry", help="look at and choose model versions")
     registry.set_defaults(run=_registry)

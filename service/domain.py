@@ -94,7 +94,10 @@ class RecommendedItem(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     item_id: Id
-    score: float = Field(description="Comparable within one recommendation only.")
+    score: float = Field(
+        description="Comparable within one recommendation only. 0: the ranking was short, and is "
+        "filled up with what is popular."
+    )
 
 
 class Cause(BaseModel):

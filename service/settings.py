@@ -22,6 +22,7 @@ from pydantic import (
     SecretStr,
     TypeAdapter,
     ValidationError,
+    field_validator,
     model_validator,
 )
 
@@ -32,6 +33,8 @@ ENV_LEVEL = "__"
 # Read outside the tree: which file to load, and the Kafka that the tests use.
 ENV_FILE = "HEADWATER_CONFIG"
 ENV_TEST_KAFKA = "HEADWATER_TEST_KAFKA"
+
+_NOT_A_SECTION = ("model_type", "model_attributes_type")  # as pydantic calls these faults
 
 Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
@@ -85,6 +88,13 @@ class KafkaSettings(Section):
     request_timeout_s: PositiveFloat = Field(
         default=40.0, description="Until a request to a broker counts as failed."
     )
+
+    @field_validator("bootstrap_servers")
+    @classmethod
+    def _names_a_server(cls, servers: str) -> str:
+        if not servers.strip(", "):
+            raise ValueError("is empty; name a broker as HOST:PORT, several separated by commas")
+        return servers
 
 
 class TopicsSettings(Section):
@@ -490,7 +500,10 @@ def _read_file(file: Path) -> dict[str, Any]:
     try:
         return tomllib.loads(file.read_text(encoding="utf-8"))
     except OSError as error:
-        raise ConfigurationError(f"cannot read settings file {file}: {error.strerror}") from None
+        raise ConfigurationError(
+            f"cannot read settings file {file}: {error.strerror}; name one that is there with "
+            f"--config or {ENV_FILE}, or neither for the defaults"
+        ) from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigurationError(f"settings file {file} is not valid TOML: {error}") from None
 
@@ -562,6 +575,12 @@ def _explain(error: ValidationError, tree: Mapping[str, Any]) -> str:
             faults.append(f"unknown setting {where}; `headwater config` lists those that exist")
         elif fault["type"] == "union_tag_not_found":
             faults.append(f"setting {where}.kind is missing: small or pretrained")
+        elif fault["type"] in _NOT_A_SECTION:
+            name = ENV_PREFIX + where.replace(".", ENV_LEVEL).upper()
+            faults.append(
+                f"setting {where}: it is a section; set its keys one by one ({name}{ENV_LEVEL}...) "
+                f'or all as JSON ({name}={{"KEY": ...}})'
+            )
         else:
             meaning = fault["msg"].removeprefix("Value error, ")
             faults.append(f"setting {where}: {meaning}" if where else f"settings: {meaning}")

@@ -65,8 +65,8 @@ class TestConfig:
     def test_an_empty_address_is_not_taken_for_none(
         self, capsys: pytest.CaptureFixture[str]
     ) -> None:
-        assert main(["config", "--bootstrap", ""]) == 0
-        assert json.loads(capsys.readouterr().out)["kafka"]["bootstrap_servers"] == ""
+        line = refused(capsys, "config", "--bootstrap", "")
+        assert "setting kafka.bootstrap_servers: is empty" in line
 
     def test_it_masks_secrets(
         self, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
@@ -158,7 +158,7 @@ class TestRegistry:
         assert registry.to_serve() == 3
 
     @pytest.mark.usefixtures("registry")
-    @pytest.mark.parametrize("action", ["pin", "rollback"])
+    @pytest.mark.parametrize("action", ["show", "pin", "rollback"])
     def test_an_unknown_version_is_one_line_that_names_the_kept_ones(
         self, action: str, capsys: pytest.CaptureFixture[str]
     ) -> None:
@@ -198,6 +198,18 @@ class TestRegistry:
         registry.pin(Version(1))
         assert main(["registry", "list"]) == 0
         assert capsys.readouterr().out.splitlines()[1].endswith("serves pinned")
+
+
+class TestBacktest:
+    def test_what_does_not_go_together_is_one_line_and_exit_code_2(
+        self, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        assert "name one FILE of events" in refused(capsys, "backtest")
+
+    def test_a_missing_file_is_one_line_and_exit_code_2(
+        self, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        assert "cannot read none.csv: No such file" in refused(capsys, "backtest", "none.csv")
 
 
 class TestProcess:

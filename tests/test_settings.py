@@ -155,7 +155,13 @@ def test_every_fault_is_named_at_once() -> None:
             {"model": {"backbone": {"kind": "pretrained"}}},
             "setting model.backbone.name: Field required",
         ),
-        ({"kafka": "localhost"}, "setting kafka: "),
+        (
+            {"kafka": "localhost"},
+            "setting kafka: it is a section; set its keys one by one (HEADWATER_KAFKA__...)",
+        ),
+        ({"model": {"backbone": 1}}, 'JSON (HEADWATER_MODEL__BACKBONE={"KEY": ...})'),
+        ({"kafka": {"bootstrap_servers": ""}}, "setting kafka.bootstrap_servers: is empty; name"),
+        ({"kafka": {"bootstrap_servers": " , "}}, "kafka.bootstrap_servers: is empty"),
         ({"events": {"kinds": []}}, "setting events: kinds must name 1 to 255 distinct kinds"),
         ({"events": {"kinds": ["a", "a"]}}, "setting events: kinds must name"),
         (
@@ -180,7 +186,15 @@ def test_a_key_and_a_key_below_it_cannot_both_be_set() -> None:
 
 def test_a_missing_file_is_one_line(tmp_path: Path) -> None:
     path = tmp_path / "none.toml"
-    assert _fault(path) == f"cannot read settings file {path}: No such file or directory"
+    message = _fault(path)
+    assert message.startswith(f"cannot read settings file {path}: No such file or directory; name")
+    assert "--config or HEADWATER_CONFIG" in message
+
+
+def test_a_number_for_a_section_says_how_a_section_is_set() -> None:
+    message = _fault(environ={"HEADWATER_KAFKA": "1"})
+    assert "HEADWATER_KAFKA__..." in message
+    assert "KafkaSettings" not in message
 
 
 @pytest.mark.parametrize("content", [b"[kafka", b"\xff\xfe", b"a = 1\na = 2"])

@@ -4,7 +4,6 @@ import logging
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import (
     AutoConfig,
@@ -28,6 +27,10 @@ _READ_THROUGH_A_MASK = frozenset({"albert", "distilbert", "mt5", "t5", "umt5"})
 _KEEP_PACKED_APART = frozenset(
     {"gemma", "gpt2", "gpt_neox", "llama", "mistral", "olmo", "phi", "qwen2", "qwen3"}
 )
+
+
+_NAMED_WEIGHTS = 3  # in a message
+_CHOOSE = "choose a text decoder, or an encoder such as BERT or T5"
 
 
 class Backbone(nn.Module):
@@ -89,8 +92,7 @@ def make_backbone(settings: ModelSettings) -> Backbone:
     except (ValueError, TypeError, AttributeError, RuntimeError, IndexError) as error:
         raise ConfigurationError(
             "model.backbone: this kind of model does not read a sequence of "
-            f"{settings.max_length} vectors ({_first_line(error)}); choose a text decoder, or an "
-            "encoder such as BERT or T5"
+            f"{settings.max_length} vectors ({_reason(error)}); {_CHOOSE}"
         ) from None
     return backbone
 
@@ -140,19 +142,28 @@ def _load(pretrained: PretrainedBackbone, settings: ModelSettings) -> PreTrained
         )
         if config.model_type not in _READ_THROUGH_A_MASK:
             config.is_decoder = True  # BERT-like encoders then attend to the past only
-        body: PreTrainedModel = _family(config).from_pretrained(
+        body: PreTrainedModel
+        body, loading = _family(config).from_pretrained(
             name,
             config=config,
             revision=pretrained.revision,
             trust_remote_code=False,
             use_safetensors=True,
             dtype=torch.float32,  # steps of fine-tuning vanish in half precision
+            ignore_mismatched_sizes=True,  # refused below, in our words
+            output_loading_info=True,
         )
-    except (OSError, ValueError, KeyError, SafetensorError) as error:
+    except Exception as error:  # noqa: BLE001  # over a broken folder transformers raises anything
         raise ConfigurationError(
-            f"cannot load model.backbone.name = {name!r}: {_first_line(error)} "
+            f"cannot load model.backbone.name = {name!r}: {_reason(error)} "
             "(it must be a local folder with config.json and *.safetensors, or a hub id)"
         ) from None
+    if body.main_input_name != "input_ids":
+        raise ConfigurationError(
+            f"model.backbone.name = {name!r} does not read a sequence of vectors but "
+            f"{body.main_input_name}; {_CHOOSE}"
+        )
+    _refuse_other_weights(name, body, loading)
     places = getattr(config, "max_position_embeddings", None)
     if places is not None and places < settings.max_length:
         raise ConfigurationError(
@@ -175,9 +186,33 @@ def _refuse_lookahead(backbone: Backbone, settings: ModelSettings) -> None:
     if ahead > _LEAK_TOLERANCE:
         raise ConfigurationError(
             "model.backbone: this model looks at later events (it is not causal), so it cannot "
-            "predict the next one; choose a decoder, or an encoder such as BERT or T5"
+            f"predict the next one; {_CHOOSE}"
         )
 
 
-def _first_line(error: Exception) -> str:
-    return str(error).splitlines()[0] if str(error) else type(error).__name__
+def _refuse_other_weights(name: str, body: PreTrainedModel, loading: dict[str, Any]) -> None:
+    """Weights that the checkpoint lacks would be random, and nobody be told."""
+    unused = {
+        weight
+        for weight, parameter in body.named_parameters(remove_duplicate=False)
+        if parameter is getattr(body.get_input_embeddings(), "weight", None)
+        or any(part.startswith("pooler") for part in weight.split("."))
+    }
+    missing = sorted(set(loading["missing_keys"]) - unused)
+    other = sorted(weight for weight, *_ in loading["mismatched_keys"] if weight not in unused)
+    for weights, fault in ((missing, "lacks weights"), (other, "has weights of another shape")):
+        if weights:
+            more = ", ..." if len(weights) > _NAMED_WEIGHTS else ""
+            raise ConfigurationError(
+                f"the files of model.backbone.name = {name!r} do not fit its config.json: "
+                f"it {fault} ({', '.join(weights[:_NAMED_WEIGHTS])}{more})"
+            )
+
+
+def _reason(error: Exception) -> str:
+    """What an error says, in one line."""
+    if isinstance(error, KeyError):
+        return f"it names {error}, which transformers does not know"
+    lines = [line.strip() for line in str(error).splitlines()] or [type(error).__name__]
+    end = next((n for n, line in enumerate(lines) if not line.endswith(":")), len(lines) - 1)
+    return " ".join(lines[: end + 1])

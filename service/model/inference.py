@@ -6,6 +6,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from service.domain import Int64s
+from service.model.precision import has_fast_bf16
 from service.model.recommender import Recommender
 from service.model.vocabulary import NO_ROW
 
@@ -33,11 +34,14 @@ def states_at(model: Recommender, rows: Int64s, places: Int64s) -> Tensor:
     """Unit states at the given places of each sequence. [batch, chosen, dim]
 
     rows [batch, length] padded at the end; places [batch, chosen]. A place below 0 gives the
-    state of place 0, which the caller has to disregard.
+    state of place 0, which the caller has to disregard. The body computes in bfloat16 where that
+    is fast, which moves ranks by a place or two in a thousand; what is made of its states stays
+    in 32 bits.
     """
     sequences = torch.from_numpy(np.ascontiguousarray(rows)).to(model.device)
     chosen = torch.from_numpy(np.maximum(places, 0)).to(model.device)
-    states = model(sequences)  # [batch, length, dim]
+    with torch.autocast(model.device.type, torch.bfloat16, enabled=has_fast_bf16(model.device)):
+        states = model(sequences)  # [batch, length, dim]
     chosen = chosen[:, :, None].expand(-1, -1, states.shape[2])  # [batch, chosen, dim]
     return functional.normalize(states.gather(1, chosen).float(), dim=-1)
 

@@ -6,21 +6,23 @@ To recall is to add up the transitions that lead away from the last items of a h
 first. Neighbours of this kind are the baseline that session models find hardest to beat
 (Ludewig et al., 2021).
 
-    key     [items]          item key
+    key     [items + 1]      item key; the last is NO_KEY, so that -1 is no item
     to      [items, fanout]  the item, by its row here, that a transition leads to; -1: empty
-    weight  [items, fanout]  decayed count of that transition
+    weight  [items, fanout]  decayed count of that transition; 0: empty
     count   [items]          decayed events of the item
+    damping [items]          count ** -popularity_penalty
 
 Counts are kept in units that grow, instead of all of them being decayed at every event.
 """
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from service.domain import Float32s, Int64s, ItemId, ItemKey
+from service.domain import NO_KEY, Float32s, Int32s, Int64s, ItemId, ItemKey
 from service.model.vocabulary import Vocabulary
 from service.settings import MemorySettings
 
@@ -31,6 +33,23 @@ _FORGET_SHARE = 16
 _FIRST_ROWS = 1024
 _SMALLEST = np.float32(1e-30)  # in place of nothing, to divide by
 _EMPTY = -1
+
+
+@dataclass(frozen=True, slots=True)
+class Recollection:
+    """What a history brings to mind. Items may stand twice, and some places are empty: there the
+    key is NO_KEY and the value 0."""
+
+    row: Int32s  # [places] of the memory
+    value: Float32s  # [places]
+    # The item keys of the memory's rows. One array while rows only gain items; it is replaced
+    # before a row is given to another item, so that what was recalled keeps its meaning.
+    keys: Int64s
+
+    @property
+    def key(self) -> Int64s:
+        """The item keys. [places]"""
+        return self.keys[self.row]
 
 
 class Memory:
@@ -54,10 +73,11 @@ class Memory:
         self._rows: dict[int, int] = {}  # by item key, longest unseen first
         self._ids: list[ItemId] = []
         self._free: list[int] = []
-        self._key = np.zeros(0, np.int64)
+        self._key = np.array([NO_KEY], np.int64)
         self._to = np.zeros((0, self._settings.fanout), np.int32)
         self._weight = np.zeros((0, self._settings.fanout), np.float32)
         self._count = np.zeros(0, np.float32)
+        self._damping = np.zeros(0, np.float32)
 
     def __len__(self) -> int:
         """Items that it knows."""
@@ -78,6 +98,7 @@ class Memory:
             self._scale_back()
         row = self._row(item, item_id)
         self._count[row] += self._unit
+        self._damping[row] = float(self._count[row]) ** -self._settings.popularity_penalty
         past = self._newest_first(before, self._settings.lag)
         if past:
             added = self._by_lag[: len(past)] * np.float32(self._unit)
@@ -85,23 +106,24 @@ class Memory:
             if self._settings.backward:
                 self._lead_back(row, past, added * np.float32(self._settings.backward))
 
-    def recall(self, history: Int64s) -> tuple[Int64s, Float32s]:
-        """Item keys and how strongly `history`, oldest first, brings them to mind; some twice."""
+    def recall(self, history: Int64s) -> Recollection:
+        """What `history`, oldest first, brings to mind, and how strongly."""
         rows = self._newest_first(history, self._settings.depth)
         if not rows:
-            return np.zeros(0, np.int64), np.zeros(0, np.float32)
-        to, weight = self._to[rows], self._weight[rows]  # [rows, fanout]
-        share = self._by_step[: len(rows)] / np.maximum(weight.sum(axis=1), _SMALLEST)
-        value = weight * share[:, None]
-        kept = to != _EMPTY
-        reached = to[kept]
-        often = np.maximum(self._count[reached] / np.float32(self._unit), 1.0)
-        value = value[kept] * often**-self._settings.popularity_penalty
+            return Recollection(np.zeros(0, np.int32), np.zeros(0, np.float32), self._key)
+        to = self._to.take(rows, axis=0)  # [rows, fanout]
+        value = self._weight.take(rows, axis=0)  # [rows, fanout]
+        value *= (self._by_step[: len(rows)] / np.maximum(value.sum(axis=1), _SMALLEST))[:, None]
+        # max(count / unit, 1) ** -penalty, without a power for each of them.
+        rare = self._unit**self._settings.popularity_penalty
+        value *= np.minimum(self._damping.take(to) * np.float32(rare), 1.0)
         if not self._settings.repeat:
-            return self._key[reached], value
-        again = np.unique(rows)
+            return Recollection(to.ravel(), value.ravel(), self._key)
+        again = np.array(list(dict.fromkeys(rows)), np.int32)
         bonus = np.full(len(again), self._settings.repeat, np.float32)
-        return self._key[np.concatenate([reached, again])], np.concatenate([value, bonus])
+        return Recollection(
+            np.concatenate([to.ravel(), again]), np.concatenate([value.ravel(), bonus]), self._key
+        )
 
     def _newest_first(self, keys: Int64s, limit: int) -> list[int]:
         """Rows of the last `limit` of the keys that are known."""
@@ -110,23 +132,29 @@ class Memory:
 
     def _lead_on(self, past: list[int], row: int, added: Float32s) -> None:
         """Transitions from each of `past`, in which a row may stand twice, to `row`."""
-        found = self._to[past] == row  # [past, fanout]
-        place = np.where(found.any(axis=1), found.argmax(axis=1), self._weight[past].argmin(axis=1))
-        fresh = self._to[past, place] != row
-        self._to[past, place] = row
-        self._weight[past, place] *= ~fresh
-        np.add.at(self._weight, (past, place), added)
+        found = self._to.take(past, axis=0) == row  # [past, fanout]
+        known = found.any(axis=1)
+        place = found.argmax(axis=1)
+        if not known.all():
+            least = self._weight.take(past, axis=0).argmin(axis=1)
+            place = np.where(known, place, least)
+        cell = np.array(past) * self._settings.fanout + place
+        weight = self._weight.reshape(-1)  # a view, as the next
+        self._to.reshape(-1)[cell] = row
+        weight[cell] *= known
+        np.add.at(weight, cell, added)
 
     def _lead_back(self, row: int, past: list[int], added: Float32s) -> None:
         """Transitions from `row` to each of `past`."""
         to, weight = self._to[row], self._weight[row]  # views
+        ends = to.tolist()  # few enough to be searched faster than numpy is called
         for end, amount in zip(past, added.tolist(), strict=True):
-            place = np.flatnonzero(to == end)
-            if len(place):
-                weight[place[0]] += amount
+            if end in ends:
+                weight[ends.index(end)] += amount
             else:
-                least = weight.argmin()
-                to[least], weight[least] = end, amount
+                least = int(weight.argmin())
+                ends[least] = to[least] = end
+                weight[least] = amount
 
     def _row(self, item: ItemKey, item_id: ItemId) -> int:
         row = self._rows.pop(item, None)
@@ -143,17 +171,18 @@ class Memory:
             self._forget_some()
             return self._free.pop()
         row = len(self._rows)
-        if row == len(self._key):
+        if row == len(self._count):
             self._make_room(min(max(2 * row, _FIRST_ROWS), self._settings.items))
         return row
 
     def _make_room(self, items: int) -> None:
-        more = items - len(self._key)
+        more = items - len(self._count)
         self._ids += [ItemId("")] * more
         self._key = np.pad(self._key, (0, more))
         self._to = np.pad(self._to, ((0, more), (0, 0)), constant_values=_EMPTY)
         self._weight = np.pad(self._weight, ((0, more), (0, 0)))
         self._count = np.pad(self._count, (0, more))
+        self._damping = np.pad(self._damping, (0, more))
 
     def _forget_some(self) -> None:
         """Free the rows of the items that were seen longest ago, and all that leads to them."""
@@ -162,18 +191,25 @@ class Memory:
         lost = np.isin(self._to, freed)
         self._to[lost], self._weight[lost] = _EMPTY, 0.0
         self._to[freed], self._weight[freed], self._count[freed] = _EMPTY, 0.0, 0.0
+        self._key = self._key.copy()  # the old one is of what was recalled until now
         self._free = freed
 
     def _scale_back(self) -> None:
         self._weight /= np.float32(self._unit)
         self._count /= np.float32(self._unit)
         self._unit = 1.0
+        self._dampen()
+
+    def _dampen(self) -> None:
+        # An item of less than one event counts as one, now and until it is met again.
+        damping = np.maximum(self._count, 1.0) ** -self._settings.popularity_penalty
+        self._damping = damping.astype(np.float32)
 
     def tensors(self) -> dict[str, Tensor]:
         """All that it has learned, without the ids; longest unseen items first."""
         self._scale_back()
         rows = np.fromiter(self._rows.values(), np.int64, len(self._rows))
-        place = np.full(len(self._key) + 1, _EMPTY, np.int32)  # the last stands for no row
+        place = np.full(len(self._count) + 1, _EMPTY, np.int32)  # the last stands for no row
         place[rows] = np.arange(len(rows))
         return {
             "memory.key": torch.from_numpy(self._key[rows]),
@@ -196,7 +232,8 @@ class Memory:
             return
         self._rows = {key: row for row, key in enumerate(keys.tolist())}
         self._ids = [vocabulary.ids[row] for row in vocabulary.rows(keys).tolist()]
-        self._key = keys.copy()
+        self._key = np.append(keys, NO_KEY)
         self._to = to.copy()
         self._weight = tensors["memory.weight"].numpy().copy()
         self._count = tensors["memory.count"].numpy().copy()
+        self._dampen()

@@ -9,15 +9,21 @@ of the size of the catalogue is computed beyond the cosines and their softmax's 
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import groupby
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from service.domain import Bools, Float32s, Int64s
+from service.domain import NO_KEY, Bools, Float32s, Int32s, Int64s
+from service.model.memory import Recollection
 from service.model.ranking import MISSED
 from service.model.vocabulary import NO_ROW, Vocabulary
 
+_NOT_ASKED = -1
+# Sums over logits are made of so many at once: what they need beside stays in the cache. Over a
+# large catalogue fresh memory for it would take longer than the sums.
+_LOGITS_AT_ONCE = 1 << 20
 _FIT_ROUNDS = 50  # by then the share moves by less than a thousandth
 
 
@@ -31,11 +37,13 @@ class Blend:
 
 @dataclass(frozen=True, slots=True)
 class Recalled:
-    """What the memory recalls for some events; a key may occur more than once in an event."""
+    """What the memory recalls for some events; an item may occur more than once in an event."""
 
     event: Int64s  # [entries]
-    key: Int64s  # [entries] item keys
-    value: Float32s  # [entries] above 0
+    row: Int64s  # [entries] of the vocabulary; NO_ROW: not in it, or no item
+    value: Float32s  # [entries] 0 or more
+    stranger: Int64s  # [strangers] the entries whose items are not in the vocabulary
+    stranger_key: Int64s  # [strangers] their item keys
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,13 +66,36 @@ class Mixture:
     log_sum: Tensor  # [events] of the softmax; 0 where there is nothing to sum
 
 
+class MemoryRows:
+    """Where the memory's items stand in one vocabulary. Each is looked up once, when it is first
+    recalled: a batch recalls hundreds of thousands, and a new version must not take longer."""
+
+    def __init__(self, vocabulary: Vocabulary) -> None:
+        self.vocabulary = vocabulary
+        self._keys: Int64s = np.array([NO_KEY], np.int64)
+        self._row: Int64s = np.array([NO_ROW], np.int64)
+
+    def of(self, keys: Int64s, memory_row: Int32s) -> Int64s:
+        """The row in the vocabulary of items that stand at `memory_row` in `keys`; NO_ROW where
+        it does not know them. `keys` as in `Recollection`."""
+        if keys is not self._keys:
+            self._keys, self._row = keys, np.full(len(keys), _NOT_ASKED, np.int64)
+        row = self._row.take(memory_row)
+        asked = np.unique(memory_row[row == _NOT_ASKED])
+        if len(asked):
+            self._row[asked] = self.vocabulary.rows(keys[asked])
+            row = self._row.take(memory_row)
+        return row
+
+
 class Columns:
     """Where items stand in a mixture: at their rows in the vocabulary, and behind these what the
     memory has met since. Column 0 is no item."""
 
-    def __init__(self, vocabulary: Vocabulary, recalled: Int64s) -> None:
+    def __init__(self, vocabulary: Vocabulary, *recalled: Recalled) -> None:
         self._vocabulary = vocabulary
-        self._met = np.unique(recalled[vocabulary.rows(recalled) == NO_ROW])  # item keys, rising
+        keys = [one.stranger_key for one in recalled]
+        self._met = np.unique(np.concatenate(keys)) if keys else np.zeros(0, np.int64)  # rising
 
     def __len__(self) -> int:
         return len(self._vocabulary) + len(self._met)
@@ -78,21 +109,43 @@ class Columns:
             column = np.where(met, len(self._vocabulary) + place, column)
         return column
 
+    def of_recalled(self, recalled: Recalled) -> Int64s:
+        """The column of each entry, 0 where it is no item. [entries]"""
+        if not len(recalled.stranger):
+            return recalled.row
+        column = recalled.row.copy()
+        place = np.searchsorted(self._met, recalled.stranger_key)
+        column[recalled.stranger] = len(self._vocabulary) + place
+        return column
+
     def met(self, column: int) -> int | None:
         """The key of an item that only the memory knows; None for one of the vocabulary."""
         place = column - len(self._vocabulary)
         return int(self._met[place]) if place >= 0 else None
 
 
-def stack(recalled: Sequence[tuple[Int64s, Float32s]]) -> Recalled:
-    """The keys and values that `Memory.recall` gave for event 0, 1, and so on."""
-    if not recalled:
-        return Recalled(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0, np.float32))
-    sizes = [len(keys) for keys, _ in recalled]
+def stack(recollections: Sequence[Recollection], memory_rows: MemoryRows) -> Recalled:
+    """What was recalled for event 0, 1, and so on."""
+    event = np.repeat(np.arange(len(recollections)), [len(one.row) for one in recollections])
+    nothing = np.zeros(0, np.int64)
+    rows, strangers, keys, start = [nothing], [nothing], [nothing], 0
+    # The memory's rows keep their meaning all through a batch, unless some items are forgotten.
+    for _, group in groupby(recollections, key=lambda one: id(one.keys)):
+        alike = list(group)
+        memory_row = np.concatenate([one.row for one in alike])
+        row = memory_rows.of(alike[0].keys, memory_row)
+        stranger = np.flatnonzero((row == NO_ROW) & (memory_row >= 0))
+        rows.append(row)
+        strangers.append(start + stranger)
+        keys.append(alike[0].keys[memory_row[stranger]])
+        start += len(row)
+    values = [np.zeros(0, np.float32), *(one.value for one in recollections)]
     return Recalled(
-        np.repeat(np.arange(len(recalled)), sizes),
-        np.concatenate([keys for keys, _ in recalled]),
-        np.concatenate([values for _, values in recalled]),
+        event,
+        np.concatenate(rows),
+        np.concatenate(values),
+        np.concatenate(strangers),
+        np.concatenate(keys),
     )
 
 
@@ -107,22 +160,30 @@ def blended(
     unshown = np.zeros((len(cosines), len(columns)), np.bool_)
     np.put_along_axis(unshown, hidden, values=True, axis=1)
     unshown[:, NO_ROW] = True
-    logits = cosines / blend.temperature
-    unmet = len(columns) - logits.shape[1]
-    logits = torch.nn.functional.pad(logits, (0, unmet), value=-torch.inf)
-    logits.masked_fill_(torch.from_numpy(unshown).to(logits.device), -torch.inf)
-    entries = add_up(recalled.event, columns.of(recalled.key), recalled.value, unshown)
+    known = cosines.shape[1]
+    logits = cosines.new_empty(unshown.shape)
+    torch.div(cosines, blend.temperature, out=logits[:, :known])
+    logits[:, known:] = -torch.inf
+    logits.scatter_(1, torch.from_numpy(hidden).to(logits.device), -torch.inf)
+    logits[:, NO_ROW] = -torch.inf
+    entries = add_up(recalled.event, columns.of_recalled(recalled), recalled.value, unshown)
     return mix(logits, entries, blend.share)
 
 
 def add_up(event: Int64s, column: Int64s, value: Float32s, hidden: Bools) -> Entries:
     """Entries from what was recalled, of which some may name the same event and column.
 
-    hidden [events, columns] is True where an item must not be shown.
+    hidden [events, columns] is True where an item must not be shown. It has at most 2 ** 31
+    places; no value is below 0.
     """
     columns = hidden.shape[1]
-    cell, place = np.unique(event * columns + column, return_inverse=True)
-    total = np.bincount(place, value, len(cell)).astype(np.float32)
+    # In one number each, cells are sorted together with their values. The order of the values of
+    # a cell does not matter, so no index has to be sorted along, which takes three times as long.
+    packed = (event * columns + column) << 32 | value.view(np.uint32)
+    packed.sort()
+    cell, value = packed >> 32, packed.astype(np.uint32).view(np.float32)
+    first = np.flatnonzero(np.diff(cell, prepend=-1))
+    cell, total = cell[first], np.add.reduceat(value, first)
     shown = ~hidden.reshape(-1)[cell] & (total > 0)  # a transition may be without weight
     cell, total = cell[shown], total[shown]
     of = cell // columns
@@ -136,7 +197,8 @@ def mix(logits: Tensor, entries: Entries, share: float) -> Mixture:
     """A mixture in which an event that one of the two knows nothing of is left to the other."""
     device = logits.device
     entries = Entries(entries.cell.to(device), entries.event.to(device), entries.value.to(device))
-    log_sum = logits.logsumexp(dim=1)
+    portions = logits.split(_events_at_once(logits))
+    log_sum = torch.cat([portion.logsumexp(dim=1) for portion in portions])
     has_model = log_sum > -torch.inf
     has_memory = torch.zeros_like(has_model)
     has_memory[entries.event] = True
@@ -158,7 +220,9 @@ def ranks(mixture: Mixture, target: Tensor) -> Tensor:
     # Where nothing is recalled, an item is as likely as the target at this logit.
     level = torch.log(chance / mixture.share) + mixture.log_sum
     level = torch.where(recalled > 0, level, wanted)
-    rank = (logits >= level[:, None]).sum(dim=1)
+    size = _events_at_once(logits)
+    portions = zip(logits.split(size), level[:, None].split(size), strict=True)
+    rank = torch.cat([(portion >= at).sum(dim=1) for portion, at in portions])
     # The recalled items were counted by their logits alone.
     own = logits.view(-1)[found.cell]
     event = found.event
@@ -191,6 +255,10 @@ def best(mixture: Mixture, k: int) -> tuple[Tensor, Tensor]:
     names[event, place] = found.cell % columns
     chance, order = torch.cat([plain, mixed], dim=1).topk(min(k, column.shape[1] + width), dim=1)
     return chance, torch.cat([column, names], dim=1).gather(1, order)
+
+
+def _events_at_once(logits: Tensor) -> int:
+    return max(_LOGITS_AT_ONCE // logits.shape[1], 1)
 
 
 def _chance(share: Tensor, log_p: Tensor, recalled: Tensor) -> Tensor:

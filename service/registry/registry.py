@@ -63,6 +63,13 @@ class Registry:
         with storage_faults(self._root):
             return self._folders.existing()
 
+    def require(self, version: Version) -> None:
+        """Raises `ConfigurationError`, with the versions that are kept, if there is no such."""
+        versions = self.versions()
+        if version not in versions:
+            kept = ", ".join(map(str, versions)) or "none"
+            raise ConfigurationError(f"there is no version {version}; kept: {kept}")
+
     def manifest(self, version: Version) -> Manifest:
         """Raises `DamagedVersionError` if it is missing, altered, or another version's."""
         file = self._folders.path(version) / MANIFEST_FILE
@@ -168,7 +175,7 @@ class Registry:
         its manifest cannot be read.
         """
         if version is not None:
-            self._require(version)
+            self.require(version)
             self.manifest(version)
         with storage_faults(self._root):
             write_pin(self._pin_file, version)
@@ -191,7 +198,7 @@ class Registry:
         """
         newest = self._newest_readable()
         target = self._before(newest) if to is None else to
-        self._require(target)
+        self.require(target)
         # In full, the trainer's state too: a damaged version must not become the newest.
         old, _ = self.load(target, with_trainer=True)
 
@@ -238,12 +245,6 @@ class Registry:
             ):
                 self._folders.remove(version)
 
-    def _require(self, version: Version) -> None:
-        versions = self.versions()
-        if version not in versions:
-            kept = ", ".join(map(str, versions)) or "none"
-            raise ConfigurationError(f"there is no version {version}; kept: {kept}")
-
     def _newest_readable(self) -> Manifest:
         for version in reversed(self.versions()):
             try:
@@ -254,7 +255,7 @@ class Registry:
 
     def _before(self, manifest: Manifest) -> Version:
         while manifest.origin is Origin.ROLLBACK and manifest.parent is not None:
-            self._require(manifest.parent)
+            self.require(manifest.parent)
             manifest = self.manifest(manifest.parent)
         if manifest.parent is None:
             raise ConfigurationError(

@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from service.domain import Bools, Int64s, ItemId, ItemKey, Partition
-from service.model.memory import Memory
+from service.backtest.still import StillMemory
+from service.domain import Bools, Int64s, Partition
 from service.registry.servable import Servable
 from service.sandbox.replay import Ratings
 from service.sandbox.scoreboard import CUTOFF
@@ -13,13 +13,6 @@ from service.state.histories import HistorySlab
 from service.state.popularity import Popularity
 
 _ALL = Partition(0)  # a user's history is the same in one slab as in two
-
-
-class StillMemory(Memory):
-    """A memory that recalls what it was loaded with and learns nothing more."""
-
-    def learn(self, item: ItemKey, item_id: ItemId, before: Int64s) -> None:
-        pass
 
 
 class FrozenModel:

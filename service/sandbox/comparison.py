@@ -7,10 +7,11 @@ from concurrent.futures import Executor, ThreadPoolExecutor
 import numpy as np
 import torch
 
+from service.backtest.still import StillMemory
 from service.domain import Bools, Int64s, Version
 from service.registry.registry import Registry
 from service.registry.servable import Servable, make_servable
-from service.sandbox.baselines import FrozenModel, PopularFilms, StillMemory
+from service.sandbox.baselines import FrozenModel, PopularFilms
 from service.sandbox.replay import Answer, Ratings, Served
 from service.sandbox.scoreboard import Recommender, Scoreboard
 from service.settings import Settings

@@ -16,7 +16,6 @@ from service.domain import (
     NO_KEY,
     Bools,
     Events,
-    Float32s,
     Int32s,
     Int64s,
     ItemId,
@@ -25,15 +24,14 @@ from service.domain import (
     stable_key,
 )
 from service.model.inference import compact, states_at
-from service.model.memory import Memory
-from service.model.mixture import Columns, best, blended, ranks, stack
+from service.model.memory import Memory, Recollection
+from service.model.mixture import Columns, MemoryRows, best, blended, ranks, stack
 from service.model.vocabulary import NO_ROW
 from service.registry.servable import Servable
 from service.settings import ScorerSettings
 from service.state.histories import SLACK, HistorySlab
 from service.state.popularity import Popularity
 
-_Memories = list[tuple[Int64s, Float32s]]  # keys and values, as `Memory.recall` gives them
 RankedItems = list[tuple[ItemId, float]]
 
 
@@ -63,8 +61,8 @@ class _Pasts:
     window: Int64s  # [rows, length] item keys, oldest first
     kept: Int64s  # [rows, width] every remembered item key, in no order
     is_earlier: Bools  # [rows, width], False for the event itself
-    recalled_before: _Memories  # the event; empty where there is no memory
-    recalled_after: _Memories
+    recalled_before: list[Recollection]  # the event; empty where there is no memory
+    recalled_after: list[Recollection]
 
 
 class Scorer:
@@ -86,6 +84,7 @@ class Scorer:
         self.memory = memory
         self._settings = settings
         self._length = length
+        self._memory_rows = MemoryRows(champion.vocabulary)
 
     @property
     def users(self) -> int:
@@ -144,11 +143,13 @@ class Scorer:
         recalled = self._learn(events, before, answer)
         return Places(slot, ordinal), _Pasts(window, kept, is_earlier, *recalled)
 
-    def _learn(self, events: Events, before: Int64s, answer: Bools) -> tuple[_Memories, _Memories]:
+    def _learn(
+        self, events: Events, before: Int64s, answer: Bools
+    ) -> tuple[list[Recollection], list[Recollection]]:
         """Let the memory learn one event after the other; what each of those marked in `answer`
         recalls just before and just after it is learned."""
-        earlier: _Memories = []
-        later: _Memories = []
+        earlier: list[Recollection] = []
+        later: list[Recollection] = []
         memory = self.memory
         if memory is None:
             return earlier, later
@@ -181,15 +182,18 @@ class Scorer:
         cosines = states @ servable.table.T  # [batch, 2, items]
         cosines[torch.from_numpy(known == 0)] = -torch.inf
 
-        before, after = stack(pasts.recalled_before), stack(pasts.recalled_after)
-        columns = Columns(vocabulary, np.concatenate([before.key, after.key]))
+        if self._memory_rows.vocabulary is not vocabulary:
+            self._memory_rows = MemoryRows(vocabulary)
+        before = stack(pasts.recalled_before, self._memory_rows)
+        after = stack(pasts.recalled_after, self._memory_rows)
+        columns = Columns(vocabulary, before, after)
         hidden = columns.of(pasts.kept) * self._settings.exclude_seen  # [batch, width]
         tested = blended(cosines[:, 0], columns, hidden * pasts.is_earlier, before, servable.blend)
         rank = ranks(tested, torch.from_numpy(columns.of(item))).numpy()
         answered = blended(cosines[:, 1], columns, hidden, after, servable.blend)
         chance, column = best(answered, self._settings.top_k)
         ranked = [
-            self._named(servable, columns, chances, places) or self._popular(seen)
+            self._completed(self._named(servable, columns, chances, places), seen)
             for chances, places, seen in zip(
                 chance.tolist(), column.tolist(), pasts.kept, strict=True
             )
@@ -213,14 +217,20 @@ class Scorer:
         """An item that only the memory knows; None where it was forgotten a moment ago."""
         return None if self.memory is None else self.memory.item_id(key)
 
-    def _popular(self, seen_keys: Int64s) -> RankedItems:
-        """What is shown where neither champion nor memory knows anything of the history."""
+    def _completed(self, ranking: RankedItems, seen_keys: Int64s) -> RankedItems:
+        """What is popular behind a ranking that is short, with a score of 0; all of it, with its
+        counts, where neither champion nor memory knows anything of the history."""
         k = self._settings.top_k
-        candidates = self._popularity.top(k + len(seen_keys))
-        if self._settings.exclude_seen:
-            seen = set(seen_keys.tolist())
-            candidates = [item for item in candidates if stable_key(item) not in seen]
-        return [(item, self._popularity.score(item)) for item in candidates[:k]]
+        if len(ranking) == k:
+            return ranking
+        shown = {item for item, _ in ranking}
+        seen = set(seen_keys.tolist()) if self._settings.exclude_seen else set()
+        for item in self._popularity.top(k + len(seen_keys)):
+            if item not in shown and stable_key(item) not in seen:
+                ranking.append((item, 0.0 if shown else self._popularity.score(item)))
+            if len(ranking) == k:
+                break
+        return ranking
 
 
 def _portions(rows: Int64s, user: Int64s, slots: int) -> list[Int64s]:

@@ -12,6 +12,7 @@ from service.model.memory import Memory
 from service.model.mixture import (
     Blend,
     Columns,
+    MemoryRows,
     Mixture,
     Recalled,
     blended,
@@ -90,13 +91,15 @@ def questions(
     """The rows a few at a time, for use under inference mode."""
     was_training = model.training
     model.eval()
+    memory_rows = MemoryRows(vocabulary)
     table = unit_rows(model.items.weight[: len(vocabulary)].detach()).float()
     for start in range(0, len(held), _ROWS_AT_ONCE):
         part = held.take(slice(start, start + _ROWS_AT_ONCE))
-        recalled = stack(
+        recollections = (
             [memory.recall(strip(context)) for context in part.context] if memory else []
         )
-        columns = Columns(vocabulary, recalled.key)
+        recalled = stack(recollections, memory_rows)
+        columns = Columns(vocabulary, recalled)
         rows, lengths = compact(vocabulary.rows(part.context))
         states = states_at(model, rows, lengths[:, None] - 1).squeeze(1)  # [rows, dim]
         cosines = states @ table.T  # [rows, items]

@@ -20,7 +20,6 @@ import numpy as np
 
 from service.domain import (
     Bools,
-    Float32s,
     Int64s,
     ItemKey,
     MicroBatch,

@@ -7,7 +7,6 @@ from service.state.histories import HistorySlab
 from service.trainer.holdout import event_hash
 from service.trainer.sequences import Sequences, Slabs, empty_sequences, from_lists
 
-
 _SPARE = 2
 
 

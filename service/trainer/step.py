@@ -6,10 +6,10 @@ from torch.nn.utils import clip_grad_norm_
 
 from service.errors import NonFiniteError
 from service.model.losses import candidates, sampled_softmax
+from service.model.precision import has_fast_bf16
 from service.model.vocabulary import NO_ROW
 from service.settings import TrainerSettings
 from service.trainer.challenger import Challenger
-from service.trainer.device import has_fast_bf16
 from service.trainer.packing import Packed
 
 

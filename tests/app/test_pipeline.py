@@ -95,6 +95,7 @@ def run_to_the_end(source: Batches, topics: Topics, slab: HistorySlab, root: Pat
         a_servable([ItemId("i1")]),
         {PARTITION: slab},
         Popularity(100),
+        None,
         settings.scorer,
         settings.model.max_length,
     )

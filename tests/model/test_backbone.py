@@ -1,8 +1,10 @@
+import json
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import MPNetConfig, MPNetModel, T5EncoderModel, ViTConfig, ViTModel
 
 from service.errors import ConfigurationError
@@ -171,8 +173,36 @@ def too_few_places(folder: Path) -> None:
     save_gpt2(folder, places=PLACES - 1)
 
 
+def configured(folder: Path, **changed: object) -> None:
+    config = folder / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | changed))
+
+
+def a_number_in_words(folder: Path) -> None:
+    configured(save_gpt2(folder), n_layer="two")
+
+
+def an_unknown_dtype(folder: Path) -> None:
+    configured(save_gpt2(folder), dtype="float33")
+
+
+def a_list_for_a_name(folder: Path) -> None:
+    configured(save_gpt2(folder), model_type=["gpt2"])
+
+
 @pytest.mark.parametrize(
-    "spoil", [nothing, empty, broken_config, broken_weights, only_config, too_few_places]
+    "spoil",
+    [
+        nothing,
+        empty,
+        broken_config,
+        broken_weights,
+        only_config,
+        too_few_places,
+        a_number_in_words,
+        an_unknown_dtype,
+        a_list_for_a_name,
+    ],
 )
 def test_a_folder_that_does_not_fit_is_one_line(
     spoil: Callable[[Path], None], tmp_path: Path
@@ -184,3 +214,54 @@ def test_a_folder_that_does_not_fit_is_one_line(
         make_backbone(pretrained_settings(folder))
     assert str(folder) in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def refusal(folder: Path) -> str:
+    with pytest.raises(ConfigurationError) as error:
+        make_backbone(pretrained_settings(folder))
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+def test_what_is_wrong_in_a_config_is_named(tmp_path: Path) -> None:
+    a_number_in_words(tmp_path)
+    assert "Field 'n_layer' expected int, got str (value: 'two')" in refusal(tmp_path)
+
+
+def test_an_unknown_activation_is_named(tmp_path: Path) -> None:
+    configured(save_bert(tmp_path), hidden_act="swoosh")
+    assert "it names 'swoosh', which transformers does not know" in refusal(tmp_path)
+
+
+def kept_weights(folder: Path, wanted: Callable[[str], bool]) -> None:
+    file = folder / "model.safetensors"
+    weights = {name: weight for name, weight in load_file(file).items() if wanted(name)}
+    save_file(weights, file, metadata={"format": "pt"})
+
+
+def test_a_checkpoint_without_weights_is_refused(tmp_path: Path) -> None:
+    kept_weights(save_gpt2(tmp_path), lambda _: False)
+    assert "it lacks weights (h.0.attn.c_attn.bias, " in refusal(tmp_path)
+
+
+def test_a_checkpoint_that_lacks_one_layer_is_refused(tmp_path: Path) -> None:
+    configured(save_gpt2(tmp_path), n_layer=2)
+    assert "it lacks weights (h.1.attn.c_attn.bias, " in refusal(tmp_path)
+
+
+def test_weights_of_another_shape_are_refused(tmp_path: Path) -> None:
+    configured(save_gpt2(tmp_path), n_embd=16)
+    assert "it has weights of another shape (h.0.attn.c_attn.bias, " in refusal(tmp_path)
+
+
+@pytest.mark.parametrize("save", [save_bert, save_albert, save_gpt2, save_llama, save_t5])
+def test_embeddings_and_poolers_may_be_missing(
+    save: Callable[[Path], Path], tmp_path: Path
+) -> None:
+    kept_weights(
+        save(tmp_path),
+        lambda name: (
+            not any(part in name for part in ("pooler", "word_emb", "wte", "tokens", "shared"))
+        ),
+    )
+    make_backbone(pretrained_settings(tmp_path))

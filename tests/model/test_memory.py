@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from service.domain import Int64s, ItemId, ItemKey
+from service.domain import NO_KEY, Int64s, ItemId, ItemKey
 from service.model.memory import Memory
 from service.model.vocabulary import Vocabulary
 from service.settings import MemorySettings
@@ -31,8 +31,10 @@ def _vocabulary(items: int) -> Vocabulary:
 
 def _recalled(memory: Memory, history: list[int]) -> dict[int, float]:
     total: dict[int, float] = defaultdict(float)
-    for key, value in zip(*memory.recall(_keys(history)), strict=True):
-        total[int(key)] += float(value)
+    found = memory.recall(_keys(history))
+    for key, value in zip(found.key.tolist(), found.value.tolist(), strict=True):
+        total[key] += value
+    assert total.pop(NO_KEY, 0.0) == 0.0
     return dict(total)
 
 
@@ -107,6 +109,33 @@ def test_forgets_the_items_that_were_seen_longest_ago() -> None:
     assert _recalled(memory, [1]) == {}
     assert 1 not in _recalled(memory, [2])
     assert memory.item_id(5) == "5"
+
+
+def test_what_was_recalled_keeps_its_meaning_when_rows_are_given_to_other_items() -> None:
+    memory = Memory(MemorySettings(items=4, repeat=0.0, lag=1, backward=0.0))
+    _learn(memory, [1, 2])
+    earlier = memory.recall(_keys([1]))
+    _learn(memory, [11, 12, 13, 14, 15, 16])
+    later = memory.recall(_keys([15]))
+    assert set(earlier.key[earlier.value > 0].tolist()) == {2}
+    assert set(later.key[later.value > 0].tolist()) == {16}
+    assert earlier.keys is not later.keys
+
+
+def test_rows_are_of_one_array_while_none_is_given_away() -> None:
+    memory = Memory(MemorySettings())
+    _learn(memory, [1, 2])
+    earlier = memory.recall(_keys([1]))
+    _learn(memory, [3, 1])
+    assert memory.recall(_keys([1, 3])).keys is earlier.keys
+
+
+def test_counts_are_the_same_after_they_were_scaled_back() -> None:
+    memory = Memory(MemorySettings(half_life_events=3, popularity_penalty=1.0))
+    _learn(memory, [1, 2, 2, 2, 2, 3, 1, 4])
+    before = _recalled(memory, [1, 2])
+    memory.tensors()  # scales them back
+    assert _recalled(memory, [1, 2]) == pytest.approx(before)
 
 
 def test_takes_back_what_it_gave() -> None:

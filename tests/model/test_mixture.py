@@ -1,21 +1,25 @@
 """The sparse mixture against the same thing written out over the whole catalogue."""
 
 import numpy as np
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from service.domain import ItemId, item_key
+from service.domain import NO_KEY, ItemId, item_key
+from service.model import mixture as mixture_module
+from service.model.memory import Recollection
 from service.model.mixture import (
     Blend,
     Columns,
-    Recalled,
+    MemoryRows,
     add_up,
     best,
     blended,
     fitted_share,
     mix,
     ranks,
+    stack,
 )
 from service.model.ranking import MISSED
 from service.model.ranking import ranks as dense_ranks
@@ -84,10 +88,17 @@ def test_ties_count_against_the_target() -> None:
 def test_what_only_the_memory_knows_stands_behind_the_vocabulary() -> None:
     vocabulary = Vocabulary((ItemId(""), ItemId("a"), ItemId("b")))
     a, new = item_key(ItemId("a")), item_key(ItemId("new"))
-    columns = Columns(vocabulary, np.array([a, new, new]))
+    keys = np.array([new, a, NO_KEY])
+    once, twice = np.ones(1, np.float32), np.ones(3, np.float32)
+    memory_rows = MemoryRows(vocabulary)
+    recalled, more = (
+        stack([Recollection(np.array(rows, np.int32), value, keys)], memory_rows)
+        for rows, value in (([0], once), ([1, 0, -1], twice))
+    )
+    columns = Columns(vocabulary, recalled, more)
+    assert columns.of_recalled(more).tolist() == [1, 3, 0]
     assert columns.of(np.array([a, new, 7])).tolist() == [1, 3, 0]
     assert [columns.met(column) for column in (1, 3)] == [None, new]
-    recalled = Recalled(np.zeros(1, np.int64), np.array([new]), np.ones(1, np.float32))
     cosines = torch.zeros(1, 3)
     shown = blended(cosines, columns, np.zeros((1, 1), np.int64), recalled, Blend(1.0, 0.4))
     chance, column = best(shown, 3)
@@ -95,6 +106,46 @@ def test_what_only_the_memory_knows_stands_behind_the_vocabulary() -> None:
     torch.testing.assert_close(chance, torch.tensor([[0.6, 0.2, 0.2]]))
     hidden = blended(cosines, columns, np.array([[3]]), recalled, Blend(1.0, 0.4))
     assert best(hidden, 3)[0].tolist()[0] == [0.5, 0.5, 0.0]
+
+
+def test_rows_are_read_by_the_keys_that_they_were_recalled_with() -> None:
+    vocabulary = Vocabulary((ItemId(""), ItemId("a"), ItemId("b")))
+    a, b = (item_key(ItemId(name)) for name in "ab")
+    rows, value = np.array([0, 1, -1], np.int32), np.ones(3, np.float32)
+    old, new = np.array([a, 7, NO_KEY]), np.array([8, b, NO_KEY])
+    memory_rows = MemoryRows(vocabulary)
+    for _ in range(2):  # as before and after the events of a batch
+        recalled = stack([Recollection(rows, value, keys) for keys in (old, old, new)], memory_rows)
+        assert recalled.event.tolist() == [0, 0, 0, 1, 1, 1, 2, 2, 2]
+        assert recalled.row.tolist() == [1, 0, 0, 1, 0, 0, 0, 2, 0]
+        assert recalled.stranger.tolist() == [1, 4, 6]
+        assert recalled.stranger_key.tolist() == [7, 7, 8]
+
+
+def test_a_row_that_was_filled_since_is_looked_up() -> None:
+    vocabulary = Vocabulary((ItemId(""), ItemId("a"), ItemId("b")))
+    keys = np.array([item_key(ItemId("a")), NO_KEY, NO_KEY])
+    memory_rows = MemoryRows(vocabulary)
+    assert memory_rows.of(keys, np.array([0, -1], np.int32)).tolist() == [1, 0]
+    keys[1] = item_key(ItemId("b"))
+    assert memory_rows.of(keys, np.array([1, 0], np.int32)).tolist() == [2, 1]
+
+
+def test_nothing_recalled_is_no_entry() -> None:
+    recalled = stack([], MemoryRows(Vocabulary()))
+    assert not len(recalled.event) + len(recalled.row) + len(recalled.value)
+
+
+def test_a_large_catalogue_is_summed_in_portions(monkeypatch: pytest.MonkeyPatch) -> None:
+    logits = torch.randn(7, 30)
+    none = np.zeros(0, np.int64)
+    nothing = add_up(none, none, np.zeros(0, np.float32), np.zeros((7, 30), np.bool_))
+    target = torch.arange(7)
+    whole = mix(logits, nothing, 0.5)
+    monkeypatch.setattr(mixture_module, "_LOGITS_AT_ONCE", 64)
+    parts = mix(logits, nothing, 0.5)
+    torch.testing.assert_close(parts.log_sum, whole.log_sum)
+    assert torch.equal(ranks(parts, target), dense_ranks(logits, target))
 
 
 def test_the_share_goes_to_whoever_foresees_more() -> None:

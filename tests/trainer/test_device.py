@@ -1,19 +1,9 @@
-from collections.abc import Iterator
-
 import pytest
 import torch
 
 from service.errors import ConfigurationError
 from service.settings import Device
-from service.trainer.device import choose_device, choose_threads, has_fast_bf16
-from tests.trainer.examples import CPU
-
-
-@pytest.fixture
-def _forgets_what_the_cpu_can() -> Iterator[None]:
-    has_fast_bf16.cache_clear()
-    yield
-    has_fast_bf16.cache_clear()
+from service.trainer.device import choose_device, choose_threads
 
 
 @pytest.mark.parametrize(
@@ -36,23 +26,6 @@ def test_cuda_that_is_wanted_but_missing_is_refused(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(ConfigurationError, match="no CUDA device"):
         choose_device(Device.CUDA)
-
-
-@pytest.mark.usefixtures("_forgets_what_the_cpu_can")
-@pytest.mark.parametrize(
-    ("capabilities", "fast"),
-    [
-        ({}, False),
-        ({"avx512_f": True, "avx512_bf16": False}, False),
-        ({"avx512_bf16": True}, True),
-        ({"amx_bf16": True}, True),
-    ],
-)
-def test_a_cpu_is_fast_in_bfloat16_only_with_instructions_for_it(
-    capabilities: dict[str, bool], fast: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities)
-    assert has_fast_bf16(CPU) is fast
 
 
 def test_threads_are_half_the_cores_unless_named(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,5 @@
 import math
+from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -17,6 +18,14 @@ from tests.model.examples import a_recommender, a_vocabulary
 VOCABULARY = a_vocabulary(6)
 UNKNOWN = 12345
 ALONE = Blend(0.07, 1.0)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _in_32_bits() -> Iterator[None]:
+    """As what it is compared with."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("service.model.inference.has_fast_bf16", lambda _: False)
+        yield
 
 
 def rows_of(context: list[list[int]], target: list[int]) -> HoldoutRows:
@@ -108,7 +117,8 @@ def dense(model: Recommender, memory: Memory, *, exclude_seen: bool) -> tuple[Fl
             cosine = (table @ torch.nn.functional.normalize(state, dim=0)).numpy()
             odds = np.exp(cosine / ALONE.temperature) * shown[:7]
             by_model[row, :7] = odds / odds.sum()
-        for key, value in zip(*memory.recall(context), strict=True):
+        found = memory.recall(context)
+        for key, value in zip(found.key, found.value, strict=True):
             by_memory[row, np.flatnonzero(keys == key)] += value
         by_memory[row] *= shown
         by_memory[row] /= by_memory[row].sum() or 1.0

@@ -432,8 +432,9 @@ def recalled(memory: Memory, items: int) -> list[dict[int, float]]:
     told: list[dict[int, float]] = []
     for key in keys(range(items)).tolist():
         ends: dict[int, float] = {}
-        for end, value in zip(*memory.recall(np.array([key])), strict=True):
-            ends[int(end)] = ends.get(int(end), 0.0) + float(value)
+        found = memory.recall(np.array([key]))
+        for end, value in zip(found.key.tolist(), found.value.tolist(), strict=True):
+            ends[end] = ends.get(end, 0.0) + value
         told.append(ends)
     return told
 

@@ -1,0 +1,94 @@
+"""The continual protocol: learn period t - 1, be tested on period t, carry everything over.
+
+As in ADER (Mi et al., RecSys 2020). Before a test, clicks on items that no earlier period has
+are dropped, then sessions with fewer than two clicks left. Every prefix of every session is one
+query, ranked against all items met so far with nothing filtered, ties against the model.
+Neither weights nor memory learn from a period before all of it is scored.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+
+from service.backtest.engine import Engine
+from service.backtest.table import Table, earlier
+from service.domain import NO_KEY, Int64s
+from service.model.memory import Memory
+from service.model.mixture import ranks
+from service.registry.servable import Servable
+from service.trainer.evaluation import Questions, questions
+from service.trainer.holdout import HoldoutRows
+
+
+@dataclass(frozen=True, slots=True)
+class Ranks:
+    """Of every query of a period, by model. [queries] each"""
+
+    live: Int64s  # the mixture as it is served
+    transformer: Int64s  # its weights alone
+    memory: Int64s
+
+
+def asked_events(period: Table, known: Int64s) -> Int64s:
+    """The events of a period that are queries, session after session."""
+    return _asked(period, known)[0]
+
+
+def queries(period: Table, known: Int64s, length: int) -> HoldoutRows:
+    """The test rows of a period, in the same order. `known` are the keys of the items met
+    before it."""
+    event, order, place, asked = _asked(period, known)
+    item = period.item[order]
+    before = asked[:, None] - place[asked, None] + np.arange(length)  # [queries, length]
+    before = before + np.maximum(place[asked] - length, 0)[:, None]
+    inside = before < asked[:, None]
+    context = np.where(inside, item[np.minimum(before, len(item) - 1)], NO_KEY)
+    return HoldoutRows(context, period.user[event], period.item[event], np.zeros_like(event))
+
+
+def _asked(period: Table, known: Int64s) -> tuple[Int64s, Int64s, Int64s, Int64s]:
+    """The queries' events; the kept events, session after session; the place of each of these in
+    its session; and which of these the queries are."""
+    kept = np.flatnonzero(np.isin(period.item, known))
+    order = kept[np.argsort(period.user[kept], kind="stable")]
+    place = earlier(period.user[order])
+    asked = np.flatnonzero(place > 0)
+    return order[asked], order, place, asked
+
+
+def test(engine: Engine, rows: HoldoutRows) -> Ranks:
+    """Rank the queries by what serves now."""
+    return rank(engine.champion, engine.memory, rows)
+
+
+@torch.inference_mode()
+def rank(servable: Servable, memory: Memory | None, rows: HoldoutRows) -> Ranks:
+    """Rank the queries by a version and a memory."""
+    found: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = []
+    for asked in questions(servable.model, servable.vocabulary, rows, memory, exclude_seen=False):
+        alone = replace(servable.blend, share=1.0)
+        found.append(
+            (
+                ranks(asked.mixture(servable.blend), asked.target),
+                ranks(asked.mixture(alone), asked.target),
+                ranks(_without_model(asked).mixture(servable.blend), asked.target),
+            )
+        )
+    if not found:
+        none = np.zeros(0, np.int64)
+        return Ranks(none, none, none)
+    return Ranks(*(torch.cat(column).cpu().numpy() for column in zip(*found, strict=True)))
+
+
+def _without_model(asked: Questions) -> Questions:
+    return replace(asked, cosines=torch.full_like(asked.cosines, -torch.inf))
+
+
+def known_before(periods: Sequence[Table]) -> Iterator[Int64s]:
+    """The item keys of all periods before each."""
+    known = np.zeros(0, np.int64)
+    for period in periods:
+        yield known
+        known = np.union1d(known, period.item)

@@ -1,0 +1,133 @@
+"""The service in one process: state, scorer, trainer and gate as `serve` has them.
+
+What runs side by side there takes turns here: each micro-batch is learned when it closes, and
+the gate is asked after every few of them. So a run is repeatable, and its figures are those of
+a service whose training keeps up.
+"""
+
+import math
+import time
+from dataclasses import dataclass
+
+import torch
+
+from service.domain import Bools, Events, MicroBatch, Partition, Version
+from service.model.memory import Memory
+from service.registry.servable import Servable, build_servable, first_blend
+from service.scorer.scorer import Scored, Scorer
+from service.settings import Settings
+from service.state.histories import HistorySlab
+from service.state.popularity import Popularity
+from service.trainer.batcher import Batcher
+from service.trainer.challenger import Challenger
+from service.trainer.gate import GateReport, Verdict
+from service.trainer.holdout import empty_rows
+from service.trainer.learner import Learner
+
+PARTITION = Partition(0)
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What the gate said, after how many events."""
+
+    events: int
+    report: GateReport
+
+
+class Engine:
+    """Histories, scorer and learner. Made with weights that have learned nothing."""
+
+    def __init__(self, settings: Settings, device: torch.device, gate_every: int) -> None:
+        """`gate_every` micro-batches the gate is asked."""
+        # Dropout and negatives are drawn from torch's own generator: a seed gives the same again.
+        torch.manual_seed(settings.model.seed)
+        self.settings = settings
+        self.train_seconds = 0.0
+        self.decisions: list[Decision] = []
+        self._gate_every = gate_every
+        self._slab = HistorySlab.create(PARTITION, settings.history)
+        slabs = {PARTITION: self._slab}
+        self._learner = Learner(
+            settings,
+            slabs,
+            Challenger.new(settings.model, settings.trainer, device),
+            empty_rows(settings.model.max_length),
+            {},
+            Memory.of(settings.memory),
+            first_blend(settings),
+        )
+        self._batcher = Batcher(settings.batch)
+        self._events = 0
+        self._micro_batches = 0
+        self._scorer = Scorer(
+            self._servable(Version(1)),
+            slabs,
+            Popularity(settings.scorer.popularity_half_life_events),
+            Memory.of(settings.memory),
+            settings.scorer,
+            settings.model.max_length,
+        )
+
+    def close(self) -> None:
+        self._slab.close()
+
+    @property
+    def champion(self) -> Servable:
+        return self._scorer.champion
+
+    @property
+    def memory(self) -> Memory | None:
+        """The scorer's, which has learned every event that was given."""
+        return self._scorer.memory
+
+    def score(self, events: Events, answer: Bools) -> Scored:
+        """Apply events, of which those marked are ranked before anything learns from them; then
+        train where a micro-batch is full. At most as many events as a micro-batch has."""
+        scored = self.rank(events, answer)
+        self.learn_if_due()
+        return scored
+
+    def rank(self, events: Events, answer: Bools) -> Scored:
+        """The first half of `score`: the weights learn nothing yet."""
+        scored = self._scorer.score(events, answer)
+        self._events += len(events)
+        self._batcher.add(events, scored.places.slot, scored.places.ordinal, 0.0)
+        return scored
+
+    def learn_if_due(self) -> None:
+        """The second half: train where a micro-batch is full."""
+        self._learn(self._batcher.close_if_due(0.0))
+
+    def catch_up(self) -> None:
+        """Learn what waits and ask the gate, as a service does when the stream pauses."""
+        self._learn(self._batcher.close_if_due(math.inf))
+        started_s = time.perf_counter()
+        self.ask_gate()
+        self.train_seconds += time.perf_counter() - started_s
+
+    def _learn(self, batch: MicroBatch | None) -> None:
+        if batch is None:
+            return
+        started_s = time.perf_counter()
+        self._learner.learn([batch])
+        self._micro_batches += 1
+        if self._micro_batches % self._gate_every == 0:
+            self.ask_gate()
+        self.train_seconds += time.perf_counter() - started_s
+
+    def ask_gate(self) -> None:
+        """Let the gate decide on what was learned, and swap in what passes."""
+        if not self._learner.has_news:
+            return
+        report, _ = self._learner.judge()
+        self.decisions.append(Decision(self._events, report))
+        if report.verdict is Verdict.PROMOTE:
+            self._learner.promoted()
+            self._scorer.champion = self._servable(Version(self.champion.version + 1))
+
+    def _servable(self, version: Version) -> Servable:
+        learner = self._learner
+        return build_servable(
+            learner.shape, learner.artifact(), version, 0, dict(learner.trained_through)
+        )

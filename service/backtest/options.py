@@ -1,0 +1,143 @@
+"""What `headwater backtest` is asked for. Loads nothing heavy: every command builds this parser."""
+
+import argparse
+import enum
+from dataclasses import dataclass
+from pathlib import Path
+
+from service.errors import ConfigurationError
+
+
+class Protocol(enum.StrEnum):
+    PREQUENTIAL = "prequential"  # one file; every event is ranked, then learned
+    CONTINUAL = "continual"  # period files; a period is ranked as a whole, then learned
+
+
+class TimeUnit(enum.StrEnum):
+    SECONDS = "s"
+    MILLISECONDS = "ms"
+
+
+@dataclass(frozen=True, slots=True)
+class Columns:
+    """How the files name their columns; None: as `events.fields` in the settings does.
+
+    A column that was named must be there. Of the others only user and item must.
+    """
+
+    user: str | None = None
+    item: str | None = None
+    time: str | None = None
+    event: str | None = None
+    value: str | None = None
+    time_unit: TimeUnit | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """One run of the command."""
+
+    protocol: Protocol = Protocol.PREQUENTIAL
+    files: tuple[Path, ...] = ()
+    columns: Columns = Columns()
+    skip_bad: bool = False
+    seeds: tuple[int, ...] = ()  # empty: the one in the settings
+    gate_every: int = 4  # micro-batches
+    out: Path = Path("reports/backtest.json")
+    html: Path | None = None  # beside `out` when None
+    resume: bool = False
+    # prequential
+    start: float = 0.5  # share of the stream after which metrics are counted
+    parts: int = 20
+    retrain_every: int | None = None  # events
+    # continual
+    retrain: bool = False
+    streamed: bool = False
+    limit_queries: int | None = None
+    # both
+    retrain_epochs: int = 12
+    retrain_patience: int = 4
+
+    @property
+    def page(self) -> Path:
+        return self.html or self.out.with_suffix(".html")
+
+    @property
+    def partial(self) -> Path:
+        """Where finished seeds are kept until the run is whole."""
+        return self.out.with_suffix(".partial.json")
+
+
+_COUNTS = (
+    "gate_every",
+    "parts",
+    "retrain_every",
+    "retrain_epochs",
+    "retrain_patience",
+    "limit_queries",
+)
+_OTHERS = ("protocol", "skip_bad", "start", "retrain", "streamed", "out", "html", "resume")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "file", type=Path, nargs="?", metavar="FILE", help="CSV, TSV, JSONL, Parquet"
+    )
+    parser.add_argument(
+        "--movielens", action="store_true", help="the demo's MovieLens ratings in place of FILE"
+    )
+    parser.add_argument("--protocol", type=Protocol, choices=list(Protocol), default="prequential")
+    parser.add_argument(
+        "--periods", type=Path, nargs="+", default=[], metavar="FILE", help="for continual, by name"
+    )
+    names = parser.add_argument_group("columns (defaults: events.fields in the settings)")
+    for column in ("user", "item", "time", "event", "value"):
+        names.add_argument(f"--{column}", metavar="NAME", help=f"the column of the {column}")
+    names.add_argument("--time-unit", type=TimeUnit, choices=list(TimeUnit), help="of numbers")
+    names.add_argument("--skip-bad", action="store_true", help="count bad rows instead of ending")
+    how = parser.add_argument_group("how")
+    how.add_argument("--seed", type=int, nargs="+", action="extend", default=[])
+    how.add_argument("--gate-every", type=int, default=4, metavar="N", help="in micro-batches")
+    how.add_argument(
+        "--from", type=float, default=0.5, dest="start", metavar="SHARE",
+        help="prequential: count and freeze from there on",
+    )  # fmt: skip
+    how.add_argument("--parts", type=int, default=20, help="prequential: blocks reported apart")
+    how.add_argument(
+        "--retrain-every", type=int, metavar="EVENTS", help="prequential: also a periodic retrain"
+    )
+    how.add_argument("--retrain", action="store_true", help="continual: also a full retrain")
+    how.add_argument("--retrain-epochs", type=int, default=12, metavar="N", help="at most")
+    how.add_argument("--retrain-patience", type=int, default=4, metavar="N", help="in epochs")
+    how.add_argument(
+        "--streamed", action="store_true", help="continual: also as the service learns in a period"
+    )
+    how.add_argument("--limit-queries", type=int, metavar="N", help="continual: of a period, drawn")
+    how.add_argument("--out", type=Path, default=Path("reports/backtest.json"), metavar="FILE")
+    how.add_argument("--html", type=Path, metavar="FILE", help="default: beside --out")
+    how.add_argument("--resume", action="store_true", help="go on after the seeds that are done")
+
+
+def options_from(arguments: argparse.Namespace) -> Options:
+    """Raises ConfigurationError for what does not go together."""
+    given = vars(arguments)
+    columns = Columns(
+        **{name: given[name] for name in ("user", "item", "time", "event", "value", "time_unit")}
+    )
+    continual = arguments.protocol is Protocol.CONTINUAL
+    files = sorted(arguments.periods, key=lambda file: file.name)
+    if continual and (len(files) < 2 or arguments.file or arguments.movielens):
+        raise ConfigurationError("--protocol continual takes --periods with two files or more")
+    if not continual and (files or bool(arguments.file) == arguments.movielens):
+        raise ConfigurationError("name one FILE of events, or --protocol continual --periods FILES")
+    for name in _COUNTS:
+        if given[name] is not None and given[name] < 1:
+            raise ConfigurationError(f"--{name.replace('_', '-')} must be at least 1")
+    if not 0.0 <= arguments.start < 1.0:
+        raise ConfigurationError("--from must be at least 0 and less than 1")
+    return Options(
+        files=tuple(files) if continual else tuple(filter(None, [arguments.file])),
+        columns=columns,
+        seeds=tuple(dict.fromkeys(arguments.seed)),
+        **{name: given[name] for name in (*_COUNTS, *_OTHERS)},
+    )

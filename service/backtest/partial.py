@@ -1,0 +1,70 @@
+"""Finished seeds of a run that is not whole yet, so that `--resume` need not run them again."""
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+
+import orjson
+from pydantic import ValidationError
+
+from service.backtest.options import Options
+from service.backtest.report import plain_options
+from service.backtest.results import SeedResult
+from service.backtest.scores import Plain
+from service.backtest.table import Table
+from service.errors import ConfigurationError
+from service.settings import Settings, masked
+
+# They do not change what a seed finds.
+_ELSEWHERE = ("seeds", "out", "html", "resume", "skip_bad")
+
+
+class Partial(Plain):
+    """The file."""
+
+    fingerprint: str
+    runs: list[SeedResult]
+
+
+def fingerprint(tables: Sequence[Table], settings: Settings, options: Options) -> str:
+    """A hash of all that a seed's result follows from, but for the program and the machine."""
+    digest = hashlib.blake2b(digest_size=16)
+    for table in tables:
+        digest.update(len(table).to_bytes(8, "little"))
+        for column in (table.user, table.item, table.kind, table.timestamp, table.value):
+            digest.update(column.tobytes())
+    asked = {
+        name: value for name, value in plain_options(options).items() if name not in _ELSEWHERE
+    }
+    plain = masked(settings)
+    sections = ("history", "batch", "model", "memory", "trainer", "scorer")
+    plain = {name: dict(plain[name]) for name in sections}
+    plain["model"].pop("seed")
+    digest.update(orjson.dumps([asked, plain], option=orjson.OPT_SORT_KEYS))
+    return digest.hexdigest()
+
+
+def load(file: Path, wanted: str) -> list[SeedResult]:
+    """The seeds that are done. Raises ConfigurationError when they belong to another run."""
+    try:
+        found = Partial.model_validate_json(file.read_bytes())
+    except FileNotFoundError:
+        return []
+    except (OSError, ValidationError):
+        raise ConfigurationError(
+            f"cannot go on from {file}: it is damaged; run without --resume"
+        ) from None
+    if found.fingerprint != wanted:
+        raise ConfigurationError(
+            f"cannot go on from {file}: it was made with other files, options or settings; "
+            "run without --resume"
+        )
+    return found.runs
+
+
+def save(file: Path, made_for: str, runs: Sequence[SeedResult]) -> None:
+    """Replace the file in one step."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    new = file.with_name(f"{file.name}.new")
+    new.write_text(Partial(fingerprint=made_for, runs=list(runs)).model_dump_json())
+    new.replace(file)

@@ -1,0 +1,204 @@
+"""A run of the continual protocol over period files, by one engine."""
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from service.backtest.continual import Ranks, asked_events, known_before, queries, rank, test
+from service.backtest.engine import Engine
+from service.backtest.options import Options
+from service.backtest.progress import Progress
+from service.backtest.results import Part, SeedResult, plain_decision
+from service.backtest.retrain import retrain
+from service.backtest.scores import COLD, Result, mean_of_results, result
+from service.backtest.table import Table, join
+from service.domain import Bools, Int64s
+from service.errors import ConfigurationError
+from service.settings import Settings
+from service.trainer.holdout import HoldoutRows
+
+
+@dataclass(frozen=True, slots=True)
+class _Learned:
+    """What it took to stream a period."""
+
+    wall_s: float
+    train_s: float  # of these
+
+
+def run_continual(
+    periods: Sequence[Table],
+    settings: Settings,
+    options: Options,
+    device: torch.device,
+    progress: Progress,
+) -> SeedResult:
+    """One seed. Blocks for as long as the periods take to learn."""
+    run = _Run(periods, settings, options, device, progress)
+    try:
+        return run.result()
+    finally:
+        run.close()
+
+
+class _Run:
+    def __init__(
+        self,
+        periods: Sequence[Table],
+        settings: Settings,
+        options: Options,
+        device: torch.device,
+        progress: Progress,
+    ) -> None:
+        self._periods = periods
+        self._known = list(known_before(periods))
+        self._counted = list(_counted(periods))
+        self._starts = np.cumsum([0, *map(len, periods)])
+        self._settings = settings
+        self._options = options
+        self._device = device
+        self._progress = progress
+        self._engine = Engine(settings, device, options.gate_every)
+
+    def close(self) -> None:
+        self._engine.close()
+
+    def result(self) -> SeedResult:
+        started_s = time.perf_counter()
+        parts = []
+        _, learned = self._stream(0, np.zeros(0, np.int64))
+        for number in range(1, len(self._periods)):
+            event = self._queries(number)
+            rows = self._rows(number, event)
+            started_test_s = time.perf_counter()
+            live = test(self._engine, rows)
+            test_s = time.perf_counter() - started_test_s
+            ranks = {"live": live.live, "transformer": live.transformer, "memory": live.memory}
+            retrain_s = 0.0
+            if self._options.retrain:
+                found, retrain_s = self._retrained(number, rows)
+                ranks |= {"retrain": found.live, "retrain_transformer": found.transformer}
+            models = self._results(number, event, ranks, learned.train_s, retrain_s)
+            wall_s = learned.wall_s
+            if self._options.streamed:
+                streamed, learned = self._stream(number, event)
+                cold = self._is_cold(number, event)
+                models["live_streamed"] = result(streamed, cold, learned.train_s)
+            elif number < len(self._periods) - 1:
+                _, learned = self._stream(number, event[:0])
+            first, end = self._starts[number : number + 2].tolist()
+            parts.append(
+                Part(
+                    name=f"period {number}",
+                    events=(first + 1, end),
+                    queries=len(event),
+                    models=models,
+                    learn_seconds=wall_s,
+                    test_seconds=test_s,
+                )
+            )
+            self._progress.part(_note(parts[-1]))
+        return SeedResult(
+            seed=self._settings.model.seed,
+            queries=sum(part.queries for part in parts),
+            models={
+                name: mean_of_results([part.models[name] for part in parts])
+                for name in parts[0].models
+            },
+            parts=parts,
+            decisions=[plain_decision(decision) for decision in self._engine.decisions],
+            seconds=time.perf_counter() - started_s,
+            train_seconds_before=dict.fromkeys(("live", "transformer"), 0.0),
+        )
+
+    def _queries(self, number: int) -> Int64s:
+        """The events of a period that are queries; some of them, where that is wanted. These are
+        the same for all seeds."""
+        event = asked_events(self._periods[number], self._known[number])
+        limit = self._options.limit_queries
+        if limit is None or limit >= len(event):
+            return event
+        chosen = np.random.default_rng(number).choice(len(event), limit, replace=False)
+        return event[np.sort(chosen)]
+
+    def _rows(self, number: int, event: Int64s) -> HoldoutRows:
+        period, known = self._periods[number], self._known[number]
+        rows = queries(period, known, self._settings.model.max_length)
+        return rows.take(np.flatnonzero(np.isin(asked_events(period, known), event)))
+
+    def _retrained(self, number: int, rows: HoldoutRows) -> tuple[Ranks, float]:
+        """Ranks by a model that was taught all periods before this one anew, and the seconds
+        that it took."""
+        new = retrain(
+            join(self._periods[:number]),
+            self._settings,
+            self._device,
+            self._options.retrain_epochs,
+            self._options.retrain_patience,
+        )
+        return rank(new.servable, new.memory, rows), new.seconds
+
+    def _stream(self, number: int, event: Int64s) -> tuple[Int64s, _Learned]:
+        """Let the engine learn a period as the service would; the ranks, just before each was
+        learned, of the given events."""
+        period, first = self._periods[number], int(self._starts[number])
+        batch = self._settings.batch
+        size = min(batch.score_max_events, batch.train_max_events)
+        asked = np.zeros(len(period), np.bool_)
+        asked[event] = True
+        ranks = []
+        started_s, trained_s = time.perf_counter(), self._engine.train_seconds
+        for start in range(0, len(period), size):
+            events = period.events(start, start + size, first + start)
+            ranks.append(self._engine.score(events, asked[start : start + size]).ranks)
+            done = first + start + len(events)
+            self._progress.advance(done, int(self._starts[-1]), f"learning period {number}")
+        self._engine.catch_up()
+        learned = _Learned(time.perf_counter() - started_s, self._engine.train_seconds - trained_s)
+        found = np.concatenate(ranks)
+        if len(found) != len(event):
+            raise ConfigurationError(
+                f"{len(event) - len(found)} sessions of period {number} were forgotten while they "
+                "went on: raise history.users"
+            )
+        return found[np.searchsorted(np.sort(event), event)], learned
+
+    def _results(
+        self,
+        number: int,
+        event: Int64s,
+        ranks: Mapping[str, Int64s],
+        train_s: float,
+        retrain_s: float,
+    ) -> dict[str, Result]:
+        cold = self._is_cold(number, event)
+        spent = {"memory": 0.0, "retrain": retrain_s, "retrain_transformer": retrain_s}
+        return {
+            name: result(found, cold, spent.get(name, train_s)) for name, found in ranks.items()
+        }
+
+    def _is_cold(self, number: int, event: Int64s) -> Bools:
+        """Whether the periods before had few events of the item."""
+        keys, counts = self._counted[number]
+        item = self._periods[number].item[event]
+        cold: Bools = counts[np.searchsorted(keys, item)] < COLD
+        return cold
+
+
+def _counted(periods: Sequence[Table]) -> Iterator[tuple[Int64s, Int64s]]:
+    """Of the periods before each: item keys, rising, and their events."""
+    items = np.zeros(0, np.int64)
+    for period in periods:
+        yield np.unique(items, return_counts=True)
+        items = np.concatenate([items, period.item])
+
+
+def _note(part: Part) -> str:
+    live = part.models["live"]
+    return (
+        f"{part.name}: live Recall@20 {live.recall_at_20:.4f}, MRR@20 {live.mrr_at_20:.4f}, "
+        f"learned in {part.learn_seconds:.0f} s, tested in {part.test_seconds:.0f} s"
+    )

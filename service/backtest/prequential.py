@@ -1,0 +1,189 @@
+"""The prequential protocol: every event is ranked by all before anything has learned it.
+
+A query is an event whose user has a history. Metrics are counted from a place in the stream
+on; there the frozen contestant gets a copy of the live model, which never changes after.
+"""
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+import torch
+
+from service.backtest.contestants import Contestant, Follower, Live, Popular
+from service.backtest.engine import Engine
+from service.backtest.options import Options
+from service.backtest.progress import Progress
+from service.backtest.results import Part, SeedResult, plain_decision
+from service.backtest.retrain import retrain
+from service.backtest.scores import COLD, Result, result, score
+from service.backtest.still import still
+from service.backtest.table import Table, earlier
+from service.domain import Bools, Int64s
+from service.model.memory import Memory
+from service.settings import Settings
+
+# Half-life of the recent popularity, as a share of the service's own.
+_RECENT = 1 / 4
+_LATELY = 20  # batches that the progress bar looks back
+
+
+@dataclass(frozen=True, slots=True)
+class _Mark:
+    """How much was spent when the stream had come so far."""
+
+    event: int
+    wall_s: float
+    train_s: dict[str, float]
+
+
+def run_prequential(
+    table: Table, settings: Settings, options: Options, device: torch.device, progress: Progress
+) -> SeedResult:
+    """One seed. Blocks for as long as the stream takes to learn."""
+    run = _Run(table, settings, options, device)
+    try:
+        for done in run.stream():
+            progress.advance(done, len(table), run.note())
+            if done in run.ends:
+                progress.part(run.note())
+        return run.result()
+    finally:
+        run.close()
+
+
+def queries(table: Table, settings: Settings, first: int) -> Bools:
+    """Which events are ranked: those that the service answers, of users with a history."""
+    answered = settings.events.recommend_on or settings.events.kinds
+    kinds = [code for code, kind in enumerate(settings.events.kinds) if kind in answered]
+    asked: Bools = (earlier(table.user) > 0) & np.isin(table.kind, kinds)
+    asked[:first] = False
+    return asked
+
+
+class _Run:
+    def __init__(
+        self, table: Table, settings: Settings, options: Options, device: torch.device
+    ) -> None:
+        self._table = table
+        self._settings = settings
+        self._options = options
+        self._device = device
+        self._first = int(len(table) * options.start)
+        self._asked = queries(table, settings, self._first)
+        self._engine = Engine(settings, device, options.gate_every)
+        empty = self._engine.champion
+        self._transformer = Follower(settings, empty, None)
+        self._frozen = Follower(settings, empty, None)
+        self._retrained = Follower(settings, empty, None) if options.retrain_every else None
+        half_life = settings.scorer.popularity_half_life_events
+        contestants: dict[str, Contestant | None] = {
+            "live": Live(self._engine),
+            "transformer": self._transformer,
+            "memory": Follower(settings, empty, Memory(settings.memory)),
+            "frozen": self._frozen,
+            "popularity": Popular(half_life, settings),
+            "recent_popularity": Popular(half_life * _RECENT, settings),
+            "retrain": self._retrained,
+        }
+        self._contestants = {name: one for name, one in contestants.items() if one}
+        self._ranks: dict[str, list[Int64s]] = {name: [] for name in self._contestants}
+        self._retrain_s = 0.0
+        ends = np.linspace(self._first, len(table), options.parts + 1).astype(int)
+        self.ends: list[int] = np.unique(ends[1:]).tolist()
+        every = options.retrain_every or len(table)
+        self._retrain_at = set(range(self._first, len(table), every)) - {0}
+        self._marks: list[_Mark] = []
+        self._started_s = time.perf_counter()
+
+    def close(self) -> None:
+        for contestant in self._contestants.values():
+            contestant.close()
+
+    def stream(self) -> Iterator[int]:
+        """Rank and learn a few events at a time; gives how many are done."""
+        for start, end in self._slices():
+            if start == self._first:
+                self._mark(start)
+                self._frozen.use(
+                    self._engine.champion, still(self._engine.memory, self._settings.memory)
+                )
+            if self._retrained and start in self._retrain_at:
+                self._retrain(self._retrained, start)
+            # As of now: the engine may promote another at the end of this round.
+            self._transformer.use(self._engine.champion, None)
+            events = self._table.events(start, end, start)
+            for name, contestant in self._contestants.items():
+                self._ranks[name].append(contestant.rank(events, self._asked[start:end]))
+            self._engine.learn_if_due()
+            if end in self.ends:
+                self._mark(end)
+            yield end
+
+    def _slices(self) -> Iterator[tuple[int, int]]:
+        """As many events as are scored at once, cut where something is done in between."""
+        batch = self._settings.batch
+        size = min(batch.score_max_events, batch.train_max_events)
+        cuts = {0, self._first, len(self._table), *self.ends, *self._retrain_at}
+        places = np.array(sorted(cuts | set(range(0, len(self._table), size))))
+        yield from zip(places[:-1].tolist(), places[1:].tolist(), strict=True)
+
+    def _retrain(self, contestant: Follower, end: int) -> None:
+        options = self._options
+        taught = self._table.until(end)
+        found = retrain(
+            taught, self._settings, self._device, options.retrain_epochs, options.retrain_patience
+        )
+        self._retrain_s += found.seconds
+        contestant.use(found.servable, still(found.memory, self._settings.memory))
+
+    def _mark(self, event: int) -> None:
+        self._marks.append(_Mark(event, time.perf_counter(), self._train_s()))
+
+    def _train_s(self) -> dict[str, float]:
+        """Spent on weights until now. Memory and popularity have none."""
+        spent = dict.fromkeys(self._contestants, 0.0)
+        spent |= dict.fromkeys(("live", "transformer"), self._engine.train_seconds)
+        if self._retrained:
+            spent["retrain"] = self._retrain_s
+        return spent
+
+    def note(self) -> str:
+        """How the live model has done of late."""
+        lately = np.concatenate(self._ranks["live"][-_LATELY:])
+        return f"live NDCG@10 {score(lately).ndcg_at_10:.4f}"
+
+    def result(self) -> SeedResult:
+        asked = np.flatnonzero(self._asked)
+        cold = (earlier(self._table.item) < COLD)[asked]
+        ranks = {name: np.concatenate(found) for name, found in self._ranks.items()}
+        first, last = self._marks[0], self._marks[-1]
+
+        def results(start: _Mark, end: _Mark) -> dict[str, Result]:
+            rows = slice(*np.searchsorted(asked, [start.event, end.event]).tolist())
+            return {
+                name: result(found[rows], cold[rows], end.train_s[name] - start.train_s[name])
+                for name, found in ranks.items()
+            }
+
+        return SeedResult(
+            seed=self._settings.model.seed,
+            queries=len(asked),
+            models=results(first, last),
+            parts=[
+                Part(
+                    name=f"events {start.event + 1:,} to {end.event:,}",
+                    events=(start.event + 1, end.event),
+                    queries=int(self._asked[start.event : end.event].sum()),
+                    models=results(start, end),
+                    learn_seconds=end.wall_s - start.wall_s,
+                    test_seconds=0.0,
+                )
+                for start, end in pairwise(self._marks)
+            ],
+            decisions=[plain_decision(decision) for decision in self._engine.decisions],
+            seconds=time.perf_counter() - self._started_s,
+            train_seconds_before=first.train_s,
+        )

@@ -1,0 +1,308 @@
+"""Event files: CSV, TSV, JSONL and Parquet, each also compressed by gzip, as a `Table`.
+
+What the topic's decoder would refuse is a bad row here: it ends the reading with the line's
+number, or is left out and counted.
+"""
+
+import csv
+import gzip
+import importlib
+import io
+import math
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass, fields
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import IO, Any, Literal, cast
+
+import numpy as np
+import orjson
+
+from service.backtest.options import Columns, TimeUnit
+from service.backtest.table import Table, keys_of
+from service.domain import ItemId, UserId
+from service.errors import ConfigurationError
+from service.settings import EventsSettings
+
+_Row = Mapping[str, object]
+# Line numbers, from 1, and rows; a text says why a line is no row.
+_Numbered = Iterator[tuple[int, _Row | str]]
+_MAX_ID = 512  # characters, as on the topic
+_LATEST_MS = 253_402_300_799_999  # the year 9999
+# Milliseconds below this are before March 1973: more likely they are seconds.
+_LEAST_LIKELY_MS = 100_000_000_000
+_LARGEST_VALUE = 3.4e38  # a column of 32-bit floats
+_MS_APART = 1000  # events without a time
+
+
+@dataclass(frozen=True, slots=True)
+class Read:
+    """A file."""
+
+    table: Table  # in time order
+    bad: int  # rows left out
+    first_bad: str | None  # where the first of them stands, and why
+    timed: bool  # False: without a time column, in the order of the file
+
+
+@dataclass(frozen=True, slots=True)
+class _Event:
+    user: str
+    item: str
+    kind: int
+    time_ms: int
+    value: float
+
+
+class _BadRowError(Exception):
+    """Why a row is no event."""
+
+
+def read(file: Path, columns: Columns, settings: EventsSettings, *, skip_bad: bool = False) -> Read:
+    """All events of a file, in time order. Raises ConfigurationError."""
+    events: list[_Event] = []
+    parser, bad, first_bad = None, 0, None
+    for line, row in _numbered(file):
+        try:
+            if isinstance(row, str):
+                raise _BadRowError(row)
+            parser = parser or _parser(file, row.keys(), columns, settings)
+            events.append(parser.event(row, len(events)))
+        except _BadRowError as error:
+            if not skip_bad:
+                raise ConfigurationError(
+                    f"{file}:{line}: {error}; --skip-bad leaves such rows out and counts them"
+                ) from None
+            bad, first_bad = bad + 1, first_bad or f"{file.name}:{line}: {error}"
+    if parser is None or not events:
+        raise ConfigurationError(f"{file} holds no events{f': {first_bad}' if first_bad else ''}")
+    return Read(_table(events), bad, first_bad, parser.timed)
+
+
+def _parser(
+    file: Path, found: Collection[str], columns: Columns, settings: EventsSettings
+) -> "_Parser":
+    """Raises ConfigurationError where a column is missing that was named, or that must be."""
+    names = _names(columns, settings)
+    there = {
+        ours: theirs in found or theirs.partition(".")[0] in found for ours, theirs in names.items()
+    }
+    for ours, theirs in names.items():
+        if not there[ours] and (ours in ("user", "item") or getattr(columns, ours)):
+            raise ConfigurationError(
+                f"{file} has no column {theirs!r} but {', '.join(map(repr, found))}; "
+                "--user, --item, --time, --event and --value name them"
+            )
+    return _Parser(names, settings, columns.time_unit, timed=there["time"], has_kind=there["event"])
+
+
+def _names(columns: Columns, settings: EventsSettings) -> dict[str, str]:
+    theirs = settings.fields
+    default = Columns(theirs.user_id, theirs.item_id, theirs.timestamp, theirs.event, theirs.value)
+    return {
+        column.name: getattr(columns, column.name) or getattr(default, column.name)
+        for column in fields(Columns)
+        if column.name != "time_unit"
+    }
+
+
+class _Parser:
+    """Rows to events, by the names of the columns."""
+
+    def __init__(
+        self,
+        names: Mapping[str, str],
+        settings: EventsSettings,
+        unit: TimeUnit | None,
+        *,
+        timed: bool,
+        has_kind: bool,
+    ) -> None:
+        self._path = {ours: tuple(theirs.split(".")) for ours, theirs in names.items()}
+        self._name = names
+        self._kinds = {kind: code for code, kind in enumerate(settings.kinds)}
+        self._unit = unit
+        self.timed = timed
+        self._has_kind = has_kind
+
+    def event(self, row: _Row, number: int) -> _Event:
+        """The `number`th event. Raises _BadRowError."""
+        return _Event(
+            self._id(row, "user"),
+            self._id(row, "item"),
+            self._kind(row) if self._has_kind else 0,
+            self._time(row) if self.timed else number * _MS_APART,
+            self._value(row),
+        )
+
+    def _get(self, row: _Row, column: str) -> Any:
+        name = self._name[column]
+        if name in row:
+            return row[name]
+        place: Any = row
+        for key in self._path[column]:
+            place = place.get(key) if isinstance(place, Mapping) else None
+        return place
+
+    def _id(self, row: _Row, column: str) -> str:
+        value = self._get(row, column)
+        if isinstance(value, int) and not isinstance(value, bool):
+            value = str(value)
+        if not isinstance(value, str) or not 0 < len(value) <= _MAX_ID:
+            raise _BadRowError(f"{self._name[column]} is no id: {_shown(value)}")
+        return value
+
+    def _kind(self, row: _Row) -> int:
+        kind = self._get(row, "event")
+        if kind not in self._kinds:
+            raise _BadRowError(
+                f"event kind {_shown(kind)} is not in events.kinds ({', '.join(self._kinds)})"
+            )
+        return self._kinds[kind]
+
+    def _value(self, row: _Row) -> float:
+        value = self._get(row, "value")
+        if value is None or value == "":
+            return math.nan
+        number = _number(value)
+        if number is None or abs(number) > _LARGEST_VALUE:
+            raise _BadRowError(f"{self._name['value']} is no number: {_shown(value)}")
+        return number
+
+    def _time(self, row: _Row) -> int:
+        value = self._get(row, "time")
+        number = _number(value)
+        if number is None:
+            time_ms = _moment(value, self._name["time"])
+        elif self._unit is TimeUnit.SECONDS:
+            time_ms = round(number * 1000)
+        else:
+            time_ms = round(number)
+            if self._unit is None and 0 <= time_ms < _LEAST_LIKELY_MS:
+                raise ConfigurationError(
+                    f"{self._name['time']} {_shown(value)} is before 1973 in milliseconds: "
+                    "say --time-unit s, or --time-unit ms if it is meant"
+                )
+        if not 0 <= time_ms <= _LATEST_MS:
+            raise _BadRowError(f"{self._name['time']} is out of range: {_shown(value)}")
+        return time_ms
+
+
+def _number(value: object) -> float | None:
+    """A finite number, from a text too."""
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        return None
+    try:
+        number = float(value)
+    except ValueError:
+        return None
+    return number if math.isfinite(number) else None
+
+
+def _moment(value: object, name: str) -> int:
+    """RFC 3339, or what Parquet gives; that without a zone is UTC."""
+    moment = value
+    if isinstance(value, str):
+        try:
+            moment = datetime.fromisoformat(value)
+        except ValueError:
+            moment = None
+        if isinstance(moment, datetime) and moment.tzinfo is None:
+            raise _BadRowError(f"{name} has no zone, such as a Z at the end: {_shown(value)}")
+    if not isinstance(moment, datetime):
+        raise _BadRowError(f"{name} is neither a number nor RFC 3339: {_shown(value)}")
+    return round((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp() * 1000)
+
+
+def _shown(value: object) -> str:
+    return repr(value)[:80]
+
+
+def _table(events: list[_Event]) -> Table:
+    time = np.array([event.time_ms for event in events], np.int64)
+    order = np.argsort(time, kind="stable")
+    ordered = [events[place] for place in order.tolist()]
+    user_ids = [UserId(event.user) for event in ordered]
+    item_ids = [ItemId(event.item) for event in ordered]
+    return Table(
+        keys_of(user_ids),
+        keys_of(item_ids),
+        np.array([event.kind for event in ordered], np.uint8),
+        time[order],
+        np.array([event.value for event in ordered], np.float32),
+        user_ids,
+        item_ids,
+    )
+
+
+def _numbered(file: Path) -> _Numbered:
+    """The rows of a file with their line numbers. Raises ConfigurationError."""
+    plain = file.with_suffix("") if file.suffix == ".gz" else file
+    try:
+        match plain.suffix:
+            case ".csv":
+                yield from _separated(file, ",", csv.QUOTE_MINIMAL)
+            case ".tsv":
+                yield from _separated(file, "\t", csv.QUOTE_NONE)
+            case ".jsonl" | ".ndjson":
+                yield from _json_lines(file)
+            case ".parquet":
+                yield from _parquet(file)
+            case other:
+                raise ConfigurationError(
+                    f"{file}: unknown ending {other!r}; "
+                    "known are .csv, .tsv, .jsonl, .ndjson and .parquet, each also with .gz"
+                )
+    except (OSError, EOFError) as error:
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else error
+        raise ConfigurationError(f"cannot read {file}: {reason}") from None
+    except UnicodeDecodeError as error:
+        raise ConfigurationError(f"{file} is not UTF-8: {error.reason}") from None
+    except csv.Error as error:
+        raise ConfigurationError(f"{file} is not what its ending says: {error}") from None
+
+
+def _bytes(file: Path) -> IO[bytes]:
+    if file.suffix == ".gz":
+        return cast(IO[bytes], gzip.open(file))
+    return file.open("rb")
+
+
+def _separated(file: Path, separator: str, quoting: Literal[0, 3]) -> _Numbered:
+    with _bytes(file) as raw, io.TextIOWrapper(raw, "utf-8-sig", newline="") as lines:
+        rows = csv.reader(lines, delimiter=separator, quoting=quoting, strict=True)
+        header = next(rows, [])
+        for row in rows:
+            if len(row) == len(header):
+                yield rows.line_num, dict(zip(header, row, strict=True))
+            elif row:  # not an empty line
+                yield rows.line_num, f"{len(row)} fields, but the header has {len(header)}"
+
+
+def _json_lines(file: Path) -> _Numbered:
+    with _bytes(file) as lines:
+        for number, line in enumerate(lines, start=1):
+            if line.strip():
+                yield number, _json_row(line)
+
+
+def _json_row(line: bytes) -> _Row | str:
+    try:
+        row = orjson.loads(line)
+    except orjson.JSONDecodeError as error:
+        return f"not JSON: {error}"
+    return row if isinstance(row, dict) else "not a JSON object"
+
+
+def _parquet(file: Path) -> _Numbered:
+    try:
+        parquet = importlib.import_module("pyarrow.parquet")
+    except ImportError:
+        raise ConfigurationError(f"to read {file}: `pip install pyarrow`") from None
+    with _bytes(file) as raw:
+        content = io.BytesIO(raw.read())
+    try:
+        batches = parquet.ParquetFile(content).iter_batches()
+    except ValueError as error:  # pyarrow.ArrowInvalid
+        raise ConfigurationError(f"{file} is not what its ending says: {error}") from None
+    yield from enumerate((row for batch in batches for row in batch.to_pylist()), start=1)

@@ -1,0 +1,175 @@
+"""One run of the command as plain data: reports/backtest.json."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from service.backtest.options import Options
+from service.backtest.preparing import Override
+from service.backtest.results import Part, SeedResult
+from service.backtest.scores import METRICS, Plain, Result, Score, spread
+from service.settings import Settings, masked
+
+# What a backtest follows from; the others are of Kafka, disks and ports.
+_SECTIONS = ("events", "history", "batch", "model", "memory", "trainer", "scorer")
+
+
+class Data(Plain):
+    """What was read."""
+
+    files: list[str]  # names, without folders
+    events: int
+    users: int
+    items: int
+    bad_rows: int
+    first_bad_row: str | None
+    timed: bool  # False: in the order of the file, without times
+
+
+class SummaryScore(Score):
+    """Means over seeds."""
+
+    spread: dict[str, float]  # standard deviations over seeds, by metric
+
+
+class Summary(SummaryScore):
+    """A model's, over the run or a part of it."""
+
+    train_seconds: float
+    cold: SummaryScore
+    warm: SummaryScore
+
+
+class SummaryPart(Plain):
+    name: str
+    events: tuple[int, int]
+    queries: int
+    models: dict[str, Summary]
+    learn_seconds: float
+    test_seconds: float
+
+
+class Report(Plain):
+    """The file. With several seeds all figures are means over these."""
+
+    protocol: str
+    seed: int | list[int]
+    queries: int
+    models: dict[str, Summary]
+    parts: list[SummaryPart]
+    seconds: float  # wall clock of all seeds
+    train_seconds_before: dict[str, float]  # by model, before anything was counted
+    versions: dict[str, int]  # gate decisions by verdict, of all seeds
+    seeds: list[SeedResult]
+    data: Data
+    notes: list[str]
+    overrides: list[Override]
+    options: dict[str, Any]
+    settings: dict[str, Any]
+    environment: dict[str, Any]
+
+
+def make_report(
+    runs: Sequence[SeedResult],
+    data: Data,
+    options: Options,
+    settings: Settings,
+    overrides: Sequence[Override],
+    environment: Mapping[str, Any],
+) -> Report:
+    seeds = [run.seed for run in runs]
+    first = runs[0]
+    verdicts = [decision.verdict for run in runs for decision in run.decisions]
+    return Report(
+        protocol=options.protocol.value,
+        seed=seeds[0] if len(seeds) == 1 else seeds,
+        queries=first.queries,
+        models=_over_seeds([run.models for run in runs]),
+        parts=[_part([run.parts[i] for run in runs]) for i in range(len(first.parts))],
+        seconds=sum(run.seconds for run in runs),
+        train_seconds_before={
+            name: _mean([run.train_seconds_before[name] for run in runs])
+            for name in first.train_seconds_before
+        },
+        versions={verdict: verdicts.count(verdict) for verdict in ("promote", "hold", "reject")},
+        seeds=list(runs),
+        data=data,
+        notes=notes(options, data),
+        overrides=list(overrides),
+        options=plain_options(options),
+        settings={name: masked(settings)[name] for name in _SECTIONS},
+        environment=dict(environment),
+    )
+
+
+def notes(options: Options, data: Data) -> list[str]:
+    """What a reader must know of how the figures came about."""
+    told = [
+        "Ties count against a model: a rank is the number of items that score at least as high.",
+        "Margins are 95 % intervals that take queries as independent.",
+    ]
+    if not data.timed:
+        told.append("The events have no times: they stand in the order of the file.")
+    if data.bad_rows:
+        told.append(f"{data.bad_rows:,} bad rows were left out, such as {data.first_bad_row}.")
+    if options.limit_queries:
+        told.append(f"A sample: at most {options.limit_queries:,} queries of a period are ranked.")
+    if options.retrain or options.retrain_every:
+        told.append(
+            f"A retrain starts anew, makes at most {options.retrain_epochs} passes over all events "
+            f"so far and stops after {options.retrain_patience} without a better holdout."
+        )
+    return told
+
+
+def plain_options(options: Options) -> dict[str, Any]:
+    """Without folders: where something lies on a machine is no result."""
+    plain: dict[str, Any] = orjson.loads(orjson.dumps(options, default=lambda path: path.name))
+    return plain
+
+
+def write(report: Report, file: Path) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    plain = report.model_dump(mode="json")
+    file.write_bytes(orjson.dumps(plain, option=orjson.OPT_INDENT_2) + b"\n")
+
+
+def _part(parts: Sequence[Part]) -> SummaryPart:
+    first = parts[0]
+    return SummaryPart(
+        name=first.name,
+        events=first.events,
+        queries=first.queries,
+        models=_over_seeds([part.models for part in parts]),
+        learn_seconds=_mean([part.learn_seconds for part in parts]),
+        test_seconds=_mean([part.test_seconds for part in parts]),
+    )
+
+
+def _over_seeds(runs: Sequence[Mapping[str, Result]]) -> dict[str, Summary]:
+    return {name: _summary([run[name] for run in runs]) for name in runs[0]}
+
+
+def _summary(results: Sequence[Result]) -> Summary:
+    return Summary(
+        **_score(results).model_dump(),
+        train_seconds=_mean([one.train_seconds for one in results]),
+        cold=_score([one.cold for one in results]),
+        warm=_score([one.warm for one in results]),
+    )
+
+
+def _score(scores: Sequence[Score]) -> SummaryScore:
+    return SummaryScore(
+        queries=scores[0].queries,
+        # Seeds rank the same queries: more of them make no narrower interval.
+        margin={name: _mean([one.margin[name] for one in scores]) for name in METRICS},
+        spread=spread(scores),
+        **{name: _mean([getattr(one, name) for one in scores]) for name in METRICS},
+    )
+
+
+def _mean(numbers: Sequence[float]) -> float:
+    return sum(numbers) / len(numbers)

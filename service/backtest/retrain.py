@@ -1,0 +1,111 @@
+"""The full retrain, which the live model is compared with: a new model, taught all events so far.
+
+The learner and the scorer of the service, given everything as one round and as many passes as
+the holdout goes on improving. Its mixture with the memory is fitted as the service fits it.
+"""
+
+import contextlib
+import time
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from service.backtest.engine import PARTITION
+from service.backtest.table import Table
+from service.domain import MicroBatch, Version
+from service.model.memory import Memory
+from service.registry.servable import Servable, build_servable, first_blend
+from service.scorer.scorer import Scorer
+from service.settings import HistorySettings, Settings
+from service.state.histories import SLACK, HistorySlab
+from service.state.popularity import Popularity
+from service.trainer.batcher import Batcher
+from service.trainer.challenger import Challenger
+from service.trainer.holdout import empty_rows
+from service.trainer.learner import Learner
+
+# Events of shared memory (25 bytes each) for histories in which a user's events are all kept.
+_ROOM = 40_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Retrained:
+    """A model and the memory of all that it was taught."""
+
+    servable: Servable
+    memory: Memory | None
+    seconds: float  # of training, the fit of the mixture included
+
+
+def retrain(
+    events: Table, settings: Settings, device: torch.device, epochs: int, patience: int
+) -> Retrained:
+    """Teach a new model `events`. Blocks for minutes where they are many."""
+    settings = _for_all_at_once(settings, events, epochs, patience)
+    slab = HistorySlab.create(PARTITION, settings.history)
+    # Numbers of its own: the live model learns the same with and without a retrain beside it.
+    with torch.random.fork_rng(), contextlib.closing(slab):
+        torch.manual_seed(settings.model.seed)
+        slabs = {PARTITION: slab}
+        learner = Learner(
+            settings,
+            slabs,
+            Challenger.new(settings.model, settings.trainer, device),
+            empty_rows(settings.model.max_length),
+            {},
+            Memory.of(settings.memory),
+            first_blend(settings),
+        )
+        scorer = Scorer(
+            _servable(learner, Version(0)),
+            slabs,
+            Popularity(settings.scorer.popularity_half_life_events),
+            Memory.of(settings.memory),
+            settings.scorer,
+            settings.model.max_length,
+        )
+        batches = _micro_batches(events, scorer, settings)
+        started_s = time.perf_counter()
+        if batches:
+            learner.learn(batches)
+            learner.judge()  # fits the mixture; with this tolerance it rejects nothing
+        seconds = time.perf_counter() - started_s
+        return Retrained(_servable(learner, Version(1)), scorer.memory, seconds)
+
+
+def _for_all_at_once(settings: Settings, events: Table, epochs: int, patience: int) -> Settings:
+    """No replay, since nothing is old; no rejection, since nothing serves; whole histories."""
+    _, counts = np.unique(events.user, return_counts=True)
+    users, most = max(len(counts), 1), int(counts.max(initial=0))
+    room = max(_ROOM // users - SLACK, settings.history.events)
+    trainer = settings.trainer
+    trainer = trainer.model_copy(
+        update={
+            "max_epochs": epochs,
+            "patience": patience,
+            "replay": trainer.replay.model_copy(update={"ratio": 0.0, "min_sequences": 0}),
+            "gate": trainer.gate.model_copy(update={"tolerance": 1.0}),
+        }
+    )
+    history = HistorySettings(users=users, events=max(min(most, room), settings.model.max_length))
+    return settings.model_copy(update={"trainer": trainer, "history": history})
+
+
+def _micro_batches(events: Table, scorer: Scorer, settings: Settings) -> list[MicroBatch]:
+    """Scored without an answer: that fills the histories and the memory."""
+    batcher = Batcher(settings.batch)
+    batches = []
+    size = settings.batch.score_max_events
+    for start in range(0, len(events), size):
+        part = events.events(start, start + size, start)
+        places = scorer.score(part, np.zeros(len(part), np.bool_)).places
+        batcher.add(part, places.slot, places.ordinal, 0.0)
+        batches.append(batcher.close_if_due(0.0))
+    batches.append(batcher.close_if_due(np.inf))
+    return [batch for batch in batches if batch is not None]
+
+
+def _servable(learner: Learner, version: Version) -> Servable:
+    through = dict(learner.trained_through)
+    return build_servable(learner.shape, learner.artifact(), version, 0, through)

@@ -1,0 +1,174 @@
+"""The command from files to report, both protocols, and going on after an interruption."""
+
+import csv
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from service.backtest import command, partial
+from service.backtest.command import run_backtest
+from service.backtest.options import Columns, Options, Protocol
+from service.backtest.periods import run_continual
+from service.backtest.results import SeedResult
+from service.backtest.scores import METRICS
+from service.backtest.table import Table
+from service.errors import ConfigurationError
+from tests.backtest.examples import periods, quick_settings, walks
+
+SETTINGS = quick_settings()
+
+
+def write(table: Table, file: Path) -> Path:
+    with file.open("w", newline="") as lines:
+        rows = csv.writer(lines)
+        rows.writerow(["session_id", "item_id"])
+        rows.writerows(zip(table.user_ids, table.item_ids, strict=True))
+    return file
+
+
+def continual(folder: Path, **more: Any) -> Options:
+    files = [write(table, folder / f"p_{i}.csv") for i, table in enumerate(periods(3))]
+    return Options(
+        protocol=Protocol.CONTINUAL, files=tuple(files), columns=Columns(user="session_id"),
+        gate_every=2, out=folder / "out" / "report.json", **more,
+    )  # fmt: skip
+
+
+def prequential(folder: Path) -> Options:
+    return Options(
+        files=(write(walks(300), folder / "events.csv"),), columns=Columns(user="session_id"),
+        gate_every=2, parts=3, out=folder / "report.json",
+    )  # fmt: skip
+
+
+def report_of(options: Options) -> dict[str, Any]:
+    assert run_backtest(options, SETTINGS) == 0
+    report: dict[str, Any] = json.loads(options.out.read_text())
+    return report
+
+
+class Page(HTMLParser):
+    """What a page would load, and the text of its cells."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.loads: list[str] = []
+        self.tags: list[str] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.loads += [name for name, _ in attrs if name in ("src", "href", "srcset", "data")]
+
+
+@pytest.mark.parametrize("protocol", list(Protocol))
+def test_the_report_has_the_fields_that_stay(
+    protocol: Protocol, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = continual(tmp_path) if protocol is Protocol.CONTINUAL else prequential(tmp_path)
+    report = report_of(options)
+    assert report["protocol"] == protocol
+    assert report["seed"] == SETTINGS.model.seed
+    assert report["queries"] == sum(part["queries"] for part in report["parts"])
+    for holder in (report, *report["parts"]):
+        for name in ("live", "transformer", "memory"):
+            model = holder["models"][name]
+            assert model["train_seconds"] >= 0
+            assert all(0 <= model[metric] <= 1 for metric in METRICS)
+            assert all(model["margin"][metric] >= 0 for metric in METRICS)
+            assert {"cold", "warm"} <= model.keys()
+    assert report["seeds"][0]["decisions"]
+    assert report["settings"]["model"]["dim"] == 16
+    assert report["environment"]["torch"]
+    assert {one["name"] for one in report["overrides"]} >= {"history.users"}
+    assert str(tmp_path) not in options.out.read_text()
+    told = capsys.readouterr()
+    assert "NDCG@10" in told.out
+    assert "live" in told.out
+    assert "seed 0" in told.err
+    assert "history.users is" in told.err
+
+
+@pytest.mark.parametrize("protocol", list(Protocol))
+def test_the_page_needs_nothing_else(protocol: Protocol, tmp_path: Path) -> None:
+    options = continual(tmp_path) if protocol is Protocol.CONTINUAL else prequential(tmp_path)
+    report_of(options)
+    text = options.page.read_text()
+    page = Page(text)
+    assert page.loads == []
+    assert not {"script", "link", "img", "iframe", "object"} & set(page.tags)
+    assert not re.search(r"https?://|@import|url\(", text)
+    assert "prefers-color-scheme: dark" in text
+    assert page.tags.count("svg") == 4
+    assert str(tmp_path) not in text
+    assert "$" not in text
+
+
+def test_several_seeds_are_reported_one_by_one_and_as_a_mean(tmp_path: Path) -> None:
+    report = report_of(continual(tmp_path, seeds=(3, 4)))
+    assert report["seed"] == [3, 4]
+    assert [one["seed"] for one in report["seeds"]] == [3, 4]
+    found = [one["models"]["live"]["mrr_at_20"] for one in report["seeds"]]
+    live = report["models"]["live"]
+    assert live["mrr_at_20"] == pytest.approx(sum(found) / 2)
+    assert live["spread"]["mrr_at_20"] == pytest.approx(abs(found[0] - found[1]) / 2**0.5)
+
+
+class TestResume:
+    @pytest.fixture
+    def runs(self, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+        """The seeds that were run. The second one to be run is interrupted."""
+        seeds: list[int] = []
+        whole = run_continual
+
+        def interrupted(tables: Any, settings: Any, *more: Any) -> SeedResult:
+            seeds.append(settings.model.seed)
+            if len(seeds) == 2:
+                raise KeyboardInterrupt
+            return whole(tables, settings, *more)
+
+        monkeypatch.setattr(command, "run_continual", interrupted)
+        return seeds
+
+    def test_a_finished_seed_is_not_run_again(self, runs: list[int], tmp_path: Path) -> None:
+        options = continual(tmp_path, seeds=(1, 2))
+        with pytest.raises(KeyboardInterrupt):
+            run_backtest(options, SETTINGS)
+        assert options.partial.exists()
+        report = report_of(continual(tmp_path, seeds=(1, 2), resume=True))
+        assert runs == [1, 2, 2]
+        assert report["seed"] == [1, 2]
+        assert not options.partial.exists()
+
+    def test_without_resume_all_are_run(self, runs: list[int], tmp_path: Path) -> None:
+        with pytest.raises(KeyboardInterrupt):
+            run_backtest(continual(tmp_path, seeds=(1, 2)), SETTINGS)
+        report_of(continual(tmp_path, seeds=(1, 2)))
+        assert runs == [1, 2, 1, 2]
+
+    def test_another_run_is_not_gone_on_with(self, runs: list[int], tmp_path: Path) -> None:
+        with pytest.raises(KeyboardInterrupt):
+            run_backtest(continual(tmp_path, seeds=(1, 2)), SETTINGS)
+        other = continual(tmp_path, seeds=(1, 2), resume=True, limit_queries=5)
+        with pytest.raises(ConfigurationError, match="other files, options or settings"):
+            run_backtest(other, SETTINGS)
+        assert runs == [1, 2]
+
+    def test_a_damaged_file_is_told(self, tmp_path: Path) -> None:
+        options = continual(tmp_path, resume=True)
+        options.partial.parent.mkdir(parents=True)
+        options.partial.write_text("{")
+        with pytest.raises(ConfigurationError, match="run without --resume"):
+            run_backtest(options, SETTINGS)
+
+
+def test_a_fingerprint_does_not_depend_on_seeds_or_places() -> None:
+    tables = periods(2)
+    one = partial.fingerprint(tables, SETTINGS, Options(seeds=(1,), out=Path("a.json")))
+    assert one == partial.fingerprint(tables, SETTINGS, Options(seeds=(2,), resume=True))
+    assert one != partial.fingerprint(tables, SETTINGS, Options(gate_every=9))
+    assert one != partial.fingerprint(tables[:1], SETTINGS, Options())

@@ -1,0 +1,53 @@
+"""The queries of a period, against the protocol's definition in plain Python."""
+
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+
+from service.backtest.continual import asked_events, known_before, queries
+from service.domain import stable_key
+from tests.backtest.examples import table_of
+
+LENGTH = 4
+EVENTS = st.lists(
+    st.tuples(st.sampled_from(["s", "t", "u"]), st.sampled_from(["a", "b", "c", "d", "e"])),
+    max_size=30,
+)
+
+
+def by_definition(
+    events: list[tuple[str, str]], known: set[str]
+) -> list[tuple[int, str, list[str]]]:
+    """Of every query: the event, its item, and the items of the session before it."""
+    kept = [(place, *event) for place, event in enumerate(events) if event[1] in known]
+    found = []
+    for session in {user for _, user, _ in kept}:
+        clicks = [(place, item) for place, user, item in kept if user == session]
+        if len(clicks) < 2:
+            continue
+        for end in range(1, len(clicks)):
+            place, item = clicks[end]
+            found.append((place, item, [before for _, before in clicks[:end]][-LENGTH:]))
+    return sorted(found)
+
+
+@given(EVENTS, st.sets(st.sampled_from(["a", "b", "c", "d", "e"])))
+def test_queries_are_those_of_the_definition(
+    events: list[tuple[str, str]], known: set[str]
+) -> None:
+    table = table_of(events)
+    keys = np.array(sorted(stable_key(item) for item in known), np.int64)
+    rows, event = queries(table, keys, LENGTH), asked_events(table, keys)
+    expected = {place: (item, before) for place, item, before in by_definition(events, known)}
+    assert sorted(event.tolist()) == sorted(expected)
+    for place, item, context in zip(event.tolist(), rows.item, rows.context, strict=True):
+        wanted, before = expected[place]
+        assert item == stable_key(wanted)
+        padding = [0] * (LENGTH - len(before))
+        assert context.tolist() == [stable_key(name) for name in before] + padding
+
+
+def test_known_is_what_earlier_periods_had() -> None:
+    tables = [table_of([("s", item) for item in items]) for items in ("ab", "bc", "d")]
+    known = [set(keys.tolist()) for keys in known_before(tables)]
+    assert known == [set(), {stable_key(i) for i in "ab"}, {stable_key(i) for i in "abc"}]

@@ -1,0 +1,66 @@
+import argparse
+from pathlib import Path
+
+import pytest
+
+from service.backtest.options import (
+    Columns,
+    Options,
+    Protocol,
+    TimeUnit,
+    add_arguments,
+    options_from,
+)
+from service.errors import ConfigurationError
+
+
+def parsed(*arguments: str) -> Options:
+    parser = argparse.ArgumentParser()
+    add_arguments(parser)
+    return options_from(parser.parse_args(arguments))
+
+
+def test_a_file_is_all_that_is_needed() -> None:
+    assert parsed("events.csv") == Options(files=(Path("events.csv"),))
+
+
+def test_the_defaults_of_the_command_are_those_of_the_options() -> None:
+    assert parsed("--movielens") == Options()
+
+
+def test_columns_are_named() -> None:
+    options = parsed("a.csv", "--user", "u", "--time", "t", "--time-unit", "s")
+    assert options.columns == Columns(user="u", time="t", time_unit=TimeUnit.SECONDS)
+
+
+def test_periods_are_in_the_order_of_their_names() -> None:
+    options = parsed("--protocol", "continual", "--periods", "x/p_2.csv", "y/p_1.csv")
+    assert options.protocol is Protocol.CONTINUAL
+    assert options.files == (Path("y/p_1.csv"), Path("x/p_2.csv"))
+
+
+def test_seeds_may_be_listed_or_repeated() -> None:
+    assert parsed("a.csv", "--seed", "1", "2", "--seed", "3", "1").seeds == (1, 2, 3)
+
+
+def test_reports_lie_beside_each_other() -> None:
+    options = parsed("a.csv", "--out", "x/y.json")
+    assert (options.page, options.partial) == (Path("x/y.html"), Path("x/y.partial.json"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        ([], "name one FILE"),
+        (["a.csv", "--movielens"], "name one FILE"),
+        (["a.csv", "--periods", "b.csv"], "name one FILE"),
+        (["--protocol", "continual", "--periods", "a.csv"], "two files or more"),
+        (["--protocol", "continual", "a.csv"], "two files or more"),
+        (["a.csv", "--from", "1"], "--from must be"),
+        (["a.csv", "--parts", "0"], "--parts must be at least 1"),
+        (["a.csv", "--retrain-every", "0"], "--retrain-every must be at least 1"),
+    ],
+)
+def test_what_does_not_go_together_is_told(arguments: list[str], told: str) -> None:
+    with pytest.raises(ConfigurationError, match=told):
+        parsed(*arguments)

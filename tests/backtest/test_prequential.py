@@ -1,0 +1,160 @@
+"""Every event is ranked before anything learns from it; and a run says what it found."""
+
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from service.backtest.engine import Engine
+from service.backtest.options import Options, Protocol
+from service.backtest.preparing import prepared
+from service.backtest.prequential import _Run, queries, run_prequential
+from service.backtest.progress import Progress
+from service.backtest.results import SeedResult
+from service.backtest.table import Table, join
+from service.domain import Bools, Events, Int64s
+from service.model.ranking import MISSED
+from service.scorer.scorer import Scored, Scorer
+from service.settings import Settings
+from tests.backtest.examples import quick_settings, table_of, walks
+
+CPU = torch.device("cpu")
+OPTIONS = Options(
+    files=(Path("events.csv"),), start=0.5, parts=4, gate_every=2, retrain_every=100,
+    retrain_epochs=2,
+)  # fmt: skip
+ALL = {
+    "live", "transformer", "memory", "frozen", "popularity", "recent_popularity", "retrain",
+}  # fmt: skip
+
+
+def settings_for(table: Table) -> Settings:
+    return prepared(quick_settings(), [table], Protocol.PREQUENTIAL)[0]
+
+
+def run(table: Table, options: Options = OPTIONS) -> SeedResult:
+    return run_prequential(table, settings_for(table), options, CPU, Progress(io.StringIO()))
+
+
+def ranks(table: Table, settings: Settings) -> dict[str, Int64s]:
+    run = _Run(table, settings, OPTIONS, CPU)
+    try:
+        for _ in run.stream():
+            pass
+        return {name: np.concatenate(found) for name, found in run._ranks.items()}
+    finally:
+        run.close()
+
+
+@pytest.fixture(scope="module")
+def found() -> SeedResult:
+    return run(walks(600))
+
+
+def test_every_contestant_ranks_the_same_queries(found: SeedResult) -> None:
+    assert set(found.models) == ALL
+    asked = int(queries(walks(600), quick_settings(), 300).sum())
+    assert found.queries == asked == sum(part.queries for part in found.parts)
+    for model in found.models.values():
+        assert model.queries == asked == model.cold.queries + model.warm.queries
+
+
+def test_what_learns_beats_popularity_on_what_can_be_learned(found: SeedResult) -> None:
+    models = found.models
+    assert models["live"].ndcg_at_10 > 1.5 * models["popularity"].ndcg_at_10
+    assert models["retrain"].ndcg_at_10 > 1.5 * models["popularity"].ndcg_at_10
+
+
+def test_training_is_counted_where_it_happens(found: SeedResult) -> None:
+    models = found.models
+    assert models["live"].train_seconds > 0
+    assert models["transformer"].train_seconds == models["live"].train_seconds
+    assert models["retrain"].train_seconds > 0
+    for name in ("memory", "frozen", "popularity", "recent_popularity"):
+        assert models[name].train_seconds == 0
+    assert found.train_seconds_before["live"] > 0
+    for name, model in models.items():
+        parts = [part.models[name].train_seconds for part in found.parts]
+        assert sum(parts) == pytest.approx(model.train_seconds)
+
+
+def test_the_gate_was_asked(found: SeedResult) -> None:
+    assert found.decisions
+    assert {one.verdict for one in found.decisions} <= {"promote", "hold", "reject"}
+
+
+def test_parts_cover_the_counted_stream(found: SeedResult) -> None:
+    places = [part.events for part in found.parts]
+    assert places == [(301, 375), (376, 450), (451, 525), (526, 600)]
+
+
+def test_nobody_knows_an_item_before_its_first_event() -> None:
+    """Were anything learned before an event was ranked, its item would have a rank."""
+    plain = walks(300)
+    odd = [("user-1", f"odd-{number}") for number in range(8)]
+    table = join([plain, table_of(odd, first_ms=10**6)])
+    for name, found in ranks(table, settings_for(table)).items():
+        assert (found[-8:] == MISSED).all(), name
+        assert not (found[:-8] == MISSED).all(), name
+
+
+def test_all_have_ranked_a_batch_before_the_weights_learn_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    done: list[str] = []
+    learn, score = Engine.learn_if_due, Scorer.score
+
+    def noted_learn(engine: Engine) -> None:
+        done.append("learn")
+        learn(engine)
+
+    def noted_score(scorer: Scorer, events: Events, answer: Bools) -> Scored:
+        done.append(f"rank {len(events)} by {scorer.champion.version}")
+        return score(scorer, events, answer)
+
+    monkeypatch.setattr(Engine, "learn_if_due", noted_learn)
+    monkeypatch.setattr(Scorer, "score", noted_score)
+    run(walks(300), Options(files=OPTIONS.files, start=0.5, parts=2, gate_every=1))
+    versions = set()
+    while done:
+        live, transformer, *others, learned = done[:5]
+        del done[:5]
+        assert live == transformer  # the same events by the same version
+        assert len(others) == 2
+        assert all(other.startswith("rank") for other in others)
+        assert learned == "learn"
+        versions.add(live.split()[-1])
+    assert len(versions) > 3
+
+
+def test_no_rank_depends_on_what_comes_later() -> None:
+    """The first 430 events are the same in both; a batch ends at neither 430 nor a part's end."""
+    one = walks(600)
+    other = join([one.until(430), walks(170, seed=5)])
+    settings = settings_for(one)  # the same bounds for both
+    asked = int(queries(one, settings, 300)[:430].sum())
+    first, second = ranks(one, settings), ranks(other, settings)
+    for name in ALL:
+        assert first[name][:asked].tolist() == second[name][:asked].tolist(), name
+        assert first[name].tolist() != second[name].tolist(), name
+
+
+def test_a_seed_gives_the_same_again(found: SeedResult) -> None:
+    again = run(walks(600))
+    for name, model in found.models.items():
+        assert again.models[name].ndcg_at_10 == model.ndcg_at_10
+
+
+def test_only_kinds_that_are_answered_are_queries() -> None:
+    settings = quick_settings()
+    events = settings.events.model_copy(update={"recommend_on": ("buy",)})
+    assert not queries(walks(50), settings.model_copy(update={"events": events}), 0).any()
+
+
+def test_without_a_period_of_it_there_is_no_retrain() -> None:
+    options = Options(files=OPTIONS.files, start=0.0, parts=2)
+    models = run(walks(200), options).models
+    assert set(models) == ALL - {"retrain"}
+    assert models["frozen"].ndcg_at_10 == 0  # frozen before it knew anything

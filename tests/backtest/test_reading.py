@@ -1,0 +1,214 @@
+import gzip
+import importlib
+import json
+import math
+import sys
+from collections.abc import Callable
+from importlib.util import find_spec
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from service.backtest.options import Columns, TimeUnit
+from service.backtest.reading import read
+from service.errors import ConfigurationError
+from service.settings import EventsSettings, FieldsSettings
+
+SETTINGS = EventsSettings()
+ROWS = [
+    ("ann", "tea", "view", 1_600_000_002_000, 2.5),
+    ("bob", "cup", "buy", 1_600_000_001_000, None),
+    ("ann", "cup", "click", 1_600_000_002_000, 3.0),
+]
+NAMES = ("user_id", "item_id", "event", "timestamp", "value")
+
+
+def separated(separator: str) -> str:
+    lines = [separator.join(NAMES)]
+    lines += [separator.join("" if cell is None else str(cell) for cell in row) for row in ROWS]
+    return "\n".join(lines) + "\n"
+
+
+def json_lines() -> str:
+    return "".join(json.dumps(dict(zip(NAMES, row, strict=True))) + "\n" for row in ROWS)
+
+
+TEXTS: dict[str, Callable[[], str]] = {
+    ".csv": lambda: separated(","),
+    ".tsv": lambda: separated("\t"),
+    ".jsonl": json_lines,
+    ".ndjson": json_lines,
+}
+
+
+def a_file(folder: Path, text: str, ending: str = ".csv") -> Path:
+    file = folder / f"events{ending}"
+    file.write_text(text)
+    return file
+
+
+def refused(file: Path, columns: Columns = Columns()) -> str:  # noqa: B008  # frozen
+    with pytest.raises(ConfigurationError) as told:
+        read(file, columns, SETTINGS)
+    return str(told.value)
+
+
+@pytest.mark.parametrize("is_compressed", [False, True])
+@pytest.mark.parametrize("ending", TEXTS)
+def test_every_format_gives_the_same_events_in_time_order(
+    ending: str, is_compressed: bool, tmp_path: Path
+) -> None:
+    file = a_file(tmp_path, TEXTS[ending](), ending)
+    if is_compressed:
+        compressed = file.with_name(f"{file.name}.gz")
+        compressed.write_bytes(gzip.compress(file.read_bytes()))
+        file = compressed
+    found = read(file, Columns(), SETTINGS)
+    table = found.table
+    assert table.user_ids == ["bob", "ann", "ann"]
+    assert table.item_ids == ["cup", "tea", "cup"]  # of the same time: as in the file
+    assert [SETTINGS.kinds[kind] for kind in table.kind] == ["buy", "view", "click"]
+    assert table.timestamp.tolist() == [1_600_000_001_000, 1_600_000_002_000, 1_600_000_002_000]
+    assert math.isnan(table.value[0])
+    assert table.value[1:].tolist() == [2.5, 3.0]
+    assert (found.bad, found.first_bad, found.timed) == (0, None, True)
+
+
+def test_parquet_gives_the_same_events(tmp_path: Path) -> None:
+    if find_spec("pyarrow") is None:
+        pytest.skip("pyarrow is absent")
+    arrow, parquet = (importlib.import_module(f"pyarrow{one}") for one in ("", ".parquet"))
+    rows = [dict(zip(NAMES, row, strict=True)) for row in ROWS]
+    parquet.write_table(arrow.Table.from_pylist(rows), tmp_path / "events.parquet")
+    table = read(tmp_path / "events.parquet", Columns(), SETTINGS).table
+    assert table.user_ids == ["bob", "ann", "ann"]
+    assert table.value[1:].tolist() == [2.5, 3.0]
+
+
+def test_parquet_is_read_row_by_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    batch = SimpleNamespace(to_pylist=lambda: [{"user_id": 7, "item_id": 8}, {"user_id": 7}])
+    whole = SimpleNamespace(iter_batches=lambda: [batch])
+    fake = SimpleNamespace(ParquetFile=lambda content: whole)
+    monkeypatch.setitem(sys.modules, "pyarrow", fake)
+    monkeypatch.setitem(sys.modules, "pyarrow.parquet", fake)
+    file = a_file(tmp_path, "", ".parquet")
+    assert refused(file).startswith(f"{file}:2: item_id is no id: None")
+    assert read(file, Columns(), SETTINGS, skip_bad=True).table.user_ids == ["7"]
+
+
+def test_what_parquet_needs_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
+    assert "`pip install pyarrow`" in refused(a_file(tmp_path, "", ".parquet"))
+
+
+def test_columns_are_mapped_by_options(tmp_path: Path) -> None:
+    file = a_file(tmp_path, "who,what,when\nann,tea,1600000000.5\n")
+    columns = Columns(user="who", item="what", time="when", time_unit=TimeUnit.SECONDS)
+    table = read(file, columns, SETTINGS).table
+    assert (table.user_ids, table.item_ids) == (["ann"], ["tea"])
+    assert table.timestamp.tolist() == [1_600_000_000_500]
+
+
+def test_columns_are_mapped_by_the_settings(tmp_path: Path) -> None:
+    file = a_file(tmp_path, '{"customer":{"id":"ann"},"item_id":"tea"}\n', ".jsonl")
+    settings = EventsSettings(fields=FieldsSettings(user_id="customer.id"))
+    assert read(file, Columns(), settings).table.user_ids == ["ann"]
+
+
+def test_without_a_time_the_order_of_the_file_counts(tmp_path: Path) -> None:
+    found = read(a_file(tmp_path, "user_id,item_id\nb,1\na,2\n"), Columns(), SETTINGS)
+    assert not found.timed
+    assert found.table.user_ids == ["b", "a"]
+    assert found.table.timestamp.tolist() == [0, 1000]
+
+
+@pytest.mark.parametrize(
+    ("text", "milliseconds"),
+    [
+        ("2026-01-31T09:30:00Z", 1_769_851_800_000),
+        ("2026-01-31T10:30:00.25+01:00", 1_769_851_800_250),
+        ("1769851800000", 1_769_851_800_000),
+    ],
+)
+def test_a_time_is_a_number_or_rfc_3339(text: str, milliseconds: int, tmp_path: Path) -> None:
+    file = a_file(tmp_path, f"user_id,item_id,timestamp\na,1,{text}\n")
+    assert read(file, Columns(), SETTINGS).table.timestamp.tolist() == [milliseconds]
+
+
+def test_seconds_are_not_taken_for_milliseconds(tmp_path: Path) -> None:
+    file = a_file(tmp_path, "user_id,item_id,timestamp\na,1,1600000000\n")
+    assert "say --time-unit s" in refused(file)
+    columns = Columns(time_unit=TimeUnit.MILLISECONDS)
+    assert read(file, columns, SETTINGS).table.timestamp.tolist() == [1_600_000_000]
+
+
+@pytest.mark.parametrize(
+    ("row", "reason"),
+    [
+        ("a,1,view,1600000000000,2,more", "6 fields, but the header has 5"),
+        (",1,view,1600000000000,", "user_id is no id: ''"),
+        (f"a,{'1' * 513},view,1600000000000,", "item_id is no id"),
+        ("a,1,stare,1600000000000,", "event kind 'stare' is not in events.kinds"),
+        ("a,1,view,yesterday,", "timestamp is neither a number nor RFC 3339: 'yesterday'"),
+        ("a,1,view,2026-01-31T09:30:00,", "timestamp has no zone"),
+        ("a,1,view,-5,", "timestamp is out of range"),
+        ("a,1,view,1600000000000,cheap", "value is no number: 'cheap'"),
+        ("a,1,view,1600000000000,nan", "value is no number: 'nan'"),
+    ],
+)
+def test_a_bad_row_ends_the_reading_or_is_counted(row: str, reason: str, tmp_path: Path) -> None:
+    good = "a,1,view,1600000000000,"
+    file = a_file(tmp_path, "\n".join([",".join(NAMES), good, row, good, row, ""]))
+    told = refused(file)
+    assert told.startswith(f"{file}:3: {reason}")
+    assert "--skip-bad" in told
+    found = read(file, Columns(), SETTINGS, skip_bad=True)
+    assert (len(found.table), found.bad) == (2, 2)
+    assert found.first_bad is not None
+    assert found.first_bad.startswith(f"events.csv:3: {reason}")
+
+
+@pytest.mark.parametrize(("line", "reason"), [("{", "not JSON"), ("[1]", "not a JSON object")])
+def test_a_line_that_is_no_object_is_a_bad_row(line: str, reason: str, tmp_path: Path) -> None:
+    good = '{"user_id":"a","item_id":"1"}'
+    file = a_file(tmp_path, f"{good}\n\n{line}\n", ".jsonl")
+    assert refused(file).startswith(f"{file}:3: {reason}")
+
+
+@pytest.mark.parametrize(
+    ("columns", "missing"),
+    [(Columns(user="who"), "who"), (Columns(time="when"), "when"), (Columns(value="x"), "x")],
+)
+def test_a_column_that_was_named_must_be_there(
+    columns: Columns, missing: str, tmp_path: Path
+) -> None:
+    told = refused(a_file(tmp_path, "user_id,item_id\na,1\n"), columns)
+    assert f"no column '{missing}' but 'user_id', 'item_id'" in told
+
+
+def test_user_and_item_must_be_there(tmp_path: Path) -> None:
+    assert "no column 'item_id'" in refused(a_file(tmp_path, "user_id,thing\na,1\n"))
+
+
+def test_a_file_without_events_is_refused(tmp_path: Path) -> None:
+    assert "holds no events" in refused(a_file(tmp_path, "user_id,item_id\n"))
+    file = a_file(tmp_path, "user_id,item_id\n,1\n")
+    with pytest.raises(ConfigurationError, match=r"no events: events\.csv:2: user_id is no id"):
+        read(file, Columns(), SETTINGS, skip_bad=True)
+
+
+def test_a_file_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
+    assert "No such file" in refused(tmp_path / "none.csv")
+    assert "unknown ending '.xls'" in refused(a_file(tmp_path, "", ".xls"))
+    assert "cannot read" in refused(a_file(tmp_path, "plain", ".csv.gz"))
+    broken = tmp_path / "latin.csv"
+    broken.write_bytes("user_id,item_id\nä,1\n".encode("latin-1"))
+    assert "is not UTF-8" in refused(broken)
+
+
+def test_quotes_are_the_csv_formats_own(tmp_path: Path) -> None:
+    file = a_file(tmp_path, 'user_id,item_id\n"a,b","say ""tea"""\n')
+    assert read(file, Columns(), SETTINGS).table.item_ids == ['say "tea"']
+    file = a_file(tmp_path, 'user_id\titem_id\na\t"tea\n', ".tsv")
+    assert read(file, Columns(), SETTINGS).table.item_ids == ['"tea']
