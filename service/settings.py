@@ -222,7 +222,7 @@ class ModelSettings(Section):
     )
     dropout: Fraction = Field(default=0.2, description="Share of activations dropped in training.")
     temperature: PositiveFloat = Field(
-        default=0.07, description="Cosine similarities are divided by it before the softmax."
+        default=0.1, description="Cosine similarities are divided by it before the softmax."
     )
     seed: int = Field(default=0, description="Of the weights of a new model.")
 
@@ -252,7 +252,7 @@ class MemorySettings(Section):
     half_life_events: PositiveInt = Field(
         default=1_000_000, description="After so many events a past event counts half."
     )
-    fanout: PositiveInt = Field(default=64, description="Transitions kept of an item.")
+    fanout: PositiveInt = Field(default=128, description="Transitions kept of an item.")
     items: PositiveInt = Field(
         default=500_000, description="Past this the items that were seen longest ago are forgotten."
     )
@@ -268,7 +268,7 @@ class ReplaySettings(Section):
     """Older histories mixed into every step, against forgetting."""
 
     ratio: Annotated[float, Field(ge=0.0, le=10.0)] = Field(
-        default=2.0, description="Replayed sequences per new sequence."
+        default=4.0, description="Replayed sequences per new sequence."
     )
     min_sequences: Annotated[int, Field(ge=0)] = Field(
         default=32, description="Replayed sequences per step at least, while histories last."
@@ -348,7 +348,7 @@ class TrainerSettings(Section):
     clip_norm: PositiveFloat = Field(
         default=1.0, description="Gradients are scaled down to this norm."
     )
-    batch_sequences: PositiveInt = Field(default=16, description="Sequences in one optimizer step.")
+    batch_sequences: PositiveInt = Field(default=64, description="Sequences in one optimizer step.")
     negatives: PositiveInt = Field(
         default=2048, description="Shared sampled negatives; at most this many items: all of them."
     )

@@ -206,34 +206,40 @@ class Memory:
         self._damping = damping.astype(np.float32)
 
     def tensors(self) -> dict[str, Tensor]:
-        """All that it has learned, without the ids; longest unseen items first."""
+        """All that it has learned, without the ids and without empty places; longest unseen
+        items first."""
         self._scale_back()
         rows = np.fromiter(self._rows.values(), np.int64, len(self._rows))
         place = np.full(len(self._count) + 1, _EMPTY, np.int32)  # the last stands for no row
         place[rows] = np.arange(len(rows))
+        to = place[self._to[rows]]  # [items, fanout]
+        taken = to != _EMPTY
         return {
             "memory.key": torch.from_numpy(self._key[rows]),
-            "memory.to": torch.from_numpy(place[self._to[rows]]),
-            "memory.weight": torch.from_numpy(self._weight[rows]),
             "memory.count": torch.from_numpy(self._count[rows]),
+            "memory.transitions": torch.from_numpy(taken.sum(axis=1)),  # [items]
+            "memory.to": torch.from_numpy(to[taken]),  # [transitions of all items]
+            "memory.weight": torch.from_numpy(self._weight[rows][taken]),
         }
 
     def load(self, tensors: Mapping[str, Tensor], vocabulary: Vocabulary) -> None:
         """Take back what `tensors` gave; nothing there is nothing learned.
 
-        `vocabulary` knows all its items. Where the bounds in the settings were
-        changed in between, it starts empty: it is soon filled again.
+        `vocabulary` knows all its items. Where the bounds in the settings have become too small,
+        it starts empty: it is soon filled again.
         """
         self.clear()
         if "memory.key" not in tensors:
             return
-        keys, to = tensors["memory.key"].numpy(), tensors["memory.to"].numpy()
-        if len(keys) > self._settings.items or to.shape[1] != self._settings.fanout:
+        keys, filled = tensors["memory.key"].numpy(), tensors["memory.transitions"].numpy()
+        if len(keys) > self._settings.items or filled.max(initial=0) > self._settings.fanout:
             return
+        self._make_room(len(keys))
         self._rows = {key: row for row, key in enumerate(keys.tolist())}
         self._ids = [vocabulary.ids[row] for row in vocabulary.rows(keys).tolist()]
         self._key = np.append(keys, NO_KEY)
-        self._to = to.copy()
-        self._weight = tensors["memory.weight"].numpy().copy()
         self._count = tensors["memory.count"].numpy().copy()
+        taken = np.arange(self._settings.fanout) < filled[:, None]  # [items, fanout]
+        self._to[taken] = tensors["memory.to"].numpy()
+        self._weight[taken] = tensors["memory.weight"].numpy()
         self._dampen()

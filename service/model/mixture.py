@@ -8,7 +8,7 @@ of the size of the catalogue is computed beyond the cosines and their softmax's 
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 
 import numpy as np
@@ -24,7 +24,6 @@ _NOT_ASKED = -1
 # Sums over logits are made of so many at once: what they need beside stays in the cache. Over a
 # large catalogue fresh memory for it would take longer than the sums.
 _LOGITS_AT_ONCE = 1 << 20
-_FIT_ROUNDS = 50  # by then the share moves by less than a thousandth
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,13 +198,18 @@ def mix(logits: Tensor, entries: Entries, share: float) -> Mixture:
     entries = Entries(entries.cell.to(device), entries.event.to(device), entries.value.to(device))
     portions = logits.split(_events_at_once(logits))
     log_sum = torch.cat([portion.logsumexp(dim=1) for portion in portions])
-    has_model = log_sum > -torch.inf
+    has_model = log_sum != -torch.inf  # what is not a number shall be seen
     has_memory = torch.zeros_like(has_model)
     has_memory[entries.event] = True
     shares = torch.full_like(log_sum, share)
     shares = torch.where(has_memory, shares * has_model, 1.0)
     log_sum = torch.where(has_model, log_sum, 0.0)
     return Mixture(logits, entries, shares, has_memory & has_model, log_sum)
+
+
+def reweighed(mixture: Mixture, share: float) -> Mixture:
+    """The same with another share of the model where both know something."""
+    return replace(mixture, share=torch.where(mixture.both, share, mixture.share))
 
 
 def ranks(mixture: Mixture, target: Tensor) -> Tensor:
@@ -273,24 +277,3 @@ def _recalled_at(mixture: Mixture, event: Tensor, column: Tensor) -> Tensor:
     cell = event * mixture.logits.shape[1] + column
     place = torch.searchsorted(found.cell, cell).clamp_(max=len(found.cell) - 1)
     return torch.where(found.cell[place] == cell, found.value[place], 0.0)
-
-
-def chances(mixture: Mixture, target: Tensor) -> tuple[Tensor, Tensor]:
-    """Each event's target column [events] by the model alone, and by the memory alone."""
-    wanted = mixture.logits.gather(1, target[:, None]).squeeze(1)
-    event = torch.arange(len(target), device=target.device)
-    return (wanted - mixture.log_sum).exp(), _recalled_at(mixture, event, target)
-
-
-def fitted_share(model: Tensor, memory: Tensor, prior: float, prior_rows: int) -> float:
-    """The share of the model under which the targets were likeliest.
-
-    model and memory [rows] are what each alone gave the target. Expectation maximisation of a
-    mixture's weight (Dempster et al., 1977), in which the prior counts as `prior_rows` rows.
-    """
-    share, rows = prior, float(prior_rows) + float((model + memory > 0).sum())
-    for _ in range(_FIT_ROUNDS):
-        mixed = share * model + (1.0 - share) * memory
-        owed = torch.where(mixed > 0, share * model / mixed, 0.0)
-        share = (prior * prior_rows + float(owed.sum())) / max(rows, 1.0)
-    return share

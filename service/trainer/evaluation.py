@@ -1,6 +1,6 @@
 """Ranking held-out interactions as the scorer would."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -16,8 +16,8 @@ from service.model.mixture import (
     Mixture,
     Recalled,
     blended,
-    chances,
     ranks,
+    reweighed,
     stack,
 )
 from service.model.ranking import ndcg
@@ -44,40 +44,31 @@ class Questions:
         return blended(self.cosines, self.columns, self.hidden, self.recalled, blend)
 
 
-@dataclass(frozen=True, slots=True)
-class Evaluation:
-    """Of every held-out row."""
-
-    ndcg: Float32s  # [rows] NDCG@10 of the mixture
-    # The probability that each alone gave the item, of the rows of which both know something.
-    by_model: Tensor
-    by_memory: Tensor
-
-
 @torch.inference_mode()
 def evaluate(
     model: Recommender,
     vocabulary: Vocabulary,
     held: HoldoutRows,
-    blend: Blend,
     memory: Memory | None,
     *,
+    temperature: float,
+    shares: Sequence[float],
     exclude_seen: bool,
-) -> Evaluation:
-    """Rank every held-out item; one that neither model nor memory can recommend counts 0."""
-    parts = []
+) -> Float32s:
+    """NDCG@10 of every held-out row under each share of the model. [shares, rows]
+
+    An item that neither model nor memory can recommend counts 0. NaN where the model's scores
+    are not numbers.
+    """
+    parts = [torch.zeros(len(shares), 0)]
     for asked in questions(model, vocabulary, held, memory, exclude_seen=exclude_seen):
-        mixture = asked.mixture(blend)
-        gain = ndcg(ranks(mixture, asked.target), CUTOFF)
-        by_model, by_memory = chances(mixture, asked.target)
-        # The gate refuses what is not a number; a rank would hide it.
-        gain = torch.where(by_model.isnan(), torch.nan, gain)
-        parts.append((gain, by_model[mixture.both], by_memory[mixture.both]))
-    if not parts:
-        nothing = torch.zeros(0)
-        return Evaluation(nothing.numpy(), nothing, nothing)
-    gain, by_model, by_memory = (torch.cat(column).cpu() for column in zip(*parts, strict=True))
-    return Evaluation(gain.numpy(), by_model, by_memory)
+        mixture = asked.mixture(Blend(temperature, shares[0]))
+        gains = torch.stack(
+            [ndcg(ranks(reweighed(mixture, share), asked.target), CUTOFF) for share in shares]
+        )
+        parts.append(torch.where(mixture.log_sum.isnan(), torch.nan, gains).cpu())
+    found: Float32s = torch.cat(parts, dim=1).numpy()
+    return found
 
 
 def questions(

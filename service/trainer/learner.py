@@ -13,6 +13,7 @@ import math
 import statistics
 import time
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -20,6 +21,7 @@ import numpy as np
 
 from service.domain import (
     Bools,
+    Float32s,
     Int64s,
     ItemKey,
     MicroBatch,
@@ -29,12 +31,12 @@ from service.domain import (
 )
 from service.errors import NonFiniteError
 from service.model.memory import Memory
-from service.model.mixture import Blend, fitted_share
+from service.model.mixture import Blend
 from service.registry.artifact import Artifact
 from service.settings import Settings
 from service.trainer.challenger import Challenger, Checkpoint
 from service.trainer.early_stopping import EarlyStopping
-from service.trainer.evaluation import Evaluation, evaluate
+from service.trainer.evaluation import evaluate
 from service.trainer.gate import GateReport, Verdict, judge
 from service.trainer.holdout import HoldoutRows, admit, is_member
 from service.trainer.packing import Packed, pack
@@ -55,8 +57,11 @@ log = logging.getLogger(__name__)
 
 # Rows of the holdout, newest first, that early stopping looks at; the gate looks at all.
 _STOPPING_ROWS = 256
-# Rows that the share from the settings counts for beside the holdout's.
-_PRIOR_ROWS = 8
+# Shares of the model that are tried on the holdout, how much the last trial counts beside those
+# before it, and the NDCG that a share has to gain for each square of its distance from the setting.
+_SHARES = tuple(tenth / 10 for tenth in range(11))
+_NEWS = 0.3
+_PULL = 0.01
 _SLOWEST = 1 / 64  # of the learning rate, after rejections
 # Rounds remembered in case the challenger is rejected: at 500 sequences a round about 100 MB.
 # The oldest make room; if the challenger is rejected after that, they are given up.
@@ -96,6 +101,7 @@ class Learner:
         self._prior_share = settings.memory.model_share
         self._memory = memory
         self.blend = blend  # of the challenger, fitted each time the gate is asked
+        self._by_share: Float32s | None = None  # [shares] mean NDCG@10, the last trials foremost
         self._temperature = settings.model.temperature
         self._exclude_seen = settings.scorer.exclude_seen
         self._length = settings.model.max_length
@@ -280,20 +286,40 @@ class Learner:
     def _stopping_score(self) -> float:
         """Of the weights alone: the memory is the same before and after a pass."""
         newest = self.held.take(slice(-_STOPPING_ROWS, None))
-        alone = replace(self.blend, share=1.0)
-        return float(self._evaluate(newest, alone, None).ndcg.mean()) if len(newest) else 0.0
+        return float(self._evaluate(newest, None, (1.0,)).mean()) if len(newest) else 0.0
 
-    def _evaluate(self, held: HoldoutRows, blend: Blend, memory: Memory | None) -> Evaluation:
-        model, vocabulary = self._challenger.model, self._challenger.vocabulary
-        return evaluate(model, vocabulary, held, blend, memory, exclude_seen=self._exclude_seen)
+    def _evaluate(
+        self, held: HoldoutRows, memory: Memory | None, shares: Sequence[float]
+    ) -> Float32s:
+        return evaluate(
+            self._challenger.model,
+            self._challenger.vocabulary,
+            held,
+            memory,
+            temperature=self.blend.temperature,
+            shares=shares,
+            exclude_seen=self._exclude_seen,
+        )
 
-    def fit_blend(self) -> None:
-        """Mix as fits the holdout best."""
-        if self._memory is None:
-            return
-        found = self._evaluate(self.held, self.blend, self._memory)
-        share = fitted_share(found.by_model, found.by_memory, self._prior_share, _PRIOR_ROWS)
-        self.blend = replace(self.blend, share=share)
+    def fit_blend(self) -> Float32s:
+        """Mix as does best on the holdout; gives the NDCG@10 of each of its rows then.
+
+        The mean over the last few times decides, since one holdout is small.
+        """
+        fits = self._memory is not None and len(self.held) >= self._settings.gate.min_rows
+        shares = _SHARES if fits else (self.blend.share,)
+        gains = self._evaluate(self.held, self._memory, shares)  # [shares, rows]
+        chosen = 0
+        if fits and np.isfinite(gains).all():  # the gate refuses what is not a number
+            now = gains.mean(axis=1)  # [shares]
+            self._by_share = (
+                now if self._by_share is None else self._by_share + _NEWS * (now - self._by_share)
+            )
+            pull = _PULL * (np.array(_SHARES) - self._prior_share) ** 2
+            chosen = int((self._by_share - pull).argmax())
+            self.blend = replace(self.blend, share=_SHARES[chosen])
+        mixed: Float32s = gains[chosen]
+        return mixed
 
     def judge(self) -> tuple[GateReport, int]:
         """Ask the gate and follow it, except for publishing, after which call `promoted`.
@@ -305,13 +331,12 @@ class Learner:
             self._champion,
             self._champion_vocabulary,
             self.held,
-            self._champion_blend,
             self._memory,
+            temperature=self._champion_blend.temperature,
+            shares=(self._champion_blend.share,),
             exclude_seen=self._exclude_seen,
-        )
-        self.fit_blend()
-        challenger = self._evaluate(self.held, self.blend, self._memory)
-        report = judge(champion.ndcg, challenger.ndcg, self._settings.gate)
+        )[0]
+        report = judge(champion, self.fit_blend(), self._settings.gate)
         skipped = 0
         if report.verdict is Verdict.REJECT:
             taught = join(list(self._since_champion), self._length + 1)

@@ -138,8 +138,10 @@ def test_counts_are_the_same_after_they_were_scaled_back() -> None:
     assert _recalled(memory, [1, 2]) == pytest.approx(before)
 
 
-def test_takes_back_what_it_gave() -> None:
-    memory, other = Memory(_LOOSE), Memory(_LOOSE)
+@pytest.mark.parametrize("fanout", [_LOOSE.fanout, 2 * _LOOSE.fanout, 5])
+def test_takes_back_what_it_gave(fanout: int) -> None:
+    # No item here has more than 5 transitions, so that none of the bounds is too small.
+    memory, other = Memory(_LOOSE), Memory(_LOOSE.model_copy(update={"fanout": fanout}))
     streams = [[1, 2, 3], [3, 2], [5, 1, 1]]
     for stream in streams:
         _learn(memory, stream)
@@ -161,14 +163,53 @@ def test_gives_back_forgotten_items_as_no_transitions() -> None:
         assert _recalled(other, [item]) == pytest.approx(_recalled(memory, [item]))
 
 
-def test_starts_empty_where_the_bounds_were_changed() -> None:
-    memory = Memory(MemorySettings(fanout=4))
-    _learn(memory, [1, 2])
-    other = Memory(MemorySettings(fanout=8))
-    other.load(memory.tensors(), _vocabulary(2))
+@pytest.mark.parametrize(
+    "smaller",
+    [MemorySettings(fanout=2, lag=1, backward=0.0), MemorySettings(items=3)],
+    ids=["fanout", "items"],
+)
+def test_starts_empty_where_a_bound_has_become_too_small(smaller: MemorySettings) -> None:
+    memory = Memory(smaller.model_copy(update={"fanout": 4, "items": 10}))
+    for end in (2, 3, 4):  # three transitions lead away from 1
+        _learn(memory, [1, end])
+    other = Memory(smaller)
+    _learn(other, [6, 7])  # forgotten as well
+    other.load(memory.tensors(), _vocabulary(4))
     assert len(other) == 0
+    assert _recalled(other, [1, 6]) == {}
     _learn(other, [1, 2])
     assert set(_recalled(other, [1])) == {1, 2}
+
+
+def test_a_larger_fanout_has_room_for_more_transitions() -> None:
+    narrow = MemorySettings(fanout=2, lag=1, backward=0.0, repeat=0.0)
+    memory, other = Memory(narrow), Memory(narrow.model_copy(update={"fanout": 4}))
+    for end in (2, 3):
+        _learn(memory, [1, end])
+    other.load(memory.tensors(), _vocabulary(3))
+    for end in (4, 5):
+        _learn(other, [1, end])
+    assert set(_recalled(other, [1])) == {2, 3, 4, 5}
+
+
+def test_gives_no_empty_places() -> None:
+    memory = Memory(MemorySettings(lag=1, backward=0.0))
+    _learn(memory, [1, 2, 3])
+    _learn(memory, [1, 3])
+    tensors = memory.tensors()
+    assert tensors["memory.key"].tolist() == [2, 1, 3]  # longest unseen first
+    assert tensors["memory.transitions"].tolist() == [1, 2, 0]
+    assert tensors["memory.to"].tolist() == [2, 0, 2]
+    assert len(tensors["memory.weight"]) == 3
+    assert (tensors["memory.weight"] > 0).all()
+
+
+def test_takes_back_that_it_knew_nothing() -> None:
+    memory = Memory(_LOOSE)
+    memory.load(Memory(_LOOSE).tensors(), _vocabulary(0))
+    assert len(memory) == 0
+    _learn(memory, [1, 2])
+    assert memory.item_id(2) == "2"
 
 
 def test_counts_stay_finite_however_long_it_runs() -> None:

@@ -16,9 +16,9 @@ from service.model.mixture import (
     add_up,
     best,
     blended,
-    fitted_share,
     mix,
     ranks,
+    reweighed,
     stack,
 )
 from service.model.ranking import MISSED
@@ -148,10 +148,26 @@ def test_a_large_catalogue_is_summed_in_portions(monkeypatch: pytest.MonkeyPatch
     assert torch.equal(ranks(parts, target), dense_ranks(logits, target))
 
 
-def test_the_share_goes_to_whoever_foresees_more() -> None:
-    good, poor = torch.full((500,), 0.3), torch.full((500,), 0.01)
-    assert fitted_share(good, poor, 0.5, 10) > 0.95
-    assert fitted_share(poor, good, 0.5, 10) < 0.05
-    assert fitted_share(torch.zeros(0), torch.zeros(0), 0.5, 10) == 0.5
-    nothing = torch.zeros(500)
-    assert fitted_share(nothing, nothing, 0.5, 10) == 0.5
+@pytest.mark.parametrize("share", [0.0, 0.4, 1.0])
+def test_another_share_is_as_if_it_had_been_mixed_so(share: float) -> None:
+    logits = torch.randn(3, 5)
+    logits[:, 0] = -torch.inf
+    logits[1] = -torch.inf  # the model knows nothing of it; the memory nothing of the last
+    event, column = np.array([0, 0, 1]), np.array([2, 4, 3])
+    entries = add_up(event, column, np.ones(3, np.float32), np.zeros((3, 5), np.bool_))
+    found, wanted = reweighed(mix(logits, entries, 0.7), share), mix(logits, entries, share)
+    assert found.share.tolist() == pytest.approx([share, 0.0, 1.0])
+    torch.testing.assert_close(best(found, 5), best(wanted, 5))
+    for target in range(5):
+        asked = torch.full((3,), target)
+        assert torch.equal(ranks(found, asked), ranks(wanted, asked))
+
+
+def test_what_is_not_a_number_is_no_ignorance() -> None:
+    logits = torch.tensor([[-torch.inf, 0.5, torch.nan], [-torch.inf] * 3])
+    entries = add_up(
+        np.array([0, 1]), np.array([1, 1]), np.ones(2, np.float32), np.zeros((2, 3), np.bool_)
+    )
+    mixture = mix(logits, entries, 0.7)
+    assert mixture.log_sum.isnan().tolist() == [True, False]
+    assert mixture.both.tolist() == [True, False]

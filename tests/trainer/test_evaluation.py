@@ -7,7 +7,6 @@ import torch
 
 from service.domain import Float32s, Int64s, ItemId, ItemKey
 from service.model.memory import Memory
-from service.model.mixture import Blend
 from service.model.recommender import Recommender
 from service.settings import MemorySettings
 from service.trainer.evaluation import CUTOFF, evaluate
@@ -17,7 +16,8 @@ from tests.model.examples import a_recommender, a_vocabulary
 
 VOCABULARY = a_vocabulary(6)
 UNKNOWN = 12345
-ALONE = Blend(0.07, 1.0)
+TEMPERATURE = 0.07
+SHARES = (0.4, 0.0, 0.8, 1.0)
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -38,8 +38,16 @@ def rows_of(context: list[list[int]], target: list[int]) -> HoldoutRows:
 
 def ndcg(model: Recommender, held: HoldoutRows, *, exclude_seen: bool) -> list[float]:
     """Of the model alone."""
-    found = evaluate(model, VOCABULARY, held, ALONE, None, exclude_seen=exclude_seen)
-    scores: list[float] = found.ndcg.tolist()
+    found = evaluate(
+        model,
+        VOCABULARY,
+        held,
+        None,
+        temperature=TEMPERATURE,
+        shares=(1.0,),
+        exclude_seen=exclude_seen,
+    )
+    scores: list[float] = found[0].tolist()
     return scores
 
 
@@ -115,7 +123,7 @@ def dense(model: Recommender, memory: Memory, *, exclude_seen: bool) -> tuple[Fl
         if rows:
             state = model(torch.tensor([rows]))[0, -1]
             cosine = (table @ torch.nn.functional.normalize(state, dim=0)).numpy()
-            odds = np.exp(cosine / ALONE.temperature) * shown[:7]
+            odds = np.exp(cosine / TEMPERATURE) * shown[:7]
             by_model[row, :7] = odds / odds.sum()
         found = memory.recall(context)
         for key, value in zip(found.key, found.value, strict=True):
@@ -126,25 +134,62 @@ def dense(model: Recommender, memory: Memory, *, exclude_seen: bool) -> tuple[Fl
 
 
 @pytest.mark.parametrize("exclude_seen", [True, False])
-@pytest.mark.parametrize("share", [0.0, 0.4, 0.8, 1.0])
-def test_scores_are_those_of_the_dense_mixture(share: float, exclude_seen: bool) -> None:
+def test_scores_are_those_of_the_dense_mixture_for_each_share(exclude_seen: bool) -> None:
     model, memory = a_recommender(items=6), a_memory()
     found = evaluate(
-        model, VOCABULARY, HELD, Blend(ALONE.temperature, share), memory, exclude_seen=exclude_seen
+        model,
+        VOCABULARY,
+        HELD,
+        memory,
+        temperature=TEMPERATURE,
+        shares=SHARES,
+        exclude_seen=exclude_seen,
     )
     by_model, by_memory = dense(model, memory, exclude_seen=exclude_seen)
     target = np.where(HELD.item == UNKNOWN, 7, VOCABULARY.rows(HELD.item))
-    expected = []
+    expected = np.zeros((len(SHARES), len(HELD)))
+    both = 0
     for row, column in enumerate(target.tolist()):
         known = by_model[row].sum() > 0, by_memory[row].sum() > 0
-        weight = share if all(known) else float(known[0])
-        mixed = weight * by_model[row] + (1 - weight) * by_memory[row]
-        rank = int((mixed >= mixed[column]).sum())
-        expected.append(1 / math.log2(rank + 1) if mixed[column] > 0 and rank <= CUTOFF else 0.0)
-    rows = np.flatnonzero((by_model.sum(axis=1) > 0) & (by_memory.sum(axis=1) > 0))
-    target = target[rows]
-    assert 0 < len(rows) < len(HELD)
-    assert found.by_model.numpy() == pytest.approx(by_model[rows, target], abs=1e-6)
-    assert found.by_memory.numpy() == pytest.approx(by_memory[rows, target], abs=1e-6)
-    assert found.ndcg == pytest.approx(np.array(expected), abs=1e-6)
-    assert len(set(np.round(found.ndcg, 3).tolist())) > 2
+        both += all(known)
+        for place, share in enumerate(SHARES):
+            weight = share if all(known) else float(known[0])
+            mixed = weight * by_model[row] + (1 - weight) * by_memory[row]
+            rank = int((mixed >= mixed[column]).sum())
+            if mixed[column] > 0 and rank <= CUTOFF:
+                expected[place, row] = 1 / math.log2(rank + 1)
+    assert 0 < both < len(HELD)
+    assert found == pytest.approx(expected, abs=1e-6)
+    assert len({tuple(scores) for scores in found.round(3).tolist()}) > 2  # the share matters
+
+
+@pytest.mark.parametrize("memory", [None, a_memory()], ids=["alone", "with a memory"])
+def test_a_model_that_is_not_a_number_scores_nan_at_every_share(memory: Memory | None) -> None:
+    model = a_recommender(items=6)
+    with torch.no_grad():
+        model.items.weight[6, 0] = torch.nan  # of one item: the softmax is of them all
+    found = evaluate(
+        model,
+        VOCABULARY,
+        HELD,
+        memory,
+        temperature=TEMPERATURE,
+        shares=SHARES,
+        exclude_seen=False,
+    )
+    asked = VOCABULARY.rows(HELD.context).any(axis=1)  # of the others the model knows nothing
+    assert 0 < asked.sum() < len(HELD)
+    assert (np.isnan(found) == asked).all()
+
+
+def test_no_rows_are_no_scores() -> None:
+    found = evaluate(
+        a_recommender(items=6),
+        VOCABULARY,
+        empty_rows(3),
+        a_memory(),
+        temperature=TEMPERATURE,
+        shares=SHARES,
+        exclude_seen=True,
+    )
+    assert found.shape == (len(SHARES), 0)

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from service.domain import Bools, Int64s, ItemId, ItemKey, Offsets
+from service.domain import Bools, Float32s, Int64s, ItemId, ItemKey, Offsets
 from service.model.memory import Memory
 from service.model.mixture import Blend
 from service.model.recommender import Recommender
@@ -106,15 +106,16 @@ def test_learns_a_stream_whose_next_item_is_certain(slab: HistorySlab, stream: S
     report, _ = learner.judge()
     assert report.verdict is Verdict.PROMOTE
     assert report.challenger > report.champion + 0.3
-    found = evaluate(
+    (found,) = evaluate(
         challenger.model,
         challenger.vocabulary,
         learner.held,
-        first_blend(settings),
         None,
+        temperature=settings.model.temperature,
+        shares=(1.0,),
         exclude_seen=True,
     )
-    assert found.ndcg.mean() == pytest.approx(report.challenger)
+    assert found.mean() == pytest.approx(report.challenger)
 
     learner.promoted()
     assert not learner.has_news
@@ -553,8 +554,9 @@ class TestMemory:
     ) -> None:
         memory = MemorySettings()
         # Weights that stand almost still, and a walk that the memory foresees.
-        tree = small_settings(quick_training(learning_rate=1e-9, fraction=0.3, min_rows=1000))
-        learner = a_learner(slab, tree, memory=memory)
+        tree = small_settings(quick_training(learning_rate=1e-9, fraction=0.3))
+        # A champion that knows the items: it would be left out of the mixture if it did not.
+        learner = a_learner(slab, tree, a_challenger(tree, CATALOGUE), memory)
         learner.learn([stream.walk(USERS, CATALOGUE, steps=6)])
         first = asdict(first_blend(tree))
         assert learner.shape["blend"] == first
@@ -563,8 +565,10 @@ class TestMemory:
         before, _ = learner.judge()
         fitted = learner.shape["blend"]
         assert fitted["temperature"] == tree.model.temperature
-        assert 0 < fitted["share"] < 0.5
+        assert fitted["share"] < 0.5
         assert fitted == asdict(learner.blend)
+        assert before.verdict is Verdict.PROMOTE
+        assert before.mean_gain > 0.0
 
         again, _ = learner.judge()  # the champion is still mixed as it was published
         assert again.champion == pytest.approx(before.champion)
@@ -577,24 +581,183 @@ class TestMemory:
         self, slab: HistorySlab, stream: Stream
     ) -> None:
         memory = MemorySettings()
-        tree = small_settings(quick_training(fraction=0.3, min_rows=1000))
+        tree = small_settings(quick_training(fraction=0.3))
         challenger = a_challenger(tree)
         learner = a_learner(slab, tree, challenger, memory)
         learner.learn([stream.walk(USERS, CATALOGUE, steps=4)])
         report, _ = learner.judge()
-        found = evaluate(
+        assert report.verdict is Verdict.PROMOTE
+        served = Blend(**learner.shape["blend"])
+        assert served.share != memory.model_share
+        (found,) = evaluate(
             challenger.model,
             challenger.vocabulary,
             learner.held,
-            Blend(**learner.shape["blend"]),
             memory_of(learner, memory),
+            temperature=served.temperature,
+            shares=(served.share,),
             exclude_seen=tree.scorer.exclude_seen,
         )
-        assert report.challenger == pytest.approx(found.ndcg.mean())
+        assert report.challenger == pytest.approx(found.mean())
 
     def test_without_it_the_model_ranks_alone(self, slab: HistorySlab, stream: Stream) -> None:
-        learner = a_learner(slab, memory=NO_MEMORY)
+        learner = a_learner(slab, small_settings(quick_training(fraction=0.3)), memory=NO_MEMORY)
         learner.learn([stream.walk(USERS, CATALOGUE, steps=3)])
-        learner.judge()
+        report, _ = learner.judge()
+        assert report.verdict is not Verdict.HOLD  # there were rows enough to fit it
         assert learner.shape["blend"]["share"] == 1.0
         assert not [name for name in learner.artifact().trainer if name.startswith("memory.")]
+
+
+def a_memory(settings: MemorySettings, stride: int) -> Memory:
+    """It foresees a walk of so many items at once, and nothing else."""
+    memory = Memory(settings)
+    for number in range(2 * CATALOGUE):
+        before = keys([number % CATALOGUE])
+        memory.learn(*known((number + stride) % CATALOGUE), before)
+    return memory
+
+
+def scores(learner: Learner, challenger: Challenger, memory: Memory, share: float) -> Float32s:
+    found: Float32s = evaluate(
+        challenger.model,
+        challenger.vocabulary,
+        learner.held,
+        memory,
+        temperature=learner.blend.temperature,
+        shares=(share,),
+        exclude_seen=True,
+    )[0]
+    return found
+
+
+class Trials:
+    """In place of the holdout: NDCG falls off on both sides of the share that is best."""
+
+    best: float
+
+    def __call__(self, *_: object, shares: tuple[float, ...], **__: object) -> Float32s:
+        per_share = 0.5 - 0.5 * np.abs(np.array(shares) - self.best)
+        return np.tile(per_share.astype(np.float32)[:, None], 12)  # [shares, rows]
+
+
+class TestFitBlend:
+    @pytest.mark.parametrize(
+        ("learned", "stride", "prior", "low", "high"),
+        [
+            pytest.param(False, 1, 0.9, 0.0, 0.5, id="memory-plainly-better"),
+            pytest.param(True, 7, 0.1, 0.5, 1.0, id="memory-plainly-worse"),
+        ],
+    )
+    def test_the_share_goes_to_whoever_ranks_better(
+        self,
+        learned: bool,
+        stride: int,
+        prior: float,
+        low: float,
+        high: float,
+        slab: HistorySlab,
+        stream: Stream,
+    ) -> None:
+        memory_settings = MemorySettings(model_share=prior, lag=1, backward=0.0, repeat=0.0)
+        rate = 1e-2 if learned else 1e-9
+        tree = small_settings(quick_training(learning_rate=rate, fraction=0.3))
+        challenger = a_challenger(tree)
+        teacher = a_learner(slab, tree, challenger)
+        for _ in range(4):
+            teacher.learn([stream.walk(USERS, CATALOGUE, steps=4)])
+        memory = a_memory(memory_settings, stride)
+        learner = Learner(
+            tree.model_copy(update={"memory": memory_settings}),
+            {PARTITION: slab},
+            challenger,
+            teacher.held,
+            teacher.trained_through,
+            memory,
+            Blend(tree.model.temperature, prior),
+        )
+
+        found = learner.fit_blend()
+        assert low <= learner.blend.share <= high
+        by_share = {
+            tenth: scores(learner, challenger, memory, tenth / 10).mean() for tenth in range(11)
+        }
+        chosen = round(10 * learner.blend.share)
+        assert by_share[chosen] > by_share[round(10 * prior)] + 0.1
+        assert by_share[chosen] == pytest.approx(max(by_share.values()), abs=0.01)
+        expected = scores(learner, challenger, memory, learner.blend.share)
+        assert found == pytest.approx(expected, abs=1e-6)
+
+    @pytest.mark.parametrize("missing", [0, 1])
+    def test_too_few_rows_decide_nothing(
+        self, missing: int, slab: HistorySlab, stream: Stream
+    ) -> None:
+        def taught(min_rows: int) -> tuple[Learner, Challenger]:
+            training = quick_training(learning_rate=1e-9, fraction=0.3, min_rows=min_rows)
+            challenger = a_challenger(small_settings(training))
+            learner = a_learner(slab, small_settings(training), challenger, MemorySettings())
+            learner.learn([walk])
+            return learner, challenger
+
+        walk = stream.walk(USERS, CATALOGUE, steps=6)
+        rows = len(taught(1)[0].held)
+        learner, challenger = taught(rows + missing)
+        prior = learner.blend.share
+        found = learner.fit_blend()
+        assert (learner.blend.share == prior) == bool(missing)
+        memory = memory_of(learner, MemorySettings())
+        expected = scores(learner, challenger, memory, learner.blend.share)
+        assert found == pytest.approx(expected, abs=1e-6)
+
+    def test_one_noisy_holdout_does_not_swing_the_share_but_several_do(
+        self, slab: HistorySlab, stream: Stream, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        tree = small_settings(quick_training(fraction=0.3))
+        learner = a_learner(slab, tree, memory=MemorySettings())
+        learner.learn([stream.walk(USERS, CATALOGUE, steps=4)])
+        trials = Trials()
+        monkeypatch.setattr(learner_module, "evaluate", trials)
+
+        def share_after(best: float) -> float:
+            trials.best = best
+            learner.fit_blend()
+            return learner.blend.share
+
+        assert [share_after(0.2) for _ in range(3)] == [0.2, 0.2, 0.2]
+        assert share_after(0.9) == 0.2
+        assert [share_after(0.2) for _ in range(3)] == [0.2, 0.2, 0.2]
+        assert [share_after(0.9) for _ in range(4)][-1] == 0.9
+
+    def test_what_makes_no_difference_leaves_the_share_at_the_setting(
+        self, slab: HistorySlab, stream: Stream, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        tree = small_settings(quick_training(fraction=0.3))
+        learner = a_learner(slab, tree, memory=MemorySettings(model_share=0.4))
+        learner.learn([stream.walk(USERS, CATALOGUE, steps=4)])
+        learner.blend = Blend(learner.blend.temperature, 0.9)
+        monkeypatch.setattr(
+            learner_module,
+            "evaluate",
+            lambda *_, shares, **__: np.full((len(shares), 12), 0.3, np.float32),
+        )
+        learner.fit_blend()
+        assert learner.blend.share == 0.4
+
+    @pytest.mark.parametrize("memory", [NO_MEMORY, MemorySettings()], ids=["alone", "mixed"])
+    def test_a_model_that_is_not_a_number_is_rejected_and_moves_no_share(
+        self, memory: MemorySettings, slab: HistorySlab, stream: Stream
+    ) -> None:
+        tree = small_settings(quick_training(fraction=0.3))
+        challenger = a_challenger(tree)
+        learner = a_learner(slab, tree, challenger, memory)
+        learner.learn([stream.walk(USERS, CATALOGUE, steps=4)])
+        share = learner.blend.share
+        with torch.no_grad():
+            challenger.model.items.weight[1, 0] = torch.nan
+        report, _ = learner.judge()
+        assert report.verdict is Verdict.REJECT
+        assert math.isnan(report.challenger)
+        assert learner.blend.share == share
+        assert challenger.is_finite()  # the champion's again
+        learner.fit_blend()  # nothing of it is left in the mean
+        assert np.isfinite(learner.fit_blend()).all()
