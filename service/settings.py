@@ -8,7 +8,7 @@ defaults. A module receives its own section, never the tree.
 import enum
 import os
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
@@ -134,8 +134,14 @@ class EventsSettings(Section):
         default=("view", "click", "cart", "buy", "rating", "impression"),
         description="Kinds that are accepted; any other is dead-lettered.",
     )
+    shown: tuple[str, ...] = Field(
+        default=("impression",),
+        description="Kinds that tell what a user was shown, not what they did: no part of a "
+        "history, never a target, never answered. The click head learns from them.",
+    )
     recommend_on: tuple[str, ...] | None = Field(
-        default=None, description="Kinds that are answered with a recommendation; all when unset."
+        default=None,
+        description="Kinds that are answered with a recommendation; all but `shown` when unset.",
     )
     max_bytes: PositiveInt = Field(default=65_536, description="Larger records are dead-lettered.")
     max_future_s: PositiveFloat = Field(
@@ -150,7 +156,22 @@ class EventsSettings(Section):
         unknown = set(self.recommend_on or ()) - set(self.kinds)
         if unknown:
             raise ValueError(f"recommend_on names kinds that are not in kinds: {sorted(unknown)}")
+        unknown = set(self.shown) - set(self.kinds)
+        if unknown and "shown" in self.model_fields_set:
+            raise ValueError(f"shown names kinds that are not in kinds: {sorted(unknown)}")
+        unanswered = set(self.recommend_on or ()) & set(self.shown)
+        if unanswered:
+            raise ValueError(f"recommend_on and shown both name {sorted(unanswered)}")
         return self
+
+    def codes(self, kinds: Iterable[str]) -> list[int]:
+        """The numbers by which events carry these kinds; of those that are accepted."""
+        return [self.kinds.index(kind) for kind in kinds if kind in self.kinds]
+
+    @property
+    def answered(self) -> tuple[str, ...]:
+        """Kinds that are answered with a recommendation."""
+        return self.recommend_on or tuple(kind for kind in self.kinds if kind not in self.shown)
 
 
 class HistorySettings(Section):

@@ -168,6 +168,11 @@ def test_every_fault_is_named_at_once() -> None:
             {"events": {"recommend_on": ["browse"]}},
             "setting events: recommend_on names kinds that are not in kinds: ['browse']",
         ),
+        ({"events": {"shown": ["ad"]}}, "events: shown names kinds that are not in kinds: ['ad']"),
+        (
+            {"events": {"recommend_on": ["view", "impression"]}},
+            "setting events: recommend_on and shown both name ['impression']",
+        ),
         ({"history": {"events": 10}}, "settings: history.events (10) must be at least"),
     ],
 )
@@ -276,3 +281,10 @@ def test_every_plain_setting_can_come_from_the_environment() -> None:
 def test_the_union_of_backbones_is_told_apart_by_kind() -> None:
     kinds: list[Backbone] = [SmallBackbone(), PretrainedBackbone(name="x")]
     assert [backbone.kind for backbone in kinds] == ["small", "pretrained"]
+
+
+def test_what_was_shown_is_not_answered_unless_kinds_are_named() -> None:
+    assert "impression" not in Settings().events.answered
+    named = {"events": {"kinds": ["play", "skip"], "recommend_on": ["play"]}}
+    events = load_settings(None, {}, named).events  # without the kind that `shown` names
+    assert (events.answered, events.codes(events.shown)) == (("play",), [])

@@ -65,10 +65,8 @@ class Pipeline:
         self._scoring_thread = scoring_thread
         self._events = EventCodec(settings.events)
         self._recommendations = RecommendationCodec(settings.topics.events, settings.events.kinds)
-        answered = settings.events.recommend_on
-        self._answered_kinds = np.array(
-            [answered is None or kind in answered for kind in settings.events.kinds]
-        )
+        answered = settings.events.answered
+        self._answered_kinds = np.array([kind in answered for kind in settings.events.kinds])
         self._prequential = PrequentialWindow()
         self._batcher = Batcher(settings.batch)
         self._committed: dict[Partition, Offset] = {}

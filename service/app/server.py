@@ -115,6 +115,7 @@ class Server:
             self._memory,
             settings.scorer,
             settings.model.max_length,
+            settings.events.codes(settings.events.shown),
         )
         serving = Serving(settings, self._metrics, self._registry, scorer, self._loading_thread)
         pipeline = Pipeline(

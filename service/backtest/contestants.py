@@ -53,6 +53,7 @@ class Follower:
             memory,
             settings.scorer,
             settings.model.max_length,
+            settings.events.codes(settings.events.shown),
         )
 
     def use(self, champion: Servable, memory: Memory | None) -> None:
@@ -75,14 +76,19 @@ class Popular:
         self._unit = 1.0
         self._remembered = settings.history.events
         self._exclude_seen = settings.scorer.exclude_seen
+        self._shown = settings.events.codes(settings.events.shown)
         self._column: dict[int, int] = {}  # by item key
         self._counts = np.zeros(1024)
         self._seen: dict[int, deque[int]] = {}  # columns, by user key
 
     def rank(self, events: Events, asked: Bools) -> Int64s:
         ranks = []
+        done = ~np.isin(events.kind, self._shown)
         for user, item, wanted in zip(
-            events.user.tolist(), events.item.tolist(), asked.tolist(), strict=True
+            events.user[done].tolist(),
+            events.item[done].tolist(),
+            asked[done].tolist(),
+            strict=True,
         ):
             column = self._column.setdefault(item, len(self._column))
             if column == len(self._counts):

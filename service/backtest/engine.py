@@ -67,6 +67,7 @@ class Engine:
             Memory.of(settings.memory),
             settings.scorer,
             settings.model.max_length,
+            settings.events.codes(settings.events.shown),
         )
 
     def close(self) -> None:

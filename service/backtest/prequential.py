@@ -56,9 +56,11 @@ def run_prequential(
 
 def queries(table: Table, settings: Settings, first: int) -> Bools:
     """Which events are ranked: those that the service answers, of users with a history."""
-    answered = settings.events.recommend_on or settings.events.kinds
-    kinds = [code for code, kind in enumerate(settings.events.kinds) if kind in answered]
-    asked: Bools = (earlier(table.user) > 0) & np.isin(table.kind, kinds)
+    kinds = settings.events
+    done = np.flatnonzero(~np.isin(table.kind, kinds.codes(kinds.shown)))
+    asked = np.zeros(len(table), np.bool_)
+    asked[done] = earlier(table.user[done]) > 0
+    asked &= np.isin(table.kind, kinds.codes(kinds.answered))
     asked[:first] = False
     return asked
 

@@ -64,6 +64,7 @@ def retrain(
             Memory.of(settings.memory),
             settings.scorer,
             settings.model.max_length,
+            settings.events.codes(settings.events.shown),
         )
         batches = _micro_batches(events, scorer, settings)
         started_s = time.perf_counter()

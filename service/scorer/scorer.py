@@ -6,8 +6,9 @@ pass serves two ends: the state before an event tells how well the live model fo
 (test, then train), the state after it gives the recommendation.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import compress
 
 import numpy as np
 import torch
@@ -76,14 +77,17 @@ class Scorer:
         memory: Memory | None,
         settings: ScorerSettings,
         length: int,
+        shown: Sequence[int] = (),
     ) -> None:
-        """`memory` learns from every event that is scored; None where the model ranks alone."""
+        """`memory` learns from every event that is scored; None where the model ranks alone.
+        `shown` are the kinds that tell what users were shown: no history has them."""
         self.champion = champion
         self._slabs = slabs
         self._popularity = popularity
         self.memory = memory
         self._settings = settings
         self._length = length
+        self._shown = shown
         self._memory_rows = MemoryRows(champion.vocabulary)
 
     @property
@@ -97,9 +101,12 @@ class Scorer:
         return sum(slab.evicted for slab in self._slabs.values())
 
     def score(self, events: Events, answer: Bools) -> Scored:
-        """Apply all events, test the live model on those marked in `answer`, and answer them."""
+        """Apply all events, test the live model on those marked in `answer`, and answer them.
+
+        None of a kind that tells what was shown may be marked."""
         servable = self.champion
-        places, pasts = self._apply(events, answer)
+        done = ~np.isin(events.kind, self._shown)
+        places, pasts = self._apply(events, done, answer)
         rankings: list[RankedItems | None] = [None] * len(events)
         rank = np.zeros(0, np.int64)
         asked = np.flatnonzero(answer)
@@ -107,11 +114,12 @@ class Scorer:
             ranked, rank = self._rank(servable, pasts, events.item[asked])
             for row, ranking in zip(asked.tolist(), ranked, strict=True):
                 rankings[row] = ranking
-        self._popularity.learn(events.item_ids)
+        self._popularity.learn(compress(events.item_ids, done.tolist()))
         return Scored(events, places, servable, rankings, rank)
 
-    def _apply(self, events: Events, answer: Bools) -> tuple[Places, _Pasts]:
-        """Append all events; give the histories at those marked, as they were just then."""
+    def _apply(self, events: Events, done: Bools, answer: Bools) -> tuple[Places, _Pasts]:
+        """Append what users have `done`; give the histories at the events marked in `answer`, as
+        they were just then."""
         slot = np.empty(len(events), np.int32)
         ordinal = np.empty(len(events), np.int64)
         asked = int(answer.sum())
@@ -131,6 +139,7 @@ class Scorer:
                     events.kind[rows],
                     events.timestamp[rows],
                     events.offset[rows],
+                    done[rows],
                 )
                 if self.memory is not None:  # an empty one is false
                     before[rows] = slab.windows(slot[rows], ordinal[rows], self._length).item
@@ -140,24 +149,23 @@ class Scorer:
                 kept[place[rows]], kept_ordinal = slab.remembered(slot[rows], end)
                 earlier = (kept_ordinal >= 0) & (kept_ordinal < ordinal[rows, None])
                 is_earlier[place[rows]] = earlier
-        recalled = self._learn(events, before, answer)
+        recalled = self._learn(events, before, done, answer)
         return Places(slot, ordinal), _Pasts(window, kept, is_earlier, *recalled)
 
     def _learn(
-        self, events: Events, before: Int64s, answer: Bools
+        self, events: Events, before: Int64s, done: Bools, answer: Bools
     ) -> tuple[list[Recollection], list[Recollection]]:
-        """Let the memory learn one event after the other; what each of those marked in `answer`
-        recalls just before and just after it is learned."""
+        """Let the memory learn what users have `done`, one event after the other; what each of
+        those marked in `answer` recalls just before and just after it is learned."""
         earlier: list[Recollection] = []
         later: list[Recollection] = []
         memory = self.memory
         if memory is None:
             return earlier, later
         lengths = (before != NO_KEY).sum(axis=1).tolist()
-        for row, (item, item_id, asked, length) in enumerate(
-            zip(events.item.tolist(), events.item_ids, answer.tolist(), lengths, strict=True)
-        ):
-            history = before[row, :length]
+        for row in np.flatnonzero(done).tolist():
+            item, item_id, asked = int(events.item[row]), events.item_ids[row], answer[row]
+            history = before[row, : lengths[row]]
             if asked:
                 earlier.append(memory.recall(history))
             memory.learn(ItemKey(item), item_id, history)

@@ -112,9 +112,18 @@ class HistorySlab:
         return self._columns
 
     def append(
-        self, user: Int64s, item: Int64s, kind: Uint8s, time: Int64s, offset: Int64s
+        self,
+        user: Int64s,
+        item: Int64s,
+        kind: Uint8s,
+        time: Int64s,
+        offset: Int64s,
+        keep: Bools | None = None,
     ) -> tuple[Int32s, Int64s]:
         """Add events in order; give each one's slot and its ordinal in the user's history.
+
+        One that is not to `keep` (None: all are) only finds its place: its ordinal is that of the
+        event which comes next.
 
         No user may have more than SLACK events in one call, or `windows` at the first of
         them would no longer be whole.
@@ -123,7 +132,8 @@ class HistorySlab:
         slot = np.empty(len(user), np.int32)
         ordinal = np.empty(len(user), np.int64)
         counts: dict[int, int] = {}  # of the slots that this call touches
-        for i, key in enumerate(user.tolist()):
+        kept = np.ones(len(user), np.bool_) if keep is None else keep
+        for i, (key, stays) in enumerate(zip(user.tolist(), kept.tolist(), strict=True)):
             place = slots.pop(key, None)
             if place is None:
                 place = self._take_slot(key)
@@ -133,12 +143,12 @@ class HistorySlab:
             if seen is None:
                 seen = int(columns.count[place])
             slot[i], ordinal[i] = place, seen
-            counts[place] = seen + 1
-        ring = ordinal % self.address.width
-        columns.item[slot, ring] = item
-        columns.time[slot, ring] = time
-        columns.offset[slot, ring] = offset
-        columns.kind[slot, ring] = kind
+            counts[place] = seen + stays
+        at = slot[kept], ordinal[kept] % self.address.width
+        columns.item[at] = item[kept]
+        columns.time[at] = time[kept]
+        columns.offset[at] = offset[kept]
+        columns.kind[at] = kind[kept]
         # Last: a reader trusts an ordinal only below the count.
         touched = np.fromiter(counts, np.int64, len(counts))
         columns.count[touched] = np.fromiter(counts.values(), np.int64, len(counts))

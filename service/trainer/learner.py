@@ -104,6 +104,7 @@ class Learner:
         self._by_share: Float32s | None = None  # [shares] mean NDCG@10, the last trials foremost
         self._temperature = settings.model.temperature
         self._exclude_seen = settings.scorer.exclude_seen
+        self._shown = settings.events.codes(settings.events.shown)
         self._length = settings.model.max_length
         self._slabs = slabs
         self._challenger = challenger
@@ -176,6 +177,7 @@ class Learner:
         if not len(batch):
             return empty_sequences(self._length + 1)
         self._latest_ms = max(self._latest_ms, int(batch.timestamp.max()))
+        batch = batch.take(np.flatnonzero(~np.isin(batch.kind, self._shown)))
         settings = self._settings.holdout
         member = is_member(batch.user, batch.item, batch.timestamp, settings.fraction)
         before, times = contexts(batch, self._slabs, batch.ordinal, self._length)

@@ -153,6 +153,15 @@ def test_only_kinds_that_are_answered_are_queries() -> None:
     assert not queries(walks(50), settings.model_copy(update={"events": events}), 0).any()
 
 
+def test_what_was_shown_is_no_query_and_no_history() -> None:
+    table = walks(300)
+    table.kind[::3] = quick_settings().events.kinds.index("impression")
+    found = ranks(table, settings_for(table))
+    asked = queries(table, quick_settings(), int(300 * OPTIONS.start))
+    assert not asked[::3].any()
+    assert {len(rank) for rank in found.values()} == {asked.sum()}
+
+
 def test_without_a_period_of_it_there_is_no_retrain() -> None:
     options = Options(files=OPTIONS.files, start=0.0, parts=2)
     models = run(walks(200), options).models

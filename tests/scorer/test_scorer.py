@@ -42,9 +42,10 @@ def a_scorer(
     champion: Servable = CHAMPION,
     memory: Memory | None = None,
     settings: ScorerSettings = EVERYTHING,
+    shown: Sequence[int] = (),
 ) -> Scorer:
     by_partition = {slab.address.partition: slab for slab in slabs}
-    return Scorer(champion, by_partition, Popularity(1000), memory, settings, PLACES)
+    return Scorer(champion, by_partition, Popularity(1000), memory, settings, PLACES, shown)
 
 
 def score(scorer: Scorer, users: Sequence[int], items: Sequence[int]) -> Scored:
@@ -275,6 +276,22 @@ def test_every_event_is_applied_but_only_those_asked_for_are_answered(slab: Hist
     assert [ranking is not None for ranking in scored.rankings] == [False, True, False]
     assert scored.places.ordinal.tolist() == [0, 1, 2]
     assert len(scored.ranks) == 1
+
+
+def test_what_was_shown_is_part_of_nothing(slab: HistorySlab) -> None:
+    """The same answers as without it: histories, memory and popularity have not seen it."""
+    memories = Memory(MemorySettings()), Memory(MemorySettings())
+    events = events_of([0, 0, 1, 0], [IDS[0], IDS[26], IDS[27], IDS[1]])
+    events.kind[1:3] = 5
+    done = events.kind != 5
+    scored = a_scorer(slab, memory=memories[0], shown=[5]).score(events, done)
+    with closing(a_slab(users=8, events=16)) as other:
+        alone = a_scorer(other, memory=memories[1]).score(
+            events.take(np.flatnonzero(done)), np.ones(2, np.bool_)
+        )
+    assert [one for one in scored.rankings if one is not None] == alone.rankings
+    assert scored.ranks.tolist() == alone.ranks.tolist()
+    assert scored.places.ordinal.tolist() == [0, 1, 0, 1]
 
 
 def test_nothing_to_score_gives_nothing(slab: HistorySlab) -> None:

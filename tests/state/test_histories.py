@@ -148,6 +148,18 @@ def test_a_window_is_limited_to_what_came_before_its_end() -> None:
         assert slab.windows(*places(slot[0], 0), 3).item.tolist() == [[NO_KEY] * 3]
 
 
+def test_what_is_not_kept_finds_its_place_and_leaves_none() -> None:
+    with closing(a_slab()) as slab:
+        users, items = np.array([1, 1, 2, 1], np.int64), np.array([5, 6, 7, 8], np.int64)
+        keep = np.array([True, False, False, True])
+        slot, ordinal = slab.append(users, items, np.zeros(4, np.uint8), items, items, keep)
+        assert ordinal.tolist() == [0, 1, 0, 1]
+        assert slab.windows(slot, ordinal, 4).item.tolist() == [
+            [NO_KEY] * 4, [5, NO_KEY, NO_KEY, NO_KEY], [NO_KEY] * 4, [5, NO_KEY, NO_KEY, NO_KEY],
+        ]  # fmt: skip
+        assert slab.counts(slot).tolist() == [2, 2, 0, 2]
+
+
 def test_another_process_reads_it_and_leaves_it_in_place() -> None:
     processes = multiprocessing.get_context("spawn")
     with closing(a_slab()) as slab:

@@ -17,6 +17,7 @@ from service.domain import (
     user_key,
 )
 from service.settings import (
+    EventsSettings,
     GateSettings,
     HistorySettings,
     HoldoutSettings,
@@ -33,6 +34,7 @@ from service.trainer.packing import Packed, pack
 
 CPU = torch.device("cpu")
 PARTITION = Partition(0)
+CLICK, IMPRESSION = map(EventsSettings().kinds.index, ("click", "impression"))
 ROUND = RoundReport(
     batches=2,
     events=100,
@@ -101,15 +103,23 @@ class Stream:
         self.slab = slab
         self.events = 0  # also the time, in seconds
 
-    def batch(self, users: Sequence[int], items: Sequence[int], late_s: int = 0) -> MicroBatch:
-        """The next events, dated `late_s` too early."""
+    def batch(
+        self,
+        users: Sequence[int],
+        items: Sequence[int],
+        late_s: int = 0,
+        *,
+        kinds: Sequence[int] = (),
+        values: Sequence[float] = (),
+    ) -> MicroBatch:
+        """The next events, dated `late_s` too early; views unless `kinds` says otherwise."""
         count = len(users)
         user = np.array([user_key(UserId(f"user-{number}")) for number in users], np.int64)
-        item, kind = keys(items), np.zeros(count, np.uint8)
+        item, kind = keys(items), np.array(kinds or [0] * count, np.uint8)
         offset = np.arange(self.events, self.events + count, dtype=np.int64)
         self.events += count
         time = (offset - late_s) * 1000
-        slot, ordinal = self.slab.append(user, item, kind, time, offset)
+        slot, ordinal = self.slab.append(user, item, kind, time, offset, kind != IMPRESSION)
         return MicroBatch(
             partition=np.full(count, PARTITION, np.int32),
             offset=offset,
@@ -119,7 +129,7 @@ class Stream:
             item=item,
             kind=kind,
             timestamp=time,
-            value=np.full(count, np.nan, np.float32),
+            value=np.array(values or [np.nan] * count, np.float32),
             item_ids=tuple({known(number) for number in items}),
             next_offsets={PARTITION: Offset(self.events)},
             opened_s=0.0,

@@ -37,6 +37,7 @@ from service.trainer.sequences import Sequences
 from tests.state.examples import a_slab
 from tests.trainer.examples import (
     CPU,
+    IMPRESSION,
     PARTITION,
     Stream,
     a_challenger,
@@ -200,6 +201,19 @@ def test_an_event_is_not_replayed_before_its_round_nor_in_it_nor_while_it_is_hel
         held &= set(learner.held.item.tolist())
     assert drawn & set(late.item.tolist())
     assert not drawn & held
+
+
+def test_what_was_shown_is_neither_taught_nor_held(slab: HistorySlab, stream: Stream) -> None:
+    everything_held = a_learner(slab, small_settings(quick_training(fraction=0.99)))
+    kinds = [0, IMPRESSION, IMPRESSION, 0, 0]
+    report = everything_held.learn([stream.batch([1] * 5, [0, 1, 2, 3, 4], kinds=kinds)])
+    assert (report.events, report.sequences) == (5, 0)
+    held = set(everything_held.held.item.tolist())
+    assert held == set(keys([0, 3, 4]).tolist())
+    report = a_learner(slab, small_settings(quick_training(fraction=0.0))).learn(
+        [stream.batch([2] * 3, [5, 6, 7], kinds=[0, IMPRESSION, IMPRESSION])]
+    )
+    assert report.sequences == 0  # one event alone
 
 
 def test_a_round_without_events_takes_no_step(slab: HistorySlab, stream: Stream) -> None:
