@@ -285,6 +285,61 @@ class Device(enum.StrEnum):
     CUDA = "cuda"
 
 
+class TrainFull(Section):
+    """Every weight of the backbone."""
+
+    kind: Literal["full"] = "full"
+
+
+class TrainHead(Section):
+    """Item vectors and the projections into the body and out of it; the body stays as it is."""
+
+    kind: Literal["head"] = "head"
+
+
+class TrainTop(Section):
+    """The last blocks of the body, beside what `head` trains."""
+
+    kind: Literal["top_n"] = "top_n"
+    n: PositiveInt = Field(default=1, description="Blocks.")
+
+
+class TrainAdapter(Section):
+    """A bottleneck added behind each block, beside what `head` trains."""
+
+    kind: Literal["adapter"] = "adapter"
+    width: PositiveInt = Field(default=32, description="Of the bottleneck.")
+
+
+class TrainLora(Section):
+    """Narrow matrices added to every linear layer of the body, beside what `head` trains."""
+
+    kind: Literal["lora"] = "lora"
+    rank: PositiveInt = Field(default=8, description="Width of the matrices.")
+    alpha: PositiveInt = Field(default=16, description="Their product counts alpha / rank.")
+
+
+Trained = Annotated[
+    TrainFull | TrainHead | TrainTop | TrainAdapter | TrainLora, Field(discriminator="kind")
+]
+
+
+class AdamWSettings(Section):
+    """AdamW (Loshchilov and Hutter, 2019)."""
+
+    kind: Literal["adamw"] = "adamw"
+
+
+class SgdSettings(Section):
+    """Stochastic gradient descent; it wants a far larger `learning_rate` than AdamW."""
+
+    kind: Literal["sgd"] = "sgd"
+    momentum: Fraction = Field(default=0.9, description="Decay of the mean of gradients.")
+
+
+Optimizer = Annotated[AdamWSettings | SgdSettings, Field(discriminator="kind")]
+
+
 class ReplaySettings(Section):
     """Older histories mixed into every step, against forgetting."""
 
@@ -362,9 +417,21 @@ class TrainerSettings(Section):
     threads: Annotated[int, Field(ge=0)] = Field(
         default=0, description="CPU threads of the worker; 0: half the cores."
     )
+    trained: Trained = Field(
+        default=TrainFull(),
+        description="What of the backbone: `full`, `head`, `top_n`, `adapter` or `lora`. Item "
+        "vectors and projections always are.",
+    )
+    optimizer: Optimizer = Field(
+        default=AdamWSettings(),
+        description="`adamw` or `sgd`. Item vectors have a row-sparse Adam of their own.",
+    )
     learning_rate: PositiveFloat = 3e-3
     # A row moves only in the steps that use it, so each has to count for more.
     item_learning_rate: PositiveFloat = Field(default=1.5e-2, description="Of the item vectors.")
+    warmup_steps: Annotated[int, Field(ge=0)] = Field(
+        default=0, description="First steps of a model, over which the rates rise from 0."
+    )
     weight_decay: Annotated[float, Field(ge=0.0)] = 0.01
     clip_norm: PositiveFloat = Field(
         default=1.0, description="Gradients are scaled down to this norm."
@@ -564,6 +631,11 @@ def _annotation(path: list[str]) -> object:
     return annotation
 
 
+def _kinds(union: object) -> list[str]:
+    """The kinds of the sections that a discriminated union chooses from."""
+    return [each.model_fields["kind"].default for each in get_args(union)]
+
+
 def _is_structured(annotation: object) -> bool:
     """Whether values of this type are lists or sections; a union is, if any of its members is."""
     if get_origin(annotation) in (Union, UnionType):
@@ -595,7 +667,8 @@ def _explain(error: ValidationError, tree: Mapping[str, Any]) -> str:
         if fault["type"] == "extra_forbidden":
             faults.append(f"unknown setting {where}; `headwater config` lists those that exist")
         elif fault["type"] == "union_tag_not_found":
-            faults.append(f"setting {where}.kind is missing: small or pretrained")
+            kinds = " or ".join(_kinds(_annotation(where.split("."))))
+            faults.append(f"setting {where}.kind is missing: {kinds}")
         elif fault["type"] in _NOT_A_SECTION:
             name = ENV_PREFIX + where.replace(".", ENV_LEVEL).upper()
             faults.append(

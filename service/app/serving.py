@@ -1,6 +1,7 @@
 """The hot swap: loads a version beside the champion, then assigns one reference."""
 
 import asyncio
+import json
 import logging
 import time
 from collections import deque
@@ -10,8 +11,9 @@ from dataclasses import asdict
 from service.domain import Version
 from service.errors import ConfigurationError, DamagedVersionError
 from service.metrics import Metrics
+from service.model.added import added_by, require_trainable
 from service.model.recommender import Recommender
-from service.registry.artifact import Artifact
+from service.registry.artifact import NO_ITEM, Artifact
 from service.registry.manifest import Manifest, Origin
 from service.registry.registry import Registry
 from service.registry.servable import Servable, first_blend, make_servable, model_identity
@@ -29,8 +31,9 @@ def first_servable(registry: Registry, settings: Settings) -> Servable:
     if not registry.versions():
         log.info("the registry is empty: publishing a new model as its first version")
         model = Recommender.new(settings.model)
+        model.backbone.train_only(settings.trainer.trained)  # adds what it needs, or refuses
         registry.publish(
-            Artifact(model.state_dict(), ("",), {}),  # type: ignore[arg-type]
+            Artifact(model.state_dict(), (NO_ITEM,), {}, model.frozen),
             parent=None,
             origin=Origin.INITIAL,
             trained_through={},
@@ -70,12 +73,14 @@ def load_servable(registry: Registry, version: Version, settings: Settings) -> S
     """
     manifest, artifact = registry.load(version)
     _require_same_model(manifest, settings)
-    return make_servable(
+    servable = make_servable(
         manifest,
         artifact,
         batch=settings.batch.score_max_events,
         length=settings.model.max_length,
     )
+    require_trainable(servable.model.backbone.body, settings.trainer.trained)
+    return servable
 
 
 def _require_same_model(manifest: Manifest, settings: Settings) -> None:
@@ -83,6 +88,13 @@ def _require_same_model(manifest: Manifest, settings: Settings) -> None:
     it would go on being served and trained, and the change be ignored in silence."""
     stored = manifest.model.get("settings")
     wanted = model_identity(settings.model)
+    added, adding = manifest.model.get("added"), added_by(settings.trainer.trained)
+    if added is not None and added != (adding and adding.model_dump(mode="json")):
+        raise ConfigurationError(
+            f"the versions under {settings.storage.root / 'registry'} hold weights that were "
+            f"added with trainer.trained = {json.dumps(added)}; restore the setting, or begin "
+            "anew with another storage.root"
+        )
     if stored is not None and stored != wanted:
         changed = ", ".join(f"model.{key}" for key in wanted if stored.get(key) != wanted[key])
         raise ConfigurationError(

@@ -15,7 +15,25 @@ from transformers import (
 )
 
 from service.errors import ConfigurationError
-from service.settings import ModelSettings, PretrainedBackbone, SmallBackbone
+from service.model.added import (
+    Added,
+    add_adapters,
+    add_lora,
+    added_by,
+    lora_weights,
+    require_trainable,
+    top,
+)
+from service.settings import (
+    ModelSettings,
+    PretrainedBackbone,
+    SmallBackbone,
+    TrainAdapter,
+    Trained,
+    TrainFull,
+    TrainLora,
+    TrainTop,
+)
 
 # No body may look ahead by more than the noise of its arithmetic: 0 in all that are causal, and
 # 1e-3 in one that is not but whose weights are small.
@@ -42,6 +60,8 @@ class Backbone(nn.Module):
     positions are disregarded.
     """
 
+    added: Added | None = None  # to the body
+
     def __init__(self, body: PreTrainedModel, dim: int) -> None:
         super().__init__()
         hidden = int(body.config.hidden_size)
@@ -50,6 +70,8 @@ class Backbone(nn.Module):
         self.body = body
         self.enter = nn.Identity() if read == dim else nn.Linear(dim, read)
         self.leave = nn.Identity() if hidden == dim else nn.Linear(hidden, dim)
+        self.adapters = nn.ModuleList()
+        self._learning: tuple[nn.Module, ...] = (body,)  # parts of the body that are trained
 
     @property
     def packs(self) -> bool:
@@ -69,6 +91,47 @@ class Backbone(nn.Module):
         states: Tensor = self.leave(output.last_hidden_state)  # [batch, length, dim]
         return states
 
+    def add(self, added: Added) -> None:
+        """Put these weights beside the body's; nothing changes before they are trained."""
+        self.added = added
+        match added:
+            case TrainAdapter():
+                hidden = int(self.body.config.hidden_size)
+                self.adapters = add_adapters(self.body, hidden, added)
+            case TrainLora():
+                add_lora(self.body, added)
+
+    def train_only(self, trained: Trained) -> None:
+        """Train this of the body; what it needs is added. The rest is frozen.
+
+        Raises ConfigurationError where the body cannot be trained so.
+        """
+        require_trainable(self.body, trained)
+        wanted = added_by(trained)
+        if wanted is not None and self.added is None:
+            self.add(wanted)
+        match trained:
+            case TrainFull():
+                self._learning = (self.body,)
+            case TrainTop(n=count):
+                self._learning = top(self.body, count)
+            case _:
+                self._learning = ()
+        self.body.requires_grad_(False)
+        for part in self._learning:
+            part.requires_grad_(True)
+        for weight in lora_weights(self.body):
+            weight.requires_grad_(True)
+
+    def train(self, mode: bool = True) -> "Backbone":
+        """What is frozen is never in training mode: it would drop states that nothing learns
+        to do without."""
+        super().train(mode)
+        self.body.eval()
+        for part in self._learning:
+            part.train(mode)
+        return self
+
     @property
     def config(self) -> dict[str, Any]:
         """What `from_config` needs, as plain data."""
@@ -81,13 +144,19 @@ def make_backbone(settings: ModelSettings) -> Backbone:
 
     Raises ConfigurationError when the named model cannot be loaded or looks ahead.
     """
+    spread = None
     match settings.backbone:
         case SmallBackbone() as small:
             body = AutoModel.from_config(_small_config(small, settings))
         case PretrainedBackbone() as pretrained:
             body = _load(pretrained, settings)
+            spread = _take_out_words(body)
     try:
         backbone = Backbone(body, settings.dim)
+        if spread is not None and isinstance(backbone.enter, nn.Linear):
+            # Item vectors of length 1 enter as long as the words did that the body knows.
+            nn.init.normal_(backbone.enter.weight, std=spread)
+            nn.init.zeros_(backbone.enter.bias)
         _refuse_lookahead(backbone, settings)
     except (ValueError, TypeError, AttributeError, RuntimeError, IndexError) as error:
         raise ConfigurationError(
@@ -172,6 +241,21 @@ def _load(pretrained: PretrainedBackbone, settings: ModelSettings) -> PreTrained
         )
     logging.getLogger(__name__).info("loaded backbone %s (%s)", name, config.model_type)
     return body
+
+
+def _take_out_words(body: PreTrainedModel) -> float | None:
+    """Drop the embeddings of words, which nothing reads and which are up to half of a small
+    model; give the spread of their components."""
+    words = body.get_input_embeddings()
+    if not isinstance(words, nn.Embedding):
+        return None
+    none = nn.Embedding(1, words.embedding_dim)
+    nn.init.zeros_(none.weight)
+    body.set_input_embeddings(none)
+    body.config.vocab_size = 1
+    for token in ("pad_token_id", "bos_token_id", "eos_token_id"):
+        setattr(body.config, token, None)
+    return float(words.weight.detach().std())
 
 
 def _refuse_lookahead(backbone: Backbone, settings: ModelSettings) -> None:

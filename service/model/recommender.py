@@ -5,7 +5,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from transformers.initialization import no_init_weights
 
+from service.model.added import added_from
 from service.model.backbone import Backbone, backbone_from_config, make_backbone
 from service.settings import ModelSettings
 
@@ -40,21 +42,35 @@ class Recommender(nn.Module):
         table = weights["items.weight"]
 
         def build() -> "Recommender":
-            return cls(backbone_from_config(shape["backbone"], table.shape[1]), *table.shape)
+            backbone = backbone_from_config(shape["backbone"], table.shape[1])
+            added = added_from(shape.get("added"))
+            if added is not None:
+                backbone.add(added)
+            return cls(backbone, *table.shape)
 
         with torch.device("meta"):
             model = build()
-        model.load_state_dict(weights, assign=True)
         if any(buffer.is_meta for buffer in model.buffers()):
             # Rotary frequencies and the like are computed at construction and not saved.
-            model = build()
-            model.load_state_dict(weights)
+            with no_init_weights():
+                model = build()
+        model.load_state_dict(weights, assign=True)
         return model.eval()
 
     @property
     def shape(self) -> dict[str, Any]:
         """What `from_weights` needs beside the weights, as plain data."""
-        return {"backbone": self.backbone.config}
+        added = self.backbone.added
+        return {
+            "backbone": self.backbone.config,
+            "added": None if added is None else added.model_dump(mode="json"),
+        }
+
+    @property
+    def frozen(self) -> frozenset[str]:
+        """Names of the weights that are never trained."""
+        trained = {name for name, weight in self.named_parameters() if weight.requires_grad}
+        return frozenset(self.state_dict().keys() - trained)
 
     @property
     def device(self) -> torch.device:

@@ -21,10 +21,14 @@ from service.registry.files import read_file, write_synced
 from service.registry.manifest import FileRecord
 
 WEIGHTS_FILE = "weights.safetensors"
+FROZEN_FILE = "frozen.safetensors"  # only where something is
 VOCABULARY_FILE = "vocabulary.json"
 TRAINER_FILE = "trainer.safetensors"
 
 NO_ITEM = ItemId("")  # in the vocabulary: no item has this row
+
+
+_NONE: Mapping[str, FileRecord] = {}
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -36,23 +40,32 @@ class Artifact:
     # The learner's own state: optimizer moments, holdout rows. Only a restarted trainer
     # reads it; empty where it was not asked for. Its values may be NaN, an absent value is.
     trainer: Mapping[str, torch.Tensor]
+    # Names of the weights that are never trained. They have a file of their own, which later
+    # versions link to instead of writing them again.
+    frozen: frozenset[str] = frozenset()
 
 
-def write_artifact(folder: Path, artifact: Artifact) -> dict[str, FileRecord]:
-    """Writes the files into `folder`, each synced; the caller syncs the folder.
+def write_artifact(
+    folder: Path, artifact: Artifact, present: Mapping[str, FileRecord] = _NONE
+) -> dict[str, FileRecord]:
+    """Writes the files into `folder`, each synced; the caller syncs the folder. Those that are
+    `present` there already are left as they are.
 
     Tensors may lie on any device, be views and share storage; what shared storage is
     written, and read back, once for each name. Raises `NonFiniteError` before anything
     is written, and ValueError if row 0 of the vocabulary is not reserved.
     """
-    broken = _non_finite(artifact.weights)
+    unwritten = artifact.frozen if FROZEN_FILE in present else frozenset()
+    broken = _non_finite(_but(artifact.weights, unwritten))
     if broken is not None:
         raise NonFiniteError(f"refused to publish: {broken} is not finite")
     if artifact.vocabulary[:1] != (NO_ITEM,):
         raise ValueError("row 0 of the vocabulary must be reserved, with the empty id")
-    records: dict[str, FileRecord] = {}
-    # One encoded file in memory at a time.
-    for name in (WEIGHTS_FILE, VOCABULARY_FILE, TRAINER_FILE):
+    records = dict(present)
+    names = [WEIGHTS_FILE, VOCABULARY_FILE, TRAINER_FILE]
+    if artifact.frozen and FROZEN_FILE not in present:
+        names.append(FROZEN_FILE)
+    for name in names:  # one encoded file in memory at a time
         data = _encode(name, artifact)
         write_synced(folder / name, data)
         records[name] = _record(data)
@@ -60,20 +73,29 @@ def write_artifact(folder: Path, artifact: Artifact) -> dict[str, FileRecord]:
 
 
 def read_artifact(
-    folder: Path, files: Mapping[str, FileRecord], *, with_trainer: bool = False
+    folder: Path,
+    files: Mapping[str, FileRecord],
+    frozen: Mapping[str, torch.Tensor] | None = None,
+    *,
+    with_trainer: bool = False,
 ) -> Artifact:
-    """Reads an artifact back; serving leaves the trainer's file alone.
+    """Reads an artifact back; serving leaves the trainer's file alone. `frozen` is what
+    `read_frozen` would give, where the caller has it.
 
     Raises `DamagedVersionError` if a file is missing, is not what `files` says, or holds
     a weight that is not finite.
     """
-    weights = _tensors(folder, WEIGHTS_FILE, files)
-    broken = _non_finite(weights)
-    if broken is not None:
-        raise DamagedVersionError(f"{WEIGHTS_FILE}: {broken} is not finite")
+    weights = _weights(folder, WEIGHTS_FILE, files)
+    if frozen is None:
+        frozen = read_frozen(folder, files)
     vocabulary = _vocabulary(folder, files)
     trainer = _tensors(folder, TRAINER_FILE, files) if with_trainer else {}
-    return Artifact(weights, vocabulary, trainer)
+    return Artifact({**weights, **frozen}, vocabulary, trainer, frozenset(frozen))
+
+
+def read_frozen(folder: Path, files: Mapping[str, FileRecord]) -> dict[str, torch.Tensor]:
+    """The weights that are never trained; none where all are. Raises as `read_artifact` does."""
+    return _weights(folder, FROZEN_FILE, files) if FROZEN_FILE in files else {}
 
 
 def verify_files(folder: Path, files: Mapping[str, FileRecord]) -> None:
@@ -85,8 +107,16 @@ def verify_files(folder: Path, files: Mapping[str, FileRecord]) -> None:
 def _encode(name: str, artifact: Artifact) -> bytes:
     if name == VOCABULARY_FILE:
         return orjson.dumps(artifact.vocabulary)
-    tensors = artifact.weights if name == WEIGHTS_FILE else artifact.trainer
+    tensors = artifact.trainer
+    if name == WEIGHTS_FILE:
+        tensors = _but(artifact.weights, artifact.frozen)
+    if name == FROZEN_FILE:
+        tensors = {key: artifact.weights[key] for key in sorted(artifact.frozen)}
     return safetensors.torch.save(_plain(tensors))
+
+
+def _but(tensors: Mapping[str, torch.Tensor], left_out: frozenset[str]) -> dict[str, torch.Tensor]:
+    return {name: tensor for name, tensor in tensors.items() if name not in left_out}
 
 
 def _plain(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -127,6 +157,14 @@ def _read(folder: Path, name: str, files: Mapping[str, FileRecord]) -> bytes:
     if _record(data) != record:
         raise DamagedVersionError(f"{name} was altered: its checksum is wrong")
     return data
+
+
+def _weights(folder: Path, name: str, files: Mapping[str, FileRecord]) -> dict[str, torch.Tensor]:
+    weights = _tensors(folder, name, files)
+    broken = _non_finite(weights)
+    if broken is not None:
+        raise DamagedVersionError(f"{name}: {broken} is not finite")
+    return weights
 
 
 def _tensors(folder: Path, name: str, files: Mapping[str, FileRecord]) -> dict[str, torch.Tensor]:

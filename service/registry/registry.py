@@ -1,6 +1,7 @@
 """The registry: versions in a folder, published whole or not at all.
 
     root/versions/00000012/weights.safetensors
+                           frozen.safetensors    where something is; a link of the parent's file
                            vocabulary.json
                            trainer.safetensors
                            manifest.json         last: a version without one does not exist
@@ -17,9 +18,18 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from service.domain import Offsets, Version
 from service.errors import ConfigurationError, DamagedVersionError
-from service.registry.artifact import Artifact, read_artifact, verify_files, write_artifact
+from service.registry.artifact import (
+    FROZEN_FILE,
+    Artifact,
+    read_artifact,
+    read_frozen,
+    verify_files,
+    write_artifact,
+)
 from service.registry.files import link_or_copy, read_file, storage_faults
 from service.registry.folders import VersionFolders
 from service.registry.manifest import (
@@ -57,6 +67,8 @@ class Registry:
         self._keep_versions = settings.keep_versions
         self._refused: set[Version] = set()
         self._missing_pin: Version | None = None  # already logged
+        # The weights that are never trained, as they were last read: most versions have the same.
+        self._frozen: tuple[FileRecord | None, dict[str, Tensor]] = (None, {})
 
     def versions(self) -> list[Version]:
         """The numbers of the versions that exist, damaged or not; ascending."""
@@ -95,8 +107,12 @@ class Registry:
         items: int,
         gate: GateSummary | None,
         now_ms: int,
+        same_frozen: bool = False,
     ) -> Manifest:
         """Publishes under the next number; the weights and their offsets appear in one step.
+
+        With `same_frozen` the weights that are never trained are the parent's: its file of them
+        is linked to, where it is still there.
 
         On return the version is durable. When this raises, or the process dies, there is no
         version: `NonFiniteError` for weights that are not finite, `TransientError` for a
@@ -116,8 +132,14 @@ class Registry:
                 files=files,
             )
 
+        def fill(folder: Path) -> _Files:
+            present: _Files = {}
+            if same_frozen and parent is not None:
+                present = self._link_frozen(parent, folder)
+            return write_artifact(folder, artifact, present)
+
         with storage_faults(self._root):
-            return self._folders.add(lambda folder: write_artifact(folder, artifact), describe)
+            return self._folders.add(fill, describe)
 
     def load(self, version: Version, *, with_trainer: bool = False) -> tuple[Manifest, Artifact]:
         """Raises `DamagedVersionError`, also when the version is pruned meanwhile."""
@@ -125,7 +147,9 @@ class Registry:
         folder = self._folders.path(version)
         try:
             with storage_faults(self._root):
-                return manifest, read_artifact(folder, manifest.files, with_trainer=with_trainer)
+                frozen = None if with_trainer else self._read_frozen(folder, manifest.files)
+                artifact = read_artifact(folder, manifest.files, frozen, with_trainer=with_trainer)
+                return manifest, artifact
         except DamagedVersionError as error:
             raise DamagedVersionError(f"version {version}: {error}") from error
 
@@ -244,6 +268,22 @@ class Registry:
                 newest_intact=self._newest_intact(versions),
             ):
                 self._folders.remove(version)
+
+    def _read_frozen(self, folder: Path, files: _Files) -> dict[str, Tensor]:
+        """Read once for all versions that have the same, which then share memory too: servables
+        do not change theirs. A trainer may, and reads its own."""
+        record = files.get(FROZEN_FILE)
+        if record != self._frozen[0]:
+            self._frozen = (record, read_frozen(folder, files))
+        return self._frozen[1]
+
+    def _link_frozen(self, parent: Version, folder: Path) -> _Files:
+        """The parent's file under its name in `folder`; nothing where it is gone."""
+        try:
+            files = {FROZEN_FILE: self.manifest(parent).files[FROZEN_FILE]}
+            return _share(files, self._folders.path(parent), folder)
+        except (DamagedVersionError, KeyError):
+            return {}
 
     def _newest_readable(self) -> Manifest:
         for version in reversed(self.versions()):

@@ -7,24 +7,31 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.optim import AdamW
+from torch.optim import SGD, AdamW, Optimizer
 
 from service.domain import ItemId, ItemKey
 from service.model.recommender import Recommender
 from service.model.vocabulary import Vocabulary
-from service.settings import ModelSettings, TrainerSettings
+from service.settings import AdamWSettings, ModelSettings, SgdSettings, TrainerSettings
 from service.trainer.row_adam import RowAdam
 
-_MOMENTS = ("exp_avg", "exp_avg_sq")
+_ITEMS = "items.weight"
+_STEPS = "optimizer.steps"
+# What the optimizers keep of a weight; another one's is of no use.
+_KEPT: dict[type[Optimizer], tuple[str, ...]] = {
+    AdamW: ("step", "exp_avg", "exp_avg_sq"),
+    SGD: ("momentum_buffer",),
+}
 
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
     """Everything `Challenger.restore` needs, in memory; nothing is shared with the model."""
 
-    weights: dict[str, Tensor]
+    weights: dict[str, Tensor]  # those that are trained
     optimizer: dict[str, Any]
     items: dict[str, Tensor]  # the item table's moments, to the end of the vocabulary
+    steps: int
 
 
 class Challenger:
@@ -37,13 +44,21 @@ class Challenger:
         settings: TrainerSettings,
         device: torch.device,
     ) -> None:
+        """Raises ConfigurationError where this model cannot be trained as the settings say."""
+        model.backbone.train_only(settings.trained)
         self.model = model.to(device).train()
         self.vocabulary = vocabulary
         self._settings = settings
+        self.trained = {
+            name: weight
+            for name, weight in self.model.named_parameters()
+            if weight.requires_grad and name != _ITEMS
+        }
         self.optimizer = self._new_optimizer()
         rows, dim = self.model.items.weight.shape
         self.item_optimizer = RowAdam(rows, dim, device)
-        self._item_rate = settings.item_learning_rate
+        self._rates = settings.learning_rate, settings.item_learning_rate
+        self._steps = 0
 
     @classmethod
     def new(
@@ -51,20 +66,21 @@ class Challenger:
     ) -> "Challenger":
         return cls(Recommender.new(model_settings), Vocabulary(), settings, device)
 
-    def _new_optimizer(self) -> AdamW:
-        """AdamW for all but the item vectors; gains and biases are not decayed."""
-        parameters = list(self.model.backbone.parameters())
-        return AdamW(
-            [
-                {
-                    "params": [one for one in parameters if one.ndim > 1],
-                    "weight_decay": self._settings.weight_decay,
-                },
-                {"params": [one for one in parameters if one.ndim <= 1], "weight_decay": 0.0},
-            ],
-            lr=self._settings.learning_rate,
-            fused=True,
-        )
+    def _new_optimizer(self) -> Optimizer:
+        """For all that is trained but the item vectors; gains and biases are not decayed."""
+        settings, trained = self._settings, self.trained.values()
+        groups = [
+            {
+                "params": [one for one in trained if one.ndim > 1],
+                "weight_decay": settings.weight_decay,
+            },
+            {"params": [one for one in trained if one.ndim <= 1], "weight_decay": 0.0},
+        ]
+        match settings.optimizer:
+            case AdamWSettings():
+                return AdamW(groups, lr=settings.learning_rate, fused=True)
+            case SgdSettings(momentum=momentum):
+                return SGD(groups, lr=settings.learning_rate, momentum=momentum, fused=True)
 
     @property
     def items(self) -> int:
@@ -72,13 +88,19 @@ class Challenger:
         return len(self.vocabulary) - 1
 
     def set_learning_rates(self, rate: float, item_rate: float) -> None:
-        self._item_rate = item_rate
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
+        """From the next step on, and less than that in the first steps of a model."""
+        self._rates = rate, item_rate
 
-    def move_items(self, rows: Tensor, gradient: Tensor) -> None:
-        """Change the vectors of `rows` [n] against `gradient` [n, dim]."""
-        self.item_optimizer.step(self.model.items.weight.data, rows, gradient, self._item_rate)
+    def move(self, rows: Tensor, gradient: Tensor) -> None:
+        """One step: change what is trained against its gradients, and the item vectors of
+        `rows` [n] against `gradient` [n, dim]."""
+        self._steps += 1
+        warmth = min(self._steps / max(self._settings.warmup_steps, 1), 1.0)
+        rate, item_rate = self._rates
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate * warmth
+        self.optimizer.step()
+        self.item_optimizer.step(self.model.items.weight.data, rows, gradient, item_rate * warmth)
 
     def learn_items(self, items: list[tuple[ItemKey, ItemId]]) -> None:
         """Give unknown items rows; the table and its moments grow with them."""
@@ -87,56 +109,74 @@ class Challenger:
         self.item_optimizer.grow(self.model.items.weight.shape[0])
 
     def checkpoint(self) -> Checkpoint:
+        weights = {**self.trained, _ITEMS: self.model.items.weight}
         return Checkpoint(
-            {name: tensor.detach().clone() for name, tensor in self.model.state_dict().items()},
+            {name: weight.detach().clone() for name, weight in weights.items()},
             copy.deepcopy(self.optimizer.state_dict()),
             self.item_optimizer.tensors(len(self.vocabulary)),
+            self._steps,
         )
 
     def restore(self, checkpoint: Checkpoint) -> None:
         """Go back to a checkpoint of this model. Items learned since keep fresh rows."""
+        items = checkpoint.weights[_ITEMS]
         with torch.no_grad():
-            for name, tensor in self.model.state_dict().items():
-                kept = checkpoint.weights[name]
-                tensor[: len(kept)].copy_(kept) if tensor.ndim else tensor.copy_(kept)
-        self.model.renew(len(checkpoint.weights["items.weight"]))
+            for name, weight in self.trained.items():
+                weight.copy_(checkpoint.weights[name])
+            self.model.items.weight[: len(items)] = items
+        self.model.renew(len(items))
         # load_state_dict adopts what it is given; the checkpoint may be restored again.
         self.optimizer.load_state_dict(copy.deepcopy(checkpoint.optimizer))
         self.item_optimizer.load(checkpoint.items)
+        self._steps = checkpoint.steps
+
+    def frozen_copy(self) -> Recommender:
+        """The model as it is now, to be read; what is never trained is not copied."""
+        shared: dict[int, Any] = {
+            id(weight): weight for weight in self.model.parameters() if not weight.requires_grad
+        }
+        return copy.deepcopy(self.model, shared).eval()
 
     def is_finite(self) -> bool:
-        return all(bool(torch.isfinite(weight).all()) for weight in self.model.parameters())
+        weights = (*self.trained.values(), self.model.items.weight)
+        return all(bool(torch.isfinite(weight).all()) for weight in weights)
 
     def weights(self) -> dict[str, Tensor]:
-        """Copies of the weights on the CPU, the item table cut to the vocabulary."""
+        """The weights on the CPU, the item table cut to the vocabulary; copies of those that
+        are trained."""
+        frozen = self.model.frozen
         weights = {
-            name: tensor.detach().cpu().clone() for name, tensor in self.model.state_dict().items()
+            name: tensor.detach().cpu() if name in frozen else tensor.detach().cpu().clone()
+            for name, tensor in self.model.state_dict().items()
         }
-        weights["items.weight"] = weights["items.weight"][: len(self.vocabulary)].clone()
+        weights[_ITEMS] = weights[_ITEMS][: len(self.vocabulary)].clone()
         return weights
 
     def optimizer_tensors(self) -> dict[str, Tensor]:
         """Copies of the optimizers' moments and step counts, on the CPU."""
         tensors = {
             f"optimizer.{kind}.{name}": tensor.detach().cpu().clone()
-            for name, parameter in self.model.backbone.named_parameters("backbone")
-            for kind, tensor in self.optimizer.state.get(parameter, {}).items()
+            for name, weight in self.trained.items()
+            for kind, tensor in self.optimizer.state.get(weight, {}).items()
+            if tensor is not None
         }
+        tensors[_STEPS] = torch.tensor(float(self._steps))
         items = self.item_optimizer.tensors(len(self.vocabulary))
         return tensors | {f"optimizer.items.{kind}": kept.cpu() for kind, kept in items.items()}
 
     def load_optimizer(self, tensors: Mapping[str, Tensor]) -> None:
-        """Take back what `optimizer_tensors` gave. Parameters it does not name start anew."""
-        for name, parameter in self.model.backbone.named_parameters("backbone"):
-            kinds = {
-                kind: tensors[f"optimizer.{kind}.{name}"]
-                for kind in ("step", *_MOMENTS)
-                if f"optimizer.{kind}.{name}" in tensors
-            }
-            if kinds:
-                self.optimizer.state[parameter] = {
-                    kind: tensor.to(parameter.device).clone() for kind, tensor in kinds.items()
+        """Take back what `optimizer_tensors` gave. What it does not name, or was another kind of
+        optimizer's, starts anew."""
+        kept = _KEPT[type(self.optimizer)]
+        for name, weight in self.trained.items():
+            kinds = {kind: tensors.get(f"optimizer.{kind}.{name}") for kind in kept}
+            found = {kind: each for kind, each in kinds.items() if each is not None}
+            if found.keys() == kinds.keys():
+                self.optimizer.state[weight] = {
+                    kind: tensor.to(weight.device).clone() for kind, tensor in found.items()
                 }
+        if _STEPS in tensors:
+            self._steps = int(tensors[_STEPS])
         of_items = "optimizer.items."
         items = {
             name.removeprefix(of_items): tensor

@@ -7,7 +7,6 @@ round: the one that brings it, or the one in which it leaves the holdout. What a
 diverged challenger had learned is taught again, more slowly, to the one that follows.
 """
 
-import copy
 import logging
 import math
 import statistics
@@ -125,7 +124,7 @@ class Learner:
     def _crown(self) -> None:
         """What the challenger is now is the champion."""
         self._champion_at = self._challenger.checkpoint()
-        self._champion = copy.deepcopy(self._challenger.model).eval()
+        self._champion = self._challenger.frozen_copy()
         self._champion_vocabulary = self._challenger.vocabulary
         self._champion_blend = self.blend
         self._since_champion: deque[Sequences] = deque(maxlen=_ROUNDS_KEPT)
@@ -381,6 +380,7 @@ class Learner:
         """The challenger as it would be published."""
         return Artifact(
             weights=self._challenger.weights(),
+            frozen=self._challenger.model.frozen,
             vocabulary=self._challenger.vocabulary.ids,
             trainer={
                 **self._challenger.optimizer_tensors(),

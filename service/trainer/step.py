@@ -53,10 +53,9 @@ def train_step(
 
 def _apply(challenger: Challenger, used: Tensor, vectors: Tensor, clip_norm: float) -> None:
     """Move weights and the used item vectors [used, dim] against their gradients."""
-    norm = clip_grad_norm_([*challenger.model.backbone.parameters(), vectors], clip_norm)
+    norm = clip_grad_norm_([*challenger.trained.values(), vectors], clip_norm)
     if not torch.isfinite(norm):
         raise NonFiniteError(f"gradient norm is {float(norm)}")
-    challenger.optimizer.step()
     gradient = vectors.grad
     if gradient is not None:
-        challenger.move_items(used, gradient)
+        challenger.move(used, gradient)

@@ -123,6 +123,7 @@ class Worker:
             address.partition: HistorySlab.attach(address) for address in arguments.slabs
         }
         self._newest = Version(0)  # known to exist, intact or not; another is someone else's
+        self._same_frozen = False  # as the newest version: what is never trained is stored there
         self._progress = 0
         self._busy = True
 
@@ -165,6 +166,7 @@ class Worker:
             device,
         )
         challenger.load_optimizer(artifact.trainer)
+        self._same_frozen = artifact.frozen == challenger.model.frozen
         held = (
             rows_from_tensors(dict(artifact.trainer))
             if "holdout.item" in artifact.trainer
@@ -198,6 +200,7 @@ class Worker:
         if manifest is None:
             return parent
         self._newest = manifest.version
+        self._same_frozen = True
         learner.promoted()
         self._registry.prune()
         self._say(Published(manifest.version, dict(manifest.trained_through)))
@@ -222,6 +225,7 @@ class Worker:
                     challenger_ndcg=report.challenger,
                 ),
                 now_ms=time.time_ns() // 1_000_000,
+                same_frozen=self._same_frozen,
             )
         except TransientError as error:
             log.error("could not publish, trying again later: %s", error)

@@ -8,7 +8,16 @@ import pytest
 from service.app.serving import first_servable
 from service.errors import ConfigurationError
 from service.registry.registry import Registry
-from service.settings import Settings, SmallBackbone
+from service.settings import (
+    Settings,
+    SmallBackbone,
+    TrainAdapter,
+    Trained,
+    TrainFull,
+    TrainHead,
+    TrainLora,
+    TrainTop,
+)
 from tests.app.test_serving import small
 
 CHANGES: dict[str, Any] = {
@@ -41,6 +50,32 @@ def test_one_line_names_the_settings_that_changed(names: tuple[str, ...], tmp_pa
     assert str(tmp_path / "registry") in line
     assert "\n" not in line
     assert registry.versions() == [1]
+
+
+def trained_as(settings: Settings, trained: Trained) -> Settings:
+    trainer = settings.trainer.model_copy(update={"trained": trained})
+    return settings.model_copy(update={"trainer": trainer})
+
+
+def test_other_added_weights_than_the_versions_hold_are_one_line(tmp_path: Path) -> None:
+    settings = trained_as(small(tmp_path), TrainLora(rank=2))
+    registry = Registry(tmp_path / "registry", settings.registry)
+    first_servable(registry, settings)
+    assert first_servable(registry, settings).model.backbone.added == TrainLora(rank=2)
+    for other in (TrainFull(), TrainLora(rank=3), TrainAdapter()):
+        with pytest.raises(ConfigurationError) as refused:
+            first_servable(registry, trained_as(settings, other))
+        assert '"rank": 2' in str(refused.value)
+        assert "\n" not in str(refused.value)
+
+
+def test_what_is_trained_may_change_where_nothing_was_added(tmp_path: Path) -> None:
+    settings = begun(tmp_path)
+    registry = Registry(tmp_path / "registry", settings.registry)
+    for other in (TrainHead(), TrainTop(n=1), TrainLora()):
+        assert first_servable(registry, trained_as(settings, other)).version == 1
+    with pytest.raises(ConfigurationError, match=r"trainer\.trained\.n = 5"):
+        first_servable(registry, trained_as(settings, TrainTop(n=5)))
 
 
 def test_what_may_change_is_not_refused(tmp_path: Path) -> None:

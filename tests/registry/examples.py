@@ -1,5 +1,6 @@
 """Small artifacts and versions for the registry's tests."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -22,6 +23,13 @@ def an_artifact(mark: float = 0.0, rows: int = 3) -> Artifact:
         vocabulary=vocabulary,
         trainer={"moment": torch.full((rows, 4), -mark), "rows": torch.arange(5)},
     )
+
+
+def a_half_frozen_artifact(mark: float = 0.0, frozen: float = 5.0) -> Artifact:
+    """One whose body is never trained."""
+    artifact = an_artifact(mark)
+    weights = {**artifact.weights, "body": torch.full((8,), frozen)}
+    return replace(artifact, weights=weights, frozen=frozenset({"body"}))
 
 
 def a_registry(root: Path, keep_versions: int = 10) -> Registry:

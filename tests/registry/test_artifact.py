@@ -9,6 +9,7 @@ import torch
 from service.domain import ItemId
 from service.errors import DamagedVersionError, NonFiniteError
 from service.registry.artifact import (
+    FROZEN_FILE,
     TRAINER_FILE,
     VOCABULARY_FILE,
     WEIGHTS_FILE,
@@ -18,7 +19,7 @@ from service.registry.artifact import (
     write_artifact,
 )
 from service.registry.manifest import FileRecord
-from tests.registry.examples import an_artifact, flip_a_bit, truncate
+from tests.registry.examples import a_half_frozen_artifact, an_artifact, flip_a_bit, truncate
 
 FILES = [WEIGHTS_FILE, VOCABULARY_FILE, TRAINER_FILE]
 VOCABULARY = (ItemId(""), ItemId("a"))
@@ -72,6 +73,17 @@ def test_read_tensors_can_be_trained_on(tmp_path: Path) -> None:
     back = read_artifact(tmp_path, write_artifact(tmp_path, an_artifact(1.0))).weights
     back["items"].add_(1.0)
     assert back["items"].eq(2.0).all()
+
+
+def test_what_is_never_trained_has_a_file_of_its_own(tmp_path: Path) -> None:
+    artifact = a_half_frozen_artifact()
+    files = write_artifact(tmp_path, artifact)
+    assert safetensors.torch.load_file(tmp_path / FROZEN_FILE).keys() == {"body"}
+    assert "body" not in safetensors.torch.load_file(tmp_path / WEIGHTS_FILE)
+    back = read_artifact(tmp_path, files)
+    assert back.frozen == {"body"}
+    assert back.weights.keys() == artifact.weights.keys()
+    assert torch.equal(back.weights["body"], artifact.weights["body"])
 
 
 def test_serving_leaves_the_trainers_file_alone(tmp_path: Path) -> None:

@@ -1,13 +1,113 @@
 import copy
 
+import pytest
 import torch
 
 from service.model.recommender import Recommender
+from service.settings import (
+    AdamWSettings,
+    Optimizer,
+    Settings,
+    SgdSettings,
+    SmallBackbone,
+    TrainAdapter,
+    Trained,
+    TrainFull,
+    TrainHead,
+    TrainLora,
+    TrainTop,
+)
 from service.trainer.challenger import Challenger, Checkpoint
 from service.trainer.step import train_step
 from tests.trainer.examples import CPU, a_challenger, known, packed, small_settings
 
 SETTINGS = small_settings()
+EVERY_KIND: list[Trained] = [
+    TrainFull(),
+    TrainHead(),
+    TrainTop(n=1),
+    TrainAdapter(width=2),
+    TrainLora(rank=2),
+]
+
+
+def settings_with(**changes: object) -> Settings:
+    """Small ones, with items narrower than the body so that there are projections."""
+    backbone = SmallBackbone(dim=16, layers=2, heads=2)
+    model = SETTINGS.model.model_copy(update={"backbone": backbone, "dim": 8})
+    trainer = SETTINGS.trainer.model_copy(update=changes)
+    return SETTINGS.model_copy(update={"model": model, "trainer": trainer})
+
+
+def continued(one: Challenger, settings: Settings) -> Challenger:
+    """As a restarted worker makes it of what a version holds."""
+    weights = {name: tensor.clone() for name, tensor in one.weights().items()}
+    model = Recommender.from_weights(one.model.shape, weights)
+    other = Challenger(model, one.vocabulary, settings.trainer, CPU)
+    other.load_optimizer(one.optimizer_tensors())
+    return other
+
+
+@pytest.mark.parametrize("trained", EVERY_KIND)
+@pytest.mark.parametrize("optimizer", [AdamWSettings(), SgdSettings()])
+def test_only_what_is_trained_moves_is_kept_and_goes_on_after_a_restart(
+    trained: Trained, optimizer: Optimizer
+) -> None:
+    settings = settings_with(trained=trained, optimizer=optimizer)
+    one = a_challenger(settings, items=6)
+    start = one.weights()
+    train(one, [1, 2, 3, 4])
+    checkpoint = one.checkpoint()
+    assert checkpoint.weights.keys() == start.keys() - one.model.frozen
+    other = continued(one, settings)
+    for challenger in (one, other):
+        train(challenger, [4, 5, 6])
+    for name, weight in one.weights().items():
+        torch.testing.assert_close(other.weights()[name], weight)
+        if name in one.model.frozen:
+            assert torch.equal(weight, start[name])
+    assert not torch.equal(one.weights()["backbone.enter.weight"], start["backbone.enter.weight"])
+    one.restore(checkpoint)
+    assert_at(one, checkpoint)
+
+
+def test_frozen_weights_are_copied_neither_for_a_champion_nor_for_a_version() -> None:
+    challenger = a_challenger(settings_with(trained=TrainLora(rank=2)), items=3)
+    mine, copied = challenger.model.state_dict(), challenger.frozen_copy().state_dict()
+    published = challenger.weights()
+    for name, weight in mine.items():
+        shared = name in challenger.model.frozen
+        assert (weight.data_ptr() == copied[name].data_ptr()) is shared
+        assert (weight.data_ptr() == published[name].data_ptr()) is shared
+
+
+def test_added_weights_may_be_put_beside_what_was_trained_without_them() -> None:
+    one = a_challenger(settings_with(trained=TrainFull()), items=4)
+    train(one, [1, 2, 3])
+    other = continued(one, settings_with(trained=TrainAdapter()))
+    rows = torch.tensor([[1, 2, 3]])
+    with torch.inference_mode():
+        torch.testing.assert_close(other.model.eval()(rows), one.model.eval()(rows))
+
+
+def test_moments_of_another_optimizer_are_left_alone() -> None:
+    one = a_challenger(settings_with(), items=4)
+    train(one, [1, 2, 3])
+    other = continued(one, settings_with(optimizer=SgdSettings()))
+    assert not other.optimizer.state
+    train(other, [1, 2, 3])
+
+
+def test_the_rates_rise_over_the_first_steps_of_a_model_and_of_no_other() -> None:
+    settings = settings_with(warmup_steps=4)
+    one = a_challenger(settings, items=4)
+    rates = []
+    for number in range(6):
+        if number == 2:
+            one = continued(one, settings)
+        train(one, [1, 2, 3])
+        rates.append(one.optimizer.param_groups[0]["lr"] / settings.trainer.learning_rate)
+    assert rates == [0.25, 0.5, 0.75, 1.0, 1.0, 1.0]
 
 
 def train(challenger: Challenger, rows: list[int]) -> None:
