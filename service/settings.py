@@ -248,6 +248,27 @@ class ModelSettings(Section):
     seed: int = Field(default=0, description="Of the weights of a new model.")
 
 
+class TextSettings(Section):
+    """A pretrained encoder of the items' texts."""
+
+    encoder: str | None = Field(
+        default=None,
+        description="Hub id or local folder of any Hugging Face model with a tokenizer; texts are "
+        "not read when unset.",
+    )
+    revision: str | None = Field(
+        default=None, description="Branch, tag or commit on the hub; the newest when unset."
+    )
+    max_tokens: PositiveInt = Field(default=64, description="Longer texts are cut.")
+    batch_items: PositiveInt = Field(default=32, description="Texts encoded at once.")
+
+
+class ItemsSettings(Section):
+    """What is known of items beyond the events, as part of their vectors."""
+
+    text: TextSettings = TextSettings()
+
+
 class MemorySettings(Section):
     """Item-to-item transitions, learned at every event and mixed into every ranking.
 
@@ -432,6 +453,11 @@ class TrainerSettings(Section):
     warmup_steps: Annotated[int, Field(ge=0)] = Field(
         default=0, description="First steps of a model, over which the rates rise from 0."
     )
+    id_dropout: Fraction = Field(
+        default=0.25,
+        description="Share of described items whose id vectors are left out of a step, so that "
+        "descriptions learn to stand alone.",
+    )
     weight_decay: Annotated[float, Field(ge=0.0)] = 0.01
     clip_norm: PositiveFloat = Field(
         default=1.0, description="Gradients are scaled down to this norm."
@@ -543,6 +569,7 @@ class Settings(Section):
     history: HistorySettings = HistorySettings()
     batch: BatchSettings = BatchSettings()
     model: ModelSettings = ModelSettings()
+    items: ItemsSettings = ItemsSettings()
     memory: MemorySettings = MemorySettings()
     trainer: TrainerSettings = TrainerSettings()
     scorer: ScorerSettings = ScorerSettings()

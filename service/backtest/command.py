@@ -22,12 +22,17 @@ from service.backtest.preparing import prepared, with_seed
 from service.backtest.prequential import run_prequential
 from service.backtest.progress import Progress
 from service.backtest.reading import Read, read
+from service.backtest.reading_items import read_items
 from service.backtest.report import Data, Report, make_report, write
 from service.backtest.results import SeedResult
 from service.backtest.scores import METRICS
 from service.backtest.table import Table, keys_of
 from service.domain import UserId
+from service.errors import ConfigurationError
+from service.model.item_tower import Described
 from service.settings import Settings
+from service.state.catalogue import CatalogueItem
+from service.trainer.describing import Describer
 from service.trainer.device import choose_device, choose_threads
 
 _MS_APART = 1000
@@ -35,17 +40,29 @@ _MS_APART = 1000
 
 def run_backtest(options: Options, settings: Settings) -> int:
     """From files."""
+    items = read_items(options.items, options.item_columns) if options.items else []
+    if items and not settings.items.text.encoder:
+        raise ConfigurationError(
+            "--items needs items.text.encoder, the model that reads their texts: a hub id or a "
+            "local folder"
+        )
     if options.protocol is Protocol.CONTINUAL:
-        return backtest(_periods(options, settings), options, settings)
+        return backtest(_periods(options, settings), options, settings, items)
     found = [
         read(file, options.columns, settings.events, skip_bad=options.skip_bad)
         for file in options.files
     ]
-    return backtest(found, options, settings)
+    return backtest(found, options, settings, items)
 
 
-def backtest(found: Sequence[Read], options: Options, settings: Settings) -> int:
-    """From what was read: one table, or one for each period. Raises ConfigurationError."""
+def backtest(
+    found: Sequence[Read],
+    options: Options,
+    settings: Settings,
+    items: Sequence[CatalogueItem] = (),
+) -> int:
+    """From what was read: one table, or one for each period; and a catalogue of items. Raises
+    ConfigurationError."""
     tables = [one.table for one in found]
     settings, overrides = prepared(settings, tables, options.protocol)
     device = choose_device(settings.trainer.device)
@@ -57,7 +74,11 @@ def backtest(found: Sequence[Read], options: Options, settings: Settings) -> int
         progress.say(
             f"{override.name} is {override.used} instead of {override.given}: {override.why}"
         )
-    runs = _runs(tables, settings, options, device, seeds)
+    described = None
+    if items:
+        progress.say(f"encoding what the catalogue says of {len(items):,} items")
+        described = Describer(settings.items, device).describe(items)
+    runs = _runs(tables, settings, options, device, seeds, described)
     report = make_report(
         runs, _data(found, options), options, settings, overrides, _environment(device)
     )
@@ -76,9 +97,10 @@ def _runs(
     options: Options,
     device: torch.device,
     seeds: Sequence[int],
+    described: Described | None,
 ) -> list[SeedResult]:
     """One result a seed; those that an interrupted run has finished are not run again."""
-    made_for = partial.fingerprint(tables, settings, options)
+    made_for = partial.fingerprint(tables, settings, options, described)
     done = partial.load(options.partial, made_for) if options.resume else []
     for seed in seeds:
         if any(run.seed == seed for run in done):
@@ -87,9 +109,10 @@ def _runs(
         seeded = with_seed(settings, seed)
         try:
             if options.protocol is Protocol.CONTINUAL:
-                done.append(run_continual(tables, seeded, options, device, progress))
+                done.append(run_continual(tables, seeded, options, device, progress, described))
             else:
-                done.append(run_prequential(tables[0], seeded, options, device, progress))
+                table = tables[0]
+                done.append(run_prequential(table, seeded, options, device, progress, described))
         finally:
             progress.end()
         partial.save(options.partial, made_for, done)

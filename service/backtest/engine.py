@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 
 from service.domain import Bools, Events, MicroBatch, Partition, Version
+from service.model.item_tower import Described
 from service.model.memory import Memory
 from service.registry.servable import Servable, build_servable, first_blend
 from service.scorer.scorer import Scored, Scorer
@@ -38,8 +39,15 @@ class Decision:
 class Engine:
     """Histories, scorer and learner. Made with weights that have learned nothing."""
 
-    def __init__(self, settings: Settings, device: torch.device, gate_every: int) -> None:
-        """`gate_every` micro-batches the gate is asked."""
+    def __init__(
+        self,
+        settings: Settings,
+        device: torch.device,
+        gate_every: int,
+        described: Described | None = None,
+    ) -> None:
+        """`gate_every` micro-batches the gate is asked. What is `described` is known from the
+        start."""
         # Dropout and negatives are drawn from torch's own generator: a seed gives the same again.
         torch.manual_seed(settings.model.seed)
         self.settings = settings
@@ -51,7 +59,7 @@ class Engine:
         self._learner = Learner(
             settings,
             slabs,
-            Challenger.new(settings.model, settings.trainer, device),
+            Challenger.new(settings.model, settings.trainer, device, described),
             empty_rows(settings.model.max_length),
             {},
             Memory.of(settings.memory),

@@ -34,12 +34,23 @@ class Columns:
 
 
 @dataclass(frozen=True, slots=True)
+class ItemColumns:
+    """How the file of items names its columns. What is not there is not known."""
+
+    item: str = "item_id"
+    text: tuple[str, ...] = ("title", "text")  # joined
+    categories: str = "categories"
+
+
+@dataclass(frozen=True, slots=True)
 class Options:
     """One run of the command."""
 
     protocol: Protocol = Protocol.PREQUENTIAL
     files: tuple[Path, ...] = ()
     columns: Columns = Columns()
+    items: Path | None = None
+    item_columns: ItemColumns = ItemColumns()
     skip_bad: bool = False
     seeds: tuple[int, ...] = ()  # empty: the one in the settings
     gate_every: int = 4  # micro-batches
@@ -95,6 +106,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         names.add_argument(f"--{column}", metavar="NAME", help=f"the column of the {column}")
     names.add_argument("--time-unit", type=TimeUnit, choices=list(TimeUnit), help="of numbers")
     names.add_argument("--skip-bad", action="store_true", help="count bad rows instead of ending")
+    of_items = parser.add_argument_group("what is known of items (needs items.text.encoder)")
+    of_items.add_argument(
+        "--items", type=Path, metavar="FILE", help="their texts: CSV, TSV, JSONL, Parquet"
+    )
+    default = ItemColumns()
+    of_items.add_argument(
+        "--items-id", default=default.item, metavar="NAME", help="the column of the item"
+    )
+    of_items.add_argument(
+        "--items-text", nargs="+", default=default.text, metavar="NAME",
+        help="the columns of the text, joined; default: title and text",
+    )  # fmt: skip
+    of_items.add_argument(
+        "--items-categories", default=default.categories, metavar="NAME", help="of its categories"
+    )
     how = parser.add_argument_group("how")
     how.add_argument("--seed", type=int, nargs="+", action="extend", default=[])
     how.add_argument("--gate-every", type=int, default=4, metavar="N", help="in micro-batches")
@@ -124,6 +150,8 @@ def options_from(arguments: argparse.Namespace) -> Options:
     columns = Columns(
         **{name: given[name] for name in ("user", "item", "time", "event", "value", "time_unit")}
     )
+    if arguments.items and arguments.movielens:
+        raise ConfigurationError("--movielens brings its own items; --items goes with a FILE")
     continual = arguments.protocol is Protocol.CONTINUAL
     files = sorted(arguments.periods, key=lambda file: file.name)
     if continual and (len(files) < 2 or arguments.file or arguments.movielens):
@@ -138,6 +166,10 @@ def options_from(arguments: argparse.Namespace) -> Options:
     return Options(
         files=tuple(files) if continual else tuple(filter(None, [arguments.file])),
         columns=columns,
+        items=arguments.items,
+        item_columns=ItemColumns(
+            arguments.items_id, tuple(arguments.items_text), arguments.items_categories
+        ),
         seeds=tuple(dict.fromkeys(arguments.seed)),
         **{name: given[name] for name in (*_COUNTS, *_OTHERS)},
     )

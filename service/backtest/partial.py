@@ -13,6 +13,7 @@ from service.backtest.results import SeedResult
 from service.backtest.scores import Plain
 from service.backtest.table import Table
 from service.errors import ConfigurationError
+from service.model.item_tower import Described
 from service.settings import Settings, masked
 
 # They do not change what a seed finds.
@@ -26,13 +27,21 @@ class Partial(Plain):
     runs: list[SeedResult]
 
 
-def fingerprint(tables: Sequence[Table], settings: Settings, options: Options) -> str:
+def fingerprint(
+    tables: Sequence[Table],
+    settings: Settings,
+    options: Options,
+    described: Described | None = None,
+) -> str:
     """A hash of all that a seed's result follows from, but for the program and the machine."""
     digest = hashlib.blake2b(digest_size=16)
     for table in tables:
         digest.update(len(table).to_bytes(8, "little"))
         for column in (table.user, table.item, table.kind, table.timestamp, table.value):
             digest.update(column.tobytes())
+    if described:
+        digest.update(described.keys.tobytes())
+        digest.update(described.frozen.tobytes())
     asked = {
         name: value for name, value in plain_options(options).items() if name not in _ELSEWHERE
     }

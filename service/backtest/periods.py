@@ -17,6 +17,7 @@ from service.backtest.scores import COLD, Result, mean_of_results, result
 from service.backtest.table import Table, join
 from service.domain import Bools, Int64s
 from service.errors import ConfigurationError
+from service.model.item_tower import Described
 from service.settings import Settings
 from service.trainer.holdout import HoldoutRows
 
@@ -35,9 +36,11 @@ def run_continual(
     options: Options,
     device: torch.device,
     progress: Progress,
+    described: Described | None = None,
 ) -> SeedResult:
-    """One seed. Blocks for as long as the periods take to learn."""
-    run = _Run(periods, settings, options, device, progress)
+    """One seed. Blocks for as long as the periods take to learn. What is `described` of the
+    items is known from the start."""
+    run = _Run(periods, settings, options, device, progress, described)
     try:
         return run.result()
     finally:
@@ -52,6 +55,7 @@ class _Run:
         options: Options,
         device: torch.device,
         progress: Progress,
+        described: Described | None,
     ) -> None:
         self._periods = periods
         self._known = list(known_before(periods))
@@ -61,7 +65,8 @@ class _Run:
         self._options = options
         self._device = device
         self._progress = progress
-        self._engine = Engine(settings, device, options.gate_every)
+        self._described = described
+        self._engine = Engine(settings, device, options.gate_every, described)
 
     def close(self) -> None:
         self._engine.close()
@@ -138,6 +143,7 @@ class _Run:
             self._device,
             self._options.retrain_epochs,
             self._options.retrain_patience,
+            self._described,
         )
         return rank(new.servable, new.memory, rows), new.seconds
 

@@ -22,6 +22,7 @@ from service.backtest.scores import COLD, Result, result, score
 from service.backtest.still import still
 from service.backtest.table import Table, earlier
 from service.domain import Bools, Int64s
+from service.model.item_tower import Described
 from service.model.memory import Memory
 from service.settings import Settings
 
@@ -40,10 +41,16 @@ class _Mark:
 
 
 def run_prequential(
-    table: Table, settings: Settings, options: Options, device: torch.device, progress: Progress
+    table: Table,
+    settings: Settings,
+    options: Options,
+    device: torch.device,
+    progress: Progress,
+    described: Described | None = None,
 ) -> SeedResult:
-    """One seed. Blocks for as long as the stream takes to learn."""
-    run = _Run(table, settings, options, device)
+    """One seed. Blocks for as long as the stream takes to learn. What is `described` of the
+    items is known from the start."""
+    run = _Run(table, settings, options, device, described)
     try:
         for done in run.stream():
             progress.advance(done, len(table), run.note())
@@ -67,7 +74,12 @@ def queries(table: Table, settings: Settings, first: int) -> Bools:
 
 class _Run:
     def __init__(
-        self, table: Table, settings: Settings, options: Options, device: torch.device
+        self,
+        table: Table,
+        settings: Settings,
+        options: Options,
+        device: torch.device,
+        described: Described | None = None,
     ) -> None:
         self._table = table
         self._settings = settings
@@ -75,7 +87,8 @@ class _Run:
         self._device = device
         self._first = int(len(table) * options.start)
         self._asked = queries(table, settings, self._first)
-        self._engine = Engine(settings, device, options.gate_every)
+        self._described = described
+        self._engine = Engine(settings, device, options.gate_every, described)
         empty = self._engine.champion
         self._transformer = Follower(settings, empty, None)
         self._frozen = Follower(settings, empty, None)
@@ -136,7 +149,12 @@ class _Run:
         options = self._options
         taught = self._table.until(end)
         found = retrain(
-            taught, self._settings, self._device, options.retrain_epochs, options.retrain_patience
+            taught,
+            self._settings,
+            self._device,
+            options.retrain_epochs,
+            options.retrain_patience,
+            self._described,
         )
         self._retrain_s += found.seconds
         contestant.use(found.servable, still(found.memory, self._settings.memory))

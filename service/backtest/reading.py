@@ -26,7 +26,7 @@ from service.settings import EventsSettings
 
 _Row = Mapping[str, object]
 # Line numbers, from 1, and rows; a text says why a line is no row.
-_Numbered = Iterator[tuple[int, _Row | str]]
+Numbered = Iterator[tuple[int, _Row | str]]
 _MAX_ID = 512  # characters, as on the topic
 _LATEST_MS = 253_402_300_799_999  # the year 9999
 # Milliseconds below this are before March 1973: more likely they are seconds.
@@ -54,7 +54,7 @@ class _Event:
     value: float
 
 
-class _BadRowError(Exception):
+class BadRowError(Exception):
     """Why a row is no event."""
 
 
@@ -62,13 +62,13 @@ def read(file: Path, columns: Columns, settings: EventsSettings, *, skip_bad: bo
     """All events of a file, in time order. Raises ConfigurationError."""
     events: list[_Event] = []
     parser, bad, first_bad = None, 0, None
-    for line, row in _numbered(file):
+    for line, row in numbered(file):
         try:
             if isinstance(row, str):
-                raise _BadRowError(row)
+                raise BadRowError(row)
             parser = parser or _parser(file, row.keys(), columns, settings)
             events.append(parser.event(row, len(events)))
-        except _BadRowError as error:
+        except BadRowError as error:
             if not skip_bad:
                 raise ConfigurationError(
                     f"{file}:{line}: {error}; --skip-bad leaves such rows out and counts them"
@@ -126,7 +126,7 @@ class _Parser:
         self._has_kind = has_kind
 
     def event(self, row: _Row, number: int) -> _Event:
-        """The `number`th event. Raises _BadRowError."""
+        """The `number`th event. Raises BadRowError."""
         return _Event(
             self._id(row, "user"),
             self._id(row, "item"),
@@ -149,13 +149,13 @@ class _Parser:
         if isinstance(value, int) and not isinstance(value, bool):
             value = str(value)
         if not isinstance(value, str) or not 0 < len(value) <= _MAX_ID:
-            raise _BadRowError(f"{self._name[column]} is no id: {_shown(value)}")
+            raise BadRowError(f"{self._name[column]} is no id: {_shown(value)}")
         return value
 
     def _kind(self, row: _Row) -> int:
         kind = self._get(row, "event")
         if kind not in self._kinds:
-            raise _BadRowError(
+            raise BadRowError(
                 f"event kind {_shown(kind)} is not in events.kinds ({', '.join(self._kinds)})"
             )
         return self._kinds[kind]
@@ -166,7 +166,7 @@ class _Parser:
             return math.nan
         number = _number(value)
         if number is None or abs(number) > _LARGEST_VALUE:
-            raise _BadRowError(f"{self._name['value']} is no number: {_shown(value)}")
+            raise BadRowError(f"{self._name['value']} is no number: {_shown(value)}")
         return number
 
     def _time(self, row: _Row) -> int:
@@ -184,7 +184,7 @@ class _Parser:
                     "say --time-unit s, or --time-unit ms if it is meant"
                 )
         if not 0 <= time_ms <= _LATEST_MS:
-            raise _BadRowError(f"{self._name['time']} is out of range: {_shown(value)}")
+            raise BadRowError(f"{self._name['time']} is out of range: {_shown(value)}")
         return time_ms
 
 
@@ -208,9 +208,9 @@ def _moment(value: object, name: str) -> int:
         except ValueError:
             moment = None
         if isinstance(moment, datetime) and moment.tzinfo is None:
-            raise _BadRowError(f"{name} has no zone, such as a Z at the end: {_shown(value)}")
+            raise BadRowError(f"{name} has no zone, such as a Z at the end: {_shown(value)}")
     if not isinstance(moment, datetime):
-        raise _BadRowError(f"{name} is neither a number nor RFC 3339: {_shown(value)}")
+        raise BadRowError(f"{name} is neither a number nor RFC 3339: {_shown(value)}")
     return round((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp() * 1000)
 
 
@@ -235,7 +235,7 @@ def _table(events: list[_Event]) -> Table:
     )
 
 
-def _numbered(file: Path) -> _Numbered:
+def numbered(file: Path) -> Numbered:
     """The rows of a file with their line numbers. Raises ConfigurationError."""
     plain = file.with_suffix("") if file.suffix == ".gz" else file
     try:
@@ -268,7 +268,7 @@ def _bytes(file: Path) -> IO[bytes]:
     return file.open("rb")
 
 
-def _separated(file: Path, separator: str, quoting: Literal[0, 3]) -> _Numbered:
+def _separated(file: Path, separator: str, quoting: Literal[0, 3]) -> Numbered:
     with _bytes(file) as raw, io.TextIOWrapper(raw, "utf-8-sig", newline="") as lines:
         rows = csv.reader(lines, delimiter=separator, quoting=quoting, strict=True)
         header = next(rows, [])
@@ -279,7 +279,7 @@ def _separated(file: Path, separator: str, quoting: Literal[0, 3]) -> _Numbered:
                 yield rows.line_num, f"{len(row)} fields, but the header has {len(header)}"
 
 
-def _json_lines(file: Path) -> _Numbered:
+def _json_lines(file: Path) -> Numbered:
     with _bytes(file) as lines:
         for number, line in enumerate(lines, start=1):
             if line.strip():
@@ -294,7 +294,7 @@ def _json_row(line: bytes) -> _Row | str:
     return row if isinstance(row, dict) else "not a JSON object"
 
 
-def _parquet(file: Path) -> _Numbered:
+def _parquet(file: Path) -> Numbered:
     try:
         parquet = importlib.import_module("pyarrow.parquet")
     except ImportError:

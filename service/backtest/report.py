@@ -13,7 +13,7 @@ from service.backtest.scores import METRICS, Plain, Result, Score, spread
 from service.settings import Settings, masked
 
 # What a backtest follows from; the others are of Kafka, disks and ports.
-_SECTIONS = ("events", "history", "batch", "model", "memory", "trainer", "scorer")
+_SECTIONS = ("events", "history", "batch", "model", "items", "memory", "trainer", "scorer")
 
 
 class Data(Plain):

@@ -14,6 +14,7 @@ import torch
 from service.backtest.engine import PARTITION
 from service.backtest.table import Table
 from service.domain import MicroBatch, Version
+from service.model.item_tower import Described
 from service.model.memory import Memory
 from service.registry.servable import Servable, build_servable, first_blend
 from service.scorer.scorer import Scorer
@@ -39,9 +40,15 @@ class Retrained:
 
 
 def retrain(
-    events: Table, settings: Settings, device: torch.device, epochs: int, patience: int
+    events: Table,
+    settings: Settings,
+    device: torch.device,
+    epochs: int,
+    patience: int,
+    described: Described | None = None,
 ) -> Retrained:
-    """Teach a new model `events`. Blocks for minutes where they are many."""
+    """Teach a new model `events`; what is `described` it knows from the start. Blocks for minutes
+    where they are many."""
     settings = _for_all_at_once(settings, events, epochs, patience)
     slab = HistorySlab.create(PARTITION, settings.history)
     # Numbers of its own: the live model learns the same with and without a retrain beside it.
@@ -51,7 +58,7 @@ def retrain(
         learner = Learner(
             settings,
             slabs,
-            Challenger.new(settings.model, settings.trainer, device),
+            Challenger.new(settings.model, settings.trainer, device, described),
             empty_rows(settings.model.max_length),
             {},
             Memory.of(settings.memory),

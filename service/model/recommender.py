@@ -1,5 +1,6 @@
 """The recommender: an item table and a causal backbone, compared by cosine."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -7,34 +8,47 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers.initialization import no_init_weights
 
+from service.domain import Bools, Float32s, Int64s
 from service.model.added import added_from
 from service.model.backbone import Backbone, backbone_from_config, make_backbone
+from service.model.item_tower import ItemTower, Source
 from service.settings import ModelSettings
+
+# Length of the id vector of a new item that is described: enough to have a direction.
+_FAINT = 0.1
 
 
 class Recommender(nn.Module):
     """Scores every item as the next of a sequence of items.
 
     Row 0 of the item table is no item: padding. The table may have more rows than the
-    vocabulary; only the first `rows` count.
+    vocabulary; only the first `rows` count. A `tower`, where there is one, adds to its vectors.
     """
 
     def __init__(self, backbone: Backbone, rows: int, dim: int) -> None:
         super().__init__()
         self.backbone = backbone
         self.items = nn.Embedding(rows, dim)
+        self.tower: ItemTower | None = None
         _init_rows(self.items.weight, 0)
 
     @classmethod
-    def new(cls, settings: ModelSettings) -> "Recommender":
+    def new(cls, settings: ModelSettings, sources: Sequence[Source] = ()) -> "Recommender":
         """A model that knows no item yet. Same settings, same weights."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(settings.seed)
-            return cls(make_backbone(settings), rows=1, dim=settings.dim)
+            model = cls(make_backbone(settings), rows=1, dim=settings.dim)
+            model.tower = ItemTower(sources, 1, settings.dim) if sources else None
+            return model
 
     @classmethod
-    def from_weights(cls, shape: dict[str, Any], weights: dict[str, Tensor]) -> "Recommender":
-        """The model that `shape` and `state_dict` describe.
+    def from_weights(
+        cls,
+        shape: dict[str, Any],
+        weights: dict[str, Tensor],
+        described: dict[str, Tensor] | None = None,
+    ) -> "Recommender":
+        """The model that `shape`, `state_dict` and the `tensors` of its tower describe.
 
         Built without storage and given `weights` as its own, so that it costs no
         initialisation: a hot swap does this beside live scoring.
@@ -46,24 +60,31 @@ class Recommender(nn.Module):
             added = added_from(shape.get("added"))
             if added is not None:
                 backbone.add(added)
-            return cls(backbone, *table.shape)
+            model = cls(backbone, *table.shape)
+            if "tower" in shape:
+                model.tower = ItemTower.from_plain(shape["tower"], *table.shape)
+            return model
 
         with torch.device("meta"):
             model = build()
-        if any(buffer.is_meta for buffer in model.buffers()):
+        if any(buffer.is_meta for buffer in model.backbone.buffers()):
             # Rotary frequencies and the like are computed at construction and not saved.
             with no_init_weights():
                 model = build()
         model.load_state_dict(weights, assign=True)
+        if model.tower:
+            model.tower.load(described or {})
         return model.eval()
 
     @property
     def shape(self) -> dict[str, Any]:
         """What `from_weights` needs beside the weights, as plain data."""
         added = self.backbone.added
+        tower = {"tower": self.tower.plain} if self.tower else {}
         return {
             "backbone": self.backbone.config,
             "added": None if added is None else added.model_dump(mode="json"),
+            **tower,
         }
 
     @property
@@ -78,7 +99,8 @@ class Recommender(nn.Module):
 
     def forward(self, rows: Tensor) -> Tensor:
         """States after each event. [batch, length, dim] from rows [batch, length]."""
-        return self.states(self.items(rows))
+        vectors = self.items(rows)
+        return self.states(vectors + self.tower(rows) if self.tower else vectors)
 
     def states(self, vectors: Tensor, positions: Tensor | None = None) -> Tensor:
         """As `forward`, from item vectors; `positions` as in `Backbone`."""
@@ -96,10 +118,48 @@ class Recommender(nn.Module):
         with torch.no_grad():
             larger.weight[: old.shape[0]] = old
         self.items = larger
+        if self.tower:
+            self.tower.grow(capacity)
 
+    @torch.no_grad()
     def renew(self, start: int) -> None:
-        """Fresh vectors for the rows of the item table from `start` on."""
+        """Fresh id vectors for the rows of the item table from `start` on."""
         _init_rows(self.items.weight, start)
+        if self.tower:
+            faint = torch.where(self.tower.is_described(start), _FAINT, 1.0)
+            self.items.weight[start:] *= faint[:, None]
+
+    @torch.no_grad()
+    def describe(self, rows: Int64s, frozen: Float32s, digests: Int64s, untaught: Bools) -> None:
+        """Other frozen vectors for `rows`, none of them twice.
+
+        Those that are `untaught` become what their description says. The others keep their
+        vectors for now: what the projection says of them otherwise is taken off the id vectors.
+        """
+        if self.tower is None:
+            return
+        at = torch.from_numpy(rows).to(self.device)
+        kept = self.items.weight[at] + self.tower(at)
+        self.tower.put(rows, frozen, digests)
+        fresh = functional.normalize(self.items.weight[at], dim=-1)
+        fresh *= torch.where(self.tower.is_described(0)[at], _FAINT, 1.0)[:, None]
+        new = torch.from_numpy(untaught).to(self.device)
+        self.items.weight[at] = torch.where(new[:, None], fresh, kept - self.tower(at))
+
+    def table(self, rows: int) -> Tensor:
+        """Item vectors of the first `rows` rows; not for training. [rows, dim]"""
+        table = self.items.weight.detach()[:rows]
+        return table + self.tower.added(rows) if self.tower else table
+
+    def folded(self) -> "Recommender":
+        """The same without a tower: what it adds stands in the item table. The backbone is shared,
+        and without a tower it is this very model."""
+        if self.tower is None:
+            return self
+        table = self.table(self.items.num_embeddings)
+        folded = Recommender(self.backbone, 1, self.items.embedding_dim).train(self.training)
+        folded.items = nn.Embedding.from_pretrained(table, freeze=False)
+        return folded
 
 
 def unit_rows(table: Tensor) -> Tensor:

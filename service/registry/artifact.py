@@ -7,7 +7,7 @@ found to be the manifest's.
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import orjson
@@ -24,6 +24,7 @@ WEIGHTS_FILE = "weights.safetensors"
 FROZEN_FILE = "frozen.safetensors"  # only where something is
 VOCABULARY_FILE = "vocabulary.json"
 TRAINER_FILE = "trainer.safetensors"
+DESCRIBED_FILE = "described.safetensors"  # only where items are described
 
 NO_ITEM = ItemId("")  # in the vocabulary: no item has this row
 
@@ -43,6 +44,8 @@ class Artifact:
     # Names of the weights that are never trained. They have a file of their own, which later
     # versions link to instead of writing them again.
     frozen: frozenset[str] = frozenset()
+    # Of a model with an item tower: the frozen vectors of its rows, and digests of their origin.
+    described: Mapping[str, torch.Tensor] = field(default_factory=dict)
 
 
 def write_artifact(
@@ -56,7 +59,7 @@ def write_artifact(
     is written, and ValueError if row 0 of the vocabulary is not reserved.
     """
     unwritten = artifact.frozen if FROZEN_FILE in present else frozenset()
-    broken = _non_finite(_but(artifact.weights, unwritten))
+    broken = _non_finite(_but(artifact.weights, unwritten)) or _non_finite(artifact.described)
     if broken is not None:
         raise NonFiniteError(f"refused to publish: {broken} is not finite")
     if artifact.vocabulary[:1] != (NO_ITEM,):
@@ -65,6 +68,8 @@ def write_artifact(
     names = [WEIGHTS_FILE, VOCABULARY_FILE, TRAINER_FILE]
     if artifact.frozen and FROZEN_FILE not in present:
         names.append(FROZEN_FILE)
+    if artifact.described:
+        names.append(DESCRIBED_FILE)
     for name in names:  # one encoded file in memory at a time
         data = _encode(name, artifact)
         write_synced(folder / name, data)
@@ -90,7 +95,8 @@ def read_artifact(
         frozen = read_frozen(folder, files)
     vocabulary = _vocabulary(folder, files)
     trainer = _tensors(folder, TRAINER_FILE, files) if with_trainer else {}
-    return Artifact({**weights, **frozen}, vocabulary, trainer, frozenset(frozen))
+    described = _tensors(folder, DESCRIBED_FILE, files) if DESCRIBED_FILE in files else {}
+    return Artifact({**weights, **frozen}, vocabulary, trainer, frozenset(frozen), described)
 
 
 def read_frozen(folder: Path, files: Mapping[str, FileRecord]) -> dict[str, torch.Tensor]:
@@ -107,12 +113,13 @@ def verify_files(folder: Path, files: Mapping[str, FileRecord]) -> None:
 def _encode(name: str, artifact: Artifact) -> bytes:
     if name == VOCABULARY_FILE:
         return orjson.dumps(artifact.vocabulary)
-    tensors = artifact.trainer
-    if name == WEIGHTS_FILE:
-        tensors = _but(artifact.weights, artifact.frozen)
-    if name == FROZEN_FILE:
-        tensors = {key: artifact.weights[key] for key in sorted(artifact.frozen)}
-    return safetensors.torch.save(_plain(tensors))
+    tensors = {
+        WEIGHTS_FILE: _but(artifact.weights, artifact.frozen),
+        FROZEN_FILE: {key: artifact.weights[key] for key in sorted(artifact.frozen)},
+        TRAINER_FILE: artifact.trainer,
+        DESCRIBED_FILE: artifact.described,
+    }
+    return safetensors.torch.save(_plain(tensors[name]))
 
 
 def _but(tensors: Mapping[str, torch.Tensor], left_out: frozenset[str]) -> dict[str, torch.Tensor]:

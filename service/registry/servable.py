@@ -81,7 +81,9 @@ def build_servable(
     Raises KeyError, RuntimeError, TypeError or ValueError where shape, weights and vocabulary do
     not fit each other.
     """
-    model = Recommender.from_weights(dict(shape), dict(artifact.weights))
+    model = Recommender.from_weights(
+        dict(shape), dict(artifact.weights), dict(artifact.described)
+    ).folded()
     vocabulary = Vocabulary(artifact.vocabulary)
     rows = artifact.weights["items.weight"].shape[0]
     if rows != len(vocabulary):

@@ -9,15 +9,24 @@ from service.backtest.command import backtest
 from service.backtest.options import Options
 from service.backtest.reading import Read
 from service.backtest.table import Table, keys_of
-from service.domain import ItemId, UserId
+from service.domain import ItemId, UserId, item_key
 from service.sandbox.movielens import MovieLens, load_movielens
 from service.settings import Settings
+from service.state.catalogue import CatalogueItem
 
 
 def backtest_movielens(options: Options, settings: Settings) -> int:
-    """Raises ConfigurationError where the data is absent."""
-    found = Read(movielens_table(load_movielens(), settings), 0, None, timed=True)
-    return backtest([found], replace(options, files=(Path("MovieLens-100K"),)), settings)
+    """With the films' titles where an encoder is set. Raises ConfigurationError where the data is
+    absent."""
+    ratings = load_movielens()
+    found = Read(movielens_table(ratings, settings), 0, None, timed=True)
+    items = movielens_items(ratings) if settings.items.text.encoder else []
+    return backtest([found], replace(options, files=(Path("MovieLens-100K"),)), settings, items)
+
+
+def movielens_items(ratings: MovieLens) -> list[CatalogueItem]:
+    """Every film with its title."""
+    return [CatalogueItem(item_key(item), item, title) for item, title in ratings.titles.items()]
 
 
 def movielens_table(ratings: MovieLens, settings: Settings) -> Table:

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.optim import SGD, AdamW, Optimizer
 
 from service.domain import ItemId, ItemKey
+from service.model.item_tower import Described
 from service.model.recommender import Recommender
 from service.model.vocabulary import Vocabulary
 from service.settings import AdamWSettings, ModelSettings, SgdSettings, TrainerSettings
@@ -62,9 +63,19 @@ class Challenger:
 
     @classmethod
     def new(
-        cls, model_settings: ModelSettings, settings: TrainerSettings, device: torch.device
+        cls,
+        model_settings: ModelSettings,
+        settings: TrainerSettings,
+        device: torch.device,
+        described: Described | None = None,
     ) -> "Challenger":
-        return cls(Recommender.new(model_settings), Vocabulary(), settings, device)
+        """One that has learned nothing, and of the items knows what is `described`."""
+        sources = described.sources if described else ()
+        model = Recommender.new(model_settings, sources)
+        challenger = cls(model, Vocabulary(), settings, device)
+        if described:
+            challenger.describe(described)
+        return challenger
 
     def _new_optimizer(self) -> Optimizer:
         """For all that is trained but the item vectors; gains and biases are not decayed."""
@@ -108,6 +119,13 @@ class Challenger:
         self.model.grow(len(self.vocabulary))
         self.item_optimizer.grow(self.model.items.weight.shape[0])
 
+    def describe(self, described: Described) -> None:
+        """Give items of the catalogue rows, and what is known of them."""
+        self.learn_items(list(described.items))
+        rows = self.vocabulary.rows(described.keys)
+        untaught = self.item_optimizer.steps[torch.from_numpy(rows)].cpu().numpy() == 0
+        self.model.describe(rows, described.frozen, described.digests, untaught)
+
     def checkpoint(self) -> Checkpoint:
         weights = {**self.trained, _ITEMS: self.model.items.weight}
         return Checkpoint(
@@ -135,7 +153,7 @@ class Challenger:
         shared: dict[int, Any] = {
             id(weight): weight for weight in self.model.parameters() if not weight.requires_grad
         }
-        return copy.deepcopy(self.model, shared).eval()
+        return copy.deepcopy(self.model.folded(), shared).eval()
 
     def is_finite(self) -> bool:
         weights = (*self.trained.values(), self.model.items.weight)
@@ -151,6 +169,11 @@ class Challenger:
         }
         weights[_ITEMS] = weights[_ITEMS][: len(self.vocabulary)].clone()
         return weights
+
+    def described(self) -> dict[str, Tensor]:
+        """What is known of the vocabulary's items, on the CPU; empty without a tower."""
+        tower = self.model.tower
+        return tower.tensors(len(self.vocabulary)) if tower else {}
 
     def optimizer_tensors(self) -> dict[str, Tensor]:
         """Copies of the optimizers' moments and step counts, on the CPU."""

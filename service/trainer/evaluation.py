@@ -83,7 +83,7 @@ def questions(
     was_training = model.training
     model.eval()
     memory_rows = MemoryRows(vocabulary)
-    table = unit_rows(model.items.weight[: len(vocabulary)].detach()).float()
+    table = unit_rows(model.table(len(vocabulary))).float()
     for start in range(0, len(held), _ROWS_AT_ONCE):
         part = held.take(slice(start, start + _ROWS_AT_ONCE))
         recollections = (

@@ -29,6 +29,7 @@ from service.domain import (
     Partition,
 )
 from service.errors import NonFiniteError
+from service.model.item_tower import Described
 from service.model.memory import Memory
 from service.model.mixture import Blend
 from service.registry.artifact import Artifact
@@ -165,6 +166,11 @@ class Learner:
             diverged=diverged,
             skipped=skipped,
         )
+
+    def describe(self, described: Described) -> None:
+        """Let the challenger know items of the catalogue."""
+        self._challenger.describe(described)
+        self.has_news = True
 
     def _prepare(self, batch: MicroBatch) -> Sequences:
         """Admit a micro-batch: vocabulary, holdout, offsets; give the sequences to train on."""
@@ -387,6 +393,7 @@ class Learner:
                 **self.held.tensors(),
                 **(self._memory.tensors() if self._memory else {}),
             },
+            described=self._challenger.described(),
         )
 
 

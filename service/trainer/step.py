@@ -29,9 +29,10 @@ def train_step(
     used, place = torch.unique(
         torch.cat([batch.item.flatten(), target, drawn]), return_inverse=True
     )
-    vectors = model.items.weight.detach()[used].requires_grad_()  # [used, dim]
+    own = model.items.weight.detach()[used].requires_grad_()  # [used, dim]
     inputs, right, wrong = place.split([batch.item.numel(), len(target), len(drawn)])
     with torch.autocast(device.type, torch.bfloat16, enabled=has_fast_bf16(device)):
+        vectors = model.tower.join(own, used, settings.id_dropout) if model.tower else own
         states = model.states(vectors[inputs].view(*batch.item.shape, -1), batch.position)
         loss = sampled_softmax(
             states[wanted],
@@ -47,12 +48,12 @@ def train_step(
         raise NonFiniteError(f"training loss is {value}")
     challenger.optimizer.zero_grad(set_to_none=True)
     loss.backward()
-    _apply(challenger, used, vectors, settings.clip_norm)
+    _apply(challenger, used, own, settings.clip_norm)
     return value
 
 
 def _apply(challenger: Challenger, used: Tensor, vectors: Tensor, clip_norm: float) -> None:
-    """Move weights and the used item vectors [used, dim] against their gradients."""
+    """Move weights and the used id vectors [used, dim] against their gradients."""
     norm = clip_grad_norm_([*challenger.trained.values(), vectors], clip_norm)
     if not torch.isfinite(norm):
         raise NonFiniteError(f"gradient norm is {float(norm)}")

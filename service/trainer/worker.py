@@ -160,7 +160,9 @@ class Worker:
         manifest, artifact = loaded
         vocabulary = Vocabulary(artifact.vocabulary)
         challenger = Challenger(
-            Recommender.from_weights(manifest.model, dict(artifact.weights)),
+            Recommender.from_weights(
+                manifest.model, dict(artifact.weights), dict(artifact.described)
+            ),
             vocabulary,
             settings.trainer,
             device,

@@ -1,6 +1,7 @@
 """The command from files to report, both protocols, and going on after an interruption."""
 
 import csv
+import dataclasses
 import json
 import re
 from html.parser import HTMLParser
@@ -17,7 +18,9 @@ from service.backtest.results import SeedResult
 from service.backtest.scores import METRICS
 from service.backtest.table import Table
 from service.errors import ConfigurationError
+from service.settings import ItemsSettings, Settings, TextSettings
 from tests.backtest.examples import periods, quick_settings, walks
+from tests.model.encoders import write_encoder
 
 SETTINGS = quick_settings()
 
@@ -172,3 +175,31 @@ def test_a_fingerprint_does_not_depend_on_seeds_or_places() -> None:
     assert one == partial.fingerprint(tables, SETTINGS, Options(seeds=(2,), resume=True))
     assert one != partial.fingerprint(tables, SETTINGS, Options(gate_every=9))
     assert one != partial.fingerprint(tables[:1], SETTINGS, Options())
+
+
+def with_items(folder: Path) -> tuple[Options, Settings]:
+    """Options with a catalogue that knows items which no event has, and settings that read it."""
+    options = prequential(folder)
+    ids = sorted(set(walks(300).item_ids))
+    lines = ["item_id,title", *(f"{item},red {item}" for item in ids), "unmet,green shoe"]
+    items = folder / "items.csv"
+    items.write_text("\n".join(lines) + "\n")
+    text = TextSettings(encoder=write_encoder(folder / "encoder"))
+    settings = SETTINGS.model_copy(update={"items": ItemsSettings(text=text)})
+    return dataclasses.replace(options, items=items), settings
+
+
+def test_a_catalogue_is_known_to_the_live_model_and_the_retrain(tmp_path: Path) -> None:
+    options, settings = with_items(tmp_path)
+    assert run_backtest(dataclasses.replace(options, retrain_every=100), settings) == 0
+    told = json.loads(options.out.read_text())
+    plain = report_of(prequential(tmp_path))
+    assert told["queries"] == plain["queries"]
+    assert told["models"]["transformer"] != plain["models"]["transformer"]
+    assert told["models"]["memory"] == plain["models"]["memory"]
+
+
+def test_a_catalogue_without_an_encoder_is_told(tmp_path: Path) -> None:
+    options, _ = with_items(tmp_path)
+    with pytest.raises(ConfigurationError, match=r"items\.text\.encoder"):
+        run_backtest(options, SETTINGS)

@@ -168,3 +168,20 @@ def test_refuses_a_file_that_the_manifest_does_not_name(tmp_path: Path) -> None:
     del files[WEIGHTS_FILE]
     with pytest.raises(DamagedVersionError, match="not in the manifest"):
         read_artifact(tmp_path, files)
+
+
+def test_what_is_known_of_items_is_served_too(tmp_path: Path) -> None:
+    described = {
+        "frozen": torch.ones(2, 3, dtype=torch.float16),
+        "digests": torch.tensor([[0], [7]]),
+    }
+    files = write_artifact(tmp_path, Artifact({}, VOCABULARY, {}, described=described))
+    back = read_artifact(tmp_path, files).described
+    assert torch.equal(back["frozen"], described["frozen"])
+    assert torch.equal(back["digests"], described["digests"])
+
+
+def test_without_descriptions_there_is_no_file_of_them(tmp_path: Path) -> None:
+    files = write_artifact(tmp_path, of({"items": torch.ones(2, 2)}))
+    assert sorted(files) == sorted(FILES)
+    assert not read_artifact(tmp_path, files).described

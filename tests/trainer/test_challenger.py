@@ -1,8 +1,10 @@
 import copy
 
+import numpy as np
 import pytest
 import torch
 
+from service.model.item_tower import Described, Source
 from service.model.recommender import Recommender
 from service.settings import (
     AdamWSettings,
@@ -254,3 +256,52 @@ def test_a_checkpoint_shares_nothing_with_the_model() -> None:
         assert torch.equal(weight, copied.weights[name])
     for kind, tensor in checkpoint.items.items():
         assert torch.equal(tensor, copied.items[kind])
+
+
+def some_described(first: int, last: int, seed: int = 0) -> Described:
+    items = tuple(known(number) for number in range(first, last))
+    frozen = np.random.default_rng(seed).normal(size=(len(items), 6)).astype(np.float32)
+    return Described((Source("text", 6),), items, frozen, np.ones((len(items), 1), np.int64))
+
+
+def a_describing_challenger() -> Challenger:
+    return Challenger.new(SETTINGS.model, SETTINGS.trainer, CPU, some_described(0, 9))
+
+
+def test_described_items_have_rows_before_any_event() -> None:
+    challenger = a_describing_challenger()
+    assert challenger.items == 9
+    assert len(challenger.described()["frozen"]) == len(challenger.vocabulary)
+    assert challenger.described()["digests"][1:].all()
+
+
+def test_the_projection_is_trained_and_comes_back_with_its_moments() -> None:
+    challenger = a_describing_challenger()
+    before = challenger.checkpoint()
+    train(challenger, [1, 2, 3, 4])
+    name = "tower.projection.weight"
+    assert not torch.equal(challenger.weights()[name], before.weights[name])
+    assert challenger.optimizer_tensors()[f"optimizer.exp_avg.{name}"].any()
+    challenger.restore(before)
+    assert_at(challenger, before)
+
+
+def test_a_restored_challenger_still_knows_what_was_described_since() -> None:
+    challenger = a_describing_challenger()
+    before = challenger.checkpoint()
+    challenger.describe(some_described(9, 30))
+    challenger.restore(before)
+    assert challenger.described()["digests"][1:].all()
+    assert len(challenger.described()["digests"]) == 31
+
+
+def test_a_description_goes_to_the_row_of_its_item() -> None:
+    one = a_describing_challenger()
+    backwards = some_described(0, 9, seed=1)
+    turned = Described(
+        backwards.sources, backwards.items[::-1], backwards.frozen[::-1], backwards.digests
+    )
+    one.describe(turned)
+    rows = one.vocabulary.rows(turned.keys)
+    kept = one.described()["frozen"][torch.from_numpy(rows)]
+    torch.testing.assert_close(kept, torch.tensor(turned.frozen.copy()).half())

@@ -1,0 +1,72 @@
+"""What the catalogue says of items, as frozen vectors."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from service.domain import Float32s, Int64s, stable_key
+from service.model.item_tower import Described, Source
+from service.model.text_encoder import TextEncoder
+from service.settings import ItemsSettings
+from service.state.catalogue import CatalogueItem
+
+TEXT = "text"  # the source that is encoded here; the others come as vectors
+
+
+class Describer:
+    """Makes frozen vectors, the text's with a pretrained encoder that is loaded at once."""
+
+    def __init__(self, settings: ItemsSettings, device: torch.device) -> None:
+        """Raises ConfigurationError where the encoder cannot be loaded."""
+        text = settings.text
+        self._encoder = TextEncoder(text.encoder, text, device) if text.encoder else None
+        self.sources: tuple[Source, ...] = ()
+        if self._encoder:
+            origin = f"{text.encoder}@{text.revision or ''}:{text.max_tokens}"
+            self.sources = (Source(TEXT, self._encoder.width, origin),)
+        self._width = sum(source.width for source in self.sources)
+
+    def digests(self, items: Sequence[CatalogueItem]) -> Int64s:
+        """Of what each source says of each item; 0: nothing. [items, sources]"""
+        found = np.zeros((len(items), len(self.sources)), np.int64)
+        for place, item in enumerate(items):
+            for column, source in enumerate(self.sources):
+                if source.name == TEXT:
+                    found[place, column] = stable_key(item.text) if item.text else 0
+                elif source.name in item.vectors:
+                    content = item.vectors[source.name].tobytes().hex()
+                    found[place, column] = stable_key(content)
+        return found
+
+    def describe(self, items: Sequence[CatalogueItem]) -> Described:
+        """Blocks while the texts are encoded: on two cores about 200 short ones a second."""
+        frozen = np.zeros((len(items), self._width), np.float32)
+        start = 0
+        for source in self.sources:
+            columns = frozen[:, start : start + source.width]
+            if source.name == TEXT:
+                self._encode(items, columns)
+            else:
+                for row, item in zip(columns, items, strict=True):
+                    row[:] = _unit(item.vectors.get(source.name), source.width)
+            start += source.width
+        named = tuple((item.key, item.item_id) for item in items)
+        return Described(self.sources, named, frozen, self.digests(items))
+
+    def _encode(self, items: Sequence[CatalogueItem], columns: Float32s) -> None:
+        texts = {item.text: place for place, item in enumerate(items) if item.text}
+        if self._encoder and texts:
+            vectors = self._encoder.encode(list(texts))
+            known = dict(zip(texts, vectors, strict=True))
+            for row, item in zip(columns, items, strict=True):
+                if item.text:
+                    row[:] = known[item.text]
+
+
+def _unit(vector: Float32s | None, width: int) -> Float32s:
+    """Of length 1, as the encoder's are; none is zeros."""
+    if vector is None:
+        return np.zeros(width, np.float32)
+    unit: Float32s = vector / max(float(np.linalg.norm(vector)), 1e-12)
+    return unit
