@@ -1,15 +1,18 @@
 """What the live model is compared with, asked the same queries in the same order."""
 
 from collections import deque
+from dataclasses import asdict
 from typing import Protocol
 
 import numpy as np
 
 from service.backtest.engine import PARTITION, Engine
-from service.domain import Bools, Events, Int64s
+from service.domain import Bools, Events, Int64s, Version
 from service.model.memory import Memory
 from service.model.ranking import MISSED
-from service.registry.servable import Servable
+from service.model.recommender import Recommender
+from service.registry.artifact import NO_ITEM, Artifact
+from service.registry.servable import Servable, build_servable, first_blend
 from service.scorer.scorer import Scorer
 from service.settings import Settings
 from service.state.histories import HistorySlab
@@ -17,6 +20,13 @@ from service.state.popularity import Popularity
 
 # Counts are kept in growing units of now; past this they are scaled back.
 _LARGEST_UNIT = 1e100
+
+
+def empty_servable(settings: Settings) -> Servable:
+    """A model that knows no item: who is given it leaves all to the memory."""
+    model = Recommender.new(settings.model)
+    shape = {**model.shape, "blend": asdict(first_blend(settings))}
+    return build_servable(shape, Artifact(model.state_dict(), (NO_ITEM,), {}), Version(0), 0, {})
 
 
 class Contestant(Protocol):

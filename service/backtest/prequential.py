@@ -12,7 +12,7 @@ from itertools import pairwise
 import numpy as np
 import torch
 
-from service.backtest.contestants import Contestant, Follower, Live, Popular
+from service.backtest.contestants import Contestant, Follower, Live, Popular, empty_servable
 from service.backtest.engine import Engine
 from service.backtest.options import Options
 from service.backtest.progress import Progress
@@ -89,7 +89,7 @@ class _Run:
         self._asked = queries(table, settings, self._first)
         self._described = described
         self._engine = Engine(settings, device, options.gate_every, described)
-        empty = self._engine.champion
+        empty = empty_servable(settings)
         self._transformer = Follower(settings, empty, None)
         self._frozen = Follower(settings, empty, None)
         self._retrained = Follower(settings, empty, None) if options.retrain_every else None

@@ -16,7 +16,7 @@ def write_encoder(folder: Path) -> str:
     """Knows `WORDS`; others are the same unknown word to it."""
     vocabulary = {word: number for number, word in enumerate(("[PAD]", "[UNK]", *WORDS))}
     tokenizer = Tokenizer(WordLevel(vocabulary, unk_token="[UNK]"))
-    tokenizer.pre_tokenizer = Whitespace()  # type: ignore[assignment]
+    tokenizer.pre_tokenizer = Whitespace()
     PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, pad_token="[PAD]", unk_token="[UNK]"
     ).save_pretrained(folder)

@@ -299,9 +299,9 @@ def test_a_description_goes_to_the_row_of_its_item() -> None:
     one = a_describing_challenger()
     backwards = some_described(0, 9, seed=1)
     turned = Described(
-        backwards.sources, backwards.items[::-1], backwards.frozen[::-1], backwards.digests
+        backwards.sources, backwards.items[::-1], backwards.frozen[::-1].copy(), backwards.digests
     )
     one.describe(turned)
     rows = one.vocabulary.rows(turned.keys)
     kept = one.described()["frozen"][torch.from_numpy(rows)]
-    torch.testing.assert_close(kept, torch.tensor(turned.frozen.copy()).half())
+    torch.testing.assert_close(kept, torch.tensor(turned.frozen).half())
