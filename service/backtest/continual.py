@@ -20,6 +20,7 @@ from service.model.mixture import ranks
 from service.registry.servable import Servable
 from service.trainer.evaluation import Questions, questions
 from service.trainer.holdout import HoldoutRows
+from service.trainer.sequences import strip
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +68,8 @@ def test(engine: Engine, rows: HoldoutRows) -> Ranks:
 def rank(servable: Servable, memory: Memory | None, rows: HoldoutRows) -> Ranks:
     """Rank the queries by a version and a memory."""
     found: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = []
-    for asked in questions(servable.model, servable.vocabulary, rows, memory, exclude_seen=False):
+    recalled = (memory.recall(strip(context)) for context in rows.context) if memory else ()
+    for asked in questions(servable.model, servable.vocabulary, rows, recalled, exclude_seen=False):
         alone = replace(servable.blend, share=1.0)
         found.append(
             (

@@ -51,6 +51,11 @@ class Recollection:
         """The item keys. [places]"""
         return self.keys[self.row]
 
+    def kept(self) -> "Recollection":
+        """The same without its empty places, to be held for longer."""
+        taken = np.flatnonzero(self.value)
+        return Recollection(self.row[taken], self.value[taken], self.keys)
+
 
 class Memory:
     """Written by one thread, which alone may read it."""

@@ -1,14 +1,15 @@
 """Ranking held-out interactions as the scorer would."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 import torch
 from torch import Tensor
 
 from service.domain import Float32s, Int64s
 from service.model.inference import compact, states_at
-from service.model.memory import Memory
+from service.model.memory import Recollection
 from service.model.mixture import (
     Blend,
     Columns,
@@ -24,7 +25,6 @@ from service.model.ranking import ndcg
 from service.model.recommender import Recommender, unit_rows
 from service.model.vocabulary import Vocabulary
 from service.trainer.holdout import HoldoutRows
-from service.trainer.sequences import strip
 
 CUTOFF = 10
 _ROWS_AT_ONCE = 256  # bounds the score matrix: 256 x catalogue
@@ -49,7 +49,7 @@ def evaluate(
     model: Recommender,
     vocabulary: Vocabulary,
     held: HoldoutRows,
-    memory: Memory | None,
+    recollections: Iterable[Recollection],
     *,
     temperature: float,
     shares: Sequence[float],
@@ -57,11 +57,12 @@ def evaluate(
 ) -> Float32s:
     """NDCG@10 of every held-out row under each share of the model. [shares, rows]
 
+    `recollections` are what the memory recalls for each row; none where the model ranks alone.
     An item that neither model nor memory can recommend counts 0. NaN where the model's scores
     are not numbers.
     """
     parts = [torch.zeros(len(shares), 0)]
-    for asked in questions(model, vocabulary, held, memory, exclude_seen=exclude_seen):
+    for asked in questions(model, vocabulary, held, recollections, exclude_seen=exclude_seen):
         mixture = asked.mixture(Blend(temperature, shares[0]))
         gains = torch.stack(
             [ndcg(ranks(reweighed(mixture, share), asked.target), CUTOFF) for share in shares]
@@ -75,21 +76,19 @@ def questions(
     model: Recommender,
     vocabulary: Vocabulary,
     held: HoldoutRows,
-    memory: Memory | None,
+    recollections: Iterable[Recollection],
     *,
     exclude_seen: bool,
 ) -> Iterator[Questions]:
-    """The rows a few at a time, for use under inference mode."""
+    """The rows a few at a time, for use under inference mode. Of `recollections` no more are made
+    at once, so they may be a generator."""
     was_training = model.training
     model.eval()
-    memory_rows = MemoryRows(vocabulary)
+    memory_rows, recollection = MemoryRows(vocabulary), iter(recollections)
     table = unit_rows(model.table(len(vocabulary))).float()
     for start in range(0, len(held), _ROWS_AT_ONCE):
         part = held.take(slice(start, start + _ROWS_AT_ONCE))
-        recollections = (
-            [memory.recall(strip(context)) for context in part.context] if memory else []
-        )
-        recalled = stack(recollections, memory_rows)
+        recalled = stack(list(islice(recollection, len(part))), memory_rows)
         columns = Columns(vocabulary, recalled)
         rows, lengths = compact(vocabulary.rows(part.context))
         states = states_at(model, rows, lengths[:, None] - 1).squeeze(1)  # [rows, dim]

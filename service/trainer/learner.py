@@ -30,7 +30,7 @@ from service.domain import (
 )
 from service.errors import NonFiniteError
 from service.model.item_tower import Described
-from service.model.memory import Memory
+from service.model.memory import Memory, Recollection
 from service.model.mixture import Blend
 from service.registry.artifact import Artifact
 from service.settings import Settings
@@ -57,10 +57,11 @@ log = logging.getLogger(__name__)
 
 # Rows of the holdout, newest first, that early stopping looks at; the gate looks at all.
 _STOPPING_ROWS = 256
-# Shares of the model that are tried on the holdout, how much the last trial counts beside those
-# before it, and the NDCG that a share has to gain for each square of its distance from the setting.
+# Shares of the model that are tried on the holdout, how much the last trial counts at least beside
+# those before it, and the NDCG that a share has to gain for each square of its distance from the
+# setting.
 _SHARES = tuple(tenth / 10 for tenth in range(11))
-_NEWS = 0.3
+_NEWS = 0.1
 _PULL = 0.01
 _SLOWEST = 1 / 64  # of the learning rate, after rejections
 # Rounds remembered in case the challenger is rejected: at 500 sequences a round about 100 MB.
@@ -101,7 +102,8 @@ class Learner:
         self._prior_share = settings.memory.model_share
         self._memory = memory
         self.blend = blend  # of the challenger, fitted each time the gate is asked
-        self._by_share: Float32s | None = None  # [shares] mean NDCG@10, the last trials foremost
+        self._by_share = np.zeros(len(_SHARES))  # mean NDCG@10, the last trials foremost
+        self._fits = 0
         self._temperature = settings.model.temperature
         self._exclude_seen = settings.scorer.exclude_seen
         self._shown = settings.events.codes(settings.events.shown)
@@ -109,6 +111,12 @@ class Learner:
         self._slabs = slabs
         self._challenger = challenger
         self.held = held
+        # By their marks. After a restart those that are held already are recalled late.
+        self._recollections = {
+            mark: memory.recall(strip(context)).kept()
+            for mark, context in zip(held.marks().tolist(), held.context, strict=True)
+            if memory is not None
+        }
         self.trained_through = trained_through
         self._replay = Replay(
             slabs, self._length + 1, settings.model.seed, settings.trainer.replay.recency
@@ -194,22 +202,47 @@ class Learner:
         # Whatever is a member may be held; a released one is missed as context, no more.
         before = np.where(is_member(owner, before, times, settings.fraction), 0, before)
         if self._memory is not None:
-            self._remind(self._memory, batch, np.flatnonzero(~member), before, released)
+            self._remind(self._memory, batch, member, before, added, released)
         rows = _released(released) + self._new(batch, member, before)
         return from_lists(rows, self._length + 1)
 
     def _remind(
-        self, memory: Memory, batch: MicroBatch, rows: Int64s, before: Int64s, freed: HoldoutRows
+        self,
+        memory: Memory,
+        batch: MicroBatch,
+        member: Bools,
+        before: Int64s,
+        rows: HoldoutRows,
+        freed: HoldoutRows,
     ) -> None:
-        """Let the memory learn `rows` of a batch, and what has left the holdout."""
+        """Let the memory learn the events of a batch that are no `member` of the holdout, and what
+        has left it. Of those held out, keep what it recalls just then."""
         ids = dict(batch.item_ids)
-        for row in rows.tolist():
-            key = ItemKey(int(batch.item[row]))
-            memory.learn(key, ids[key], strip(before[row]))
+        marks = rows.marks().tolist()
+        for row, is_held in enumerate(member.tolist()):
+            if is_held:
+                self._recollections[marks[row]] = memory.recall(strip(rows.context[row])).kept()
+            else:
+                key = ItemKey(int(batch.item[row]))
+                memory.learn(key, ids[key], strip(before[row]))
         vocabulary = self._challenger.vocabulary
         names = [vocabulary.ids[row] for row in vocabulary.rows(freed.item).tolist()]
         for item, name, context in zip(freed.item.tolist(), names, freed.context, strict=True):
             memory.learn(ItemKey(item), name, strip(context))
+        held = set(self.held.marks().tolist())
+        for mark in freed.marks().tolist():
+            if mark not in held:  # the same event may be there twice
+                self._recollections.pop(mark, None)
+
+    def recalled(self) -> list[Recollection]:
+        """Of each held-out row, what the memory recalled before it knew anything that came after.
+
+        A history that goes on would tell it what was held out, for items come back, and it
+        would seem better than it is when it serves.
+        """
+        if self._memory is None:
+            return []
+        return [self._recollections[mark] for mark in self.held.marks().tolist()]
 
     def _new(self, batch: MicroBatch, member: Bools, before: Int64s) -> list[tuple[Int64s, int]]:
         """Windows over each user's events in a partition, without those held out."""
@@ -293,16 +326,16 @@ class Learner:
     def _stopping_score(self) -> float:
         """Of the weights alone: the memory is the same before and after a pass."""
         newest = self.held.take(slice(-_STOPPING_ROWS, None))
-        return float(self._evaluate(newest, None, (1.0,)).mean()) if len(newest) else 0.0
+        return float(self._evaluate(newest, [], (1.0,)).mean()) if len(newest) else 0.0
 
     def _evaluate(
-        self, held: HoldoutRows, memory: Memory | None, shares: Sequence[float]
+        self, held: HoldoutRows, recalled: Sequence[Recollection], shares: Sequence[float]
     ) -> Float32s:
         return evaluate(
             self._challenger.model,
             self._challenger.vocabulary,
             held,
-            memory,
+            recalled,
             temperature=self.blend.temperature,
             shares=shares,
             exclude_seen=self._exclude_seen,
@@ -315,13 +348,11 @@ class Learner:
         """
         fits = self._memory is not None and len(self.held) >= self._settings.gate.min_rows
         shares = _SHARES if fits else (self.blend.share,)
-        gains = self._evaluate(self.held, self._memory, shares)  # [shares, rows]
+        gains = self._evaluate(self.held, self.recalled(), shares)  # [shares, rows]
         chosen = 0
         if fits and np.isfinite(gains).all():  # the gate refuses what is not a number
-            now = gains.mean(axis=1)  # [shares]
-            self._by_share = (
-                now if self._by_share is None else self._by_share + _NEWS * (now - self._by_share)
-            )
+            self._fits += 1
+            self._by_share += (gains.mean(axis=1) - self._by_share) * max(1 / self._fits, _NEWS)
             pull = _PULL * (np.array(_SHARES) - self._prior_share) ** 2
             chosen = int((self._by_share - pull).argmax())
             self.blend = replace(self.blend, share=_SHARES[chosen])
@@ -338,7 +369,7 @@ class Learner:
             self._champion,
             self._champion_vocabulary,
             self.held,
-            self._memory,
+            self.recalled(),
             temperature=self._champion_blend.temperature,
             shares=(self._champion_blend.share,),
             exclude_seen=self._exclude_seen,

@@ -13,6 +13,7 @@ from service.trainer.evaluation import CUTOFF, evaluate
 from service.trainer.holdout import HoldoutRows, empty_rows
 from service.trainer.sequences import strip
 from tests.model.examples import a_recommender, a_vocabulary
+from tests.trainer.examples import recalled_for
 
 VOCABULARY = a_vocabulary(6)
 UNKNOWN = 12345
@@ -42,7 +43,7 @@ def ndcg(model: Recommender, held: HoldoutRows, *, exclude_seen: bool) -> list[f
         model,
         VOCABULARY,
         held,
-        None,
+        [],
         temperature=TEMPERATURE,
         shares=(1.0,),
         exclude_seen=exclude_seen,
@@ -140,7 +141,7 @@ def test_scores_are_those_of_the_dense_mixture_for_each_share(exclude_seen: bool
         model,
         VOCABULARY,
         HELD,
-        memory,
+        recalled_for(memory, HELD),
         temperature=TEMPERATURE,
         shares=SHARES,
         exclude_seen=exclude_seen,
@@ -172,7 +173,7 @@ def test_a_model_that_is_not_a_number_scores_nan_at_every_share(memory: Memory |
         model,
         VOCABULARY,
         HELD,
-        memory,
+        recalled_for(memory, HELD),
         temperature=TEMPERATURE,
         shares=SHARES,
         exclude_seen=False,
@@ -187,7 +188,7 @@ def test_no_rows_are_no_scores() -> None:
         a_recommender(items=6),
         VOCABULARY,
         empty_rows(3),
-        a_memory(),
+        [],
         temperature=TEMPERATURE,
         shares=SHARES,
         exclude_seen=True,

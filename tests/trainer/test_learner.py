@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from service.domain import Bools, Float32s, Int64s, ItemId, ItemKey, Offsets
-from service.model.memory import Memory
+from service.model.memory import Memory, Recollection
 from service.model.mixture import Blend
 from service.model.recommender import Recommender
 from service.model.vocabulary import NO_ROW, Vocabulary
@@ -44,6 +44,7 @@ from tests.trainer.examples import (
     keys,
     known,
     quick_training,
+    recalled_for,
     small_settings,
 )
 
@@ -111,7 +112,7 @@ def test_learns_a_stream_whose_next_item_is_certain(slab: HistorySlab, stream: S
         challenger.model,
         challenger.vocabulary,
         learner.held,
-        None,
+        [],
         temperature=settings.model.temperature,
         shares=(1.0,),
         exclude_seen=True,
@@ -607,12 +608,27 @@ class TestMemory:
             challenger.model,
             challenger.vocabulary,
             learner.held,
-            memory_of(learner, memory),
+            learner.recalled(),
             temperature=served.temperature,
             shares=(served.share,),
             exclude_seen=tree.scorer.exclude_seen,
         )
         assert report.challenger == pytest.approx(found.mean())
+
+    def test_what_is_held_out_is_recalled_as_it_was_before_what_came_after(
+        self, slab: HistorySlab, stream: Stream
+    ) -> None:
+        memory = MemorySettings()
+        tree = small_settings(quick_training(fraction=0.3))
+        learner = a_learner(slab, tree, memory=memory)
+        learner.learn([stream.walk(USERS, CATALOGUE, steps=4)])
+        rows, first = learner.held.marks().tolist(), told(learner.recalled())
+        learner.learn([stream.walk(USERS, CATALOGUE, steps=4)])
+        later = dict(zip(learner.held.marks().tolist(), told(learner.recalled()), strict=True))
+        assert len(later) == len(learner.held) > len(rows)
+        assert [later[row] for row in rows] == first
+        now = told(recalled_for(memory_of(learner, memory), learner.held))
+        assert now[: len(rows)] != first
 
     def test_without_it_the_model_ranks_alone(self, slab: HistorySlab, stream: Stream) -> None:
         learner = a_learner(slab, small_settings(quick_training(fraction=0.3)), memory=NO_MEMORY)
@@ -621,6 +637,14 @@ class TestMemory:
         assert report.verdict is not Verdict.HOLD  # there were rows enough to fit it
         assert learner.shape["blend"]["share"] == 1.0
         assert not [name for name in learner.artifact().trainer if name.startswith("memory.")]
+
+
+def told(recollections: list[Recollection]) -> list[dict[int, float]]:
+    """Item keys and values, in the order of the keys."""
+    return [
+        dict(sorted(zip(one.key.tolist(), one.value.tolist(), strict=True)))
+        for one in recollections
+    ]
 
 
 def a_memory(settings: MemorySettings, stride: int) -> Memory:
@@ -632,12 +656,12 @@ def a_memory(settings: MemorySettings, stride: int) -> Memory:
     return memory
 
 
-def scores(learner: Learner, challenger: Challenger, memory: Memory, share: float) -> Float32s:
+def scores(learner: Learner, challenger: Challenger, share: float) -> Float32s:
     found: Float32s = evaluate(
         challenger.model,
         challenger.vocabulary,
         learner.held,
-        memory,
+        learner.recalled(),
         temperature=learner.blend.temperature,
         shares=(share,),
         exclude_seen=True,
@@ -693,13 +717,11 @@ class TestFitBlend:
 
         found = learner.fit_blend()
         assert low <= learner.blend.share <= high
-        by_share = {
-            tenth: scores(learner, challenger, memory, tenth / 10).mean() for tenth in range(11)
-        }
+        by_share = {tenth: scores(learner, challenger, tenth / 10).mean() for tenth in range(11)}
         chosen = round(10 * learner.blend.share)
         assert by_share[chosen] > by_share[round(10 * prior)] + 0.1
         assert by_share[chosen] == pytest.approx(max(by_share.values()), abs=0.01)
-        expected = scores(learner, challenger, memory, learner.blend.share)
+        expected = scores(learner, challenger, learner.blend.share)
         assert found == pytest.approx(expected, abs=1e-6)
 
     @pytest.mark.parametrize("missing", [0, 1])
@@ -719,8 +741,7 @@ class TestFitBlend:
         prior = learner.blend.share
         found = learner.fit_blend()
         assert (learner.blend.share == prior) == bool(missing)
-        memory = memory_of(learner, MemorySettings())
-        expected = scores(learner, challenger, memory, learner.blend.share)
+        expected = scores(learner, challenger, learner.blend.share)
         assert found == pytest.approx(expected, abs=1e-6)
 
     def test_one_noisy_holdout_does_not_swing_the_share_but_several_do(
@@ -740,7 +761,7 @@ class TestFitBlend:
         assert [share_after(0.2) for _ in range(3)] == [0.2, 0.2, 0.2]
         assert share_after(0.9) == 0.2
         assert [share_after(0.2) for _ in range(3)] == [0.2, 0.2, 0.2]
-        assert [share_after(0.9) for _ in range(4)][-1] == 0.9
+        assert [share_after(0.9) for _ in range(12)][-1] == 0.9
 
     def test_what_makes_no_difference_leaves_the_share_at_the_setting(
         self, slab: HistorySlab, stream: Stream, monkeypatch: pytest.MonkeyPatch
