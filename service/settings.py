@@ -367,6 +367,11 @@ class ReplaySettings(Section):
     ratio: Annotated[float, Field(ge=0.0, le=10.0)] = Field(
         default=4.0, description="Replayed sequences per new sequence."
     )
+    hurried_ratio: Annotated[float, Field(ge=0.0, le=10.0)] = Field(
+        default=1.0,
+        description="No more than this while micro-batches wait: late weights cost more than what "
+        "the rest of the replay would hold.",
+    )
     min_sequences: Annotated[int, Field(ge=0)] = Field(
         default=32, description="Replayed sequences per step at least, while histories last."
     )

@@ -1,10 +1,17 @@
 """Sampled softmax over cosine similarities."""
 
 import math
+from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional
+
+# Logits made at once. Whole, they are read and written a dozen times from memory, and that takes
+# longer than all of the arithmetic; so many stay in a CPU's cache.
+_LOGITS_AT_ONCE = 1 << 18
+_LOGITS_AT_ONCE_ON_CUDA = 1 << 26  # there small kernels cost more than memory
 
 
 def candidates(items: int, negatives: int, device: torch.device) -> Tensor:
@@ -35,10 +42,80 @@ def sampled_softmax(
     states = functional.normalize(states, dim=-1)
     positive = functional.normalize(right, dim=-1)
     negative = functional.normalize(wrong, dim=-1)
-    target = (states * positive).sum(dim=-1, keepdim=True).float() / temperature  # [n, 1]
-    others = (states @ negative.T).float() / temperature  # [n, negatives]
+    target = (states * positive).sum(dim=-1).float() / temperature  # [n]
+    kind = _product_type(states)
+    others: Tensor = _LogSumOfOthers.apply(
+        states.to(kind), negative.to(kind), targets, drawn, temperature
+    )
     # Each item is drawn negatives / items times on average.
-    others = others + math.log(items / len(drawn))
-    others = others.masked_fill(drawn[None, :] == targets[:, None], -torch.inf)
-    logits = torch.cat([target, others], dim=1)  # [n, 1 + negatives]
-    return functional.cross_entropy(logits, torch.zeros_like(targets))
+    others = others + math.log(items / len(drawn))  # [n]
+    # -log(e^target / (e^target + e^others))
+    return functional.softplus(others - target).mean()
+
+
+class _LogSumOfOthers(torch.autograd.Function):
+    """log sum exp(state . negative / temperature) over the drawn that are not the target. [n]
+
+    The logits, [n, negatives], are made a few states at a time, and again for the gradient,
+    instead of being kept.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        states: Tensor,
+        negative: Tensor,
+        targets: Tensor,
+        drawn: Tensor,
+        temperature: float,
+    ) -> Tensor:
+        ctx.temperature = temperature
+        portions = _portions(states, len(drawn))
+        log_sum = torch.cat(
+            [
+                _logits(states[one], negative, targets[one], drawn, temperature).logsumexp(dim=1)
+                for one in portions
+            ]
+        )
+        ctx.save_for_backward(states, negative, targets, drawn, log_sum)
+        return log_sum
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        (gradient,) = gradients  # [n]
+        states, negative, targets, drawn, log_sum = ctx.saved_tensors
+        # Without any other item the sum is -inf and nothing is to be changed.
+        log_sum = log_sum.clamp_min(torch.finfo(log_sum.dtype).min)
+        of_states = torch.empty_like(states)
+        of_negative = torch.zeros_like(negative, dtype=torch.float32)
+        for one in _portions(states, len(drawn)):
+            share = _logits(states[one], negative, targets[one], drawn, ctx.temperature)
+            share.sub_(log_sum[one, None]).exp_()  # [portion, negatives], of the softmax
+            share.mul_(gradient[one, None] / ctx.temperature)
+            moved = share.to(states.dtype)
+            of_states[one] = moved @ negative
+            of_negative += moved.T @ states[one]
+        return of_states, of_negative.to(negative.dtype), None, None, None
+
+
+def _logits(
+    states: Tensor, negative: Tensor, targets: Tensor, drawn: Tensor, temperature: float
+) -> Tensor:
+    """In 32 bits; -inf where the drawn item is the target. [portion, negatives]"""
+    logits = (states @ negative.T).float().div_(temperature)
+    return logits.masked_fill_(drawn[None, :] == targets[:, None], -torch.inf)
+
+
+def _portions(states: Tensor, negatives: int) -> Iterator[slice]:
+    """Cuts of the states."""
+    limit = _LOGITS_AT_ONCE if states.device.type == "cpu" else _LOGITS_AT_ONCE_ON_CUDA
+    size = max(limit // max(negatives, 1), 1)
+    return (slice(start, start + size) for start in range(0, len(states), size))
+
+
+def _product_type(states: Tensor) -> torch.dtype:
+    """What products are made in here; the gradient's, too, which autocast does not reach."""
+    device = states.device.type
+    if torch.is_autocast_enabled(device):
+        return torch.get_autocast_dtype(device)
+    return states.dtype

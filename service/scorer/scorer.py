@@ -8,7 +8,6 @@ pass serves two ends: the state before an event tells how well the live model fo
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import compress
 
 import numpy as np
 import torch
@@ -107,15 +106,28 @@ class Scorer:
         servable = self.champion
         done = ~np.isin(events.kind, self._shown)
         places, pasts = self._apply(events, done, answer)
-        rankings: list[RankedItems | None] = [None] * len(events)
+        ranked: list[RankedItems] = []
         rank = np.zeros(0, np.int64)
-        asked = np.flatnonzero(answer)
-        if len(asked):
-            ranked, rank = self._rank(servable, pasts, events.item[asked])
-            for row, ranking in zip(asked.tolist(), ranked, strict=True):
-                rankings[row] = ranking
-        self._popularity.learn(compress(events.item_ids, done.tolist()))
+        if answer.any():
+            ranked, rank = self._rank(servable, pasts, events.item[answer])
+        rankings = self._complete(events, done, answer, ranked, pasts.kept)
         return Scored(events, places, servable, rankings, rank)
+
+    def _complete(
+        self, events: Events, done: Bools, answer: Bools, ranked: list[RankedItems], kept: Int64s
+    ) -> list[RankedItems | None]:
+        """Count one event after the other as popular, and fill up the ranking of each of those
+        marked in `answer` with what is popular just then."""
+        rankings: list[RankedItems | None] = [None] * len(events)
+        asked = zip(ranked, kept, strict=True)
+        for row, (item_id, counts, is_asked) in enumerate(
+            zip(events.item_ids, done.tolist(), answer.tolist(), strict=True)
+        ):
+            if counts:
+                self._popularity.learn([item_id])
+            if is_asked:
+                rankings[row] = self._filled(*next(asked))
+        return rankings
 
     def _apply(self, events: Events, done: Bools, answer: Bools) -> tuple[Places, _Pasts]:
         """Append what users have `done`; give the histories at the events marked in `answer`, as
@@ -177,7 +189,7 @@ class Scorer:
     def _rank(
         self, servable: Servable, pasts: _Pasts, item: Int64s
     ) -> tuple[list[RankedItems], Int64s]:
-        """Rankings after each event, and the rank of each tested event before it.
+        """Rankings after each event, some of them short, and the rank of each tested one before it.
 
         `item` [batch] are the events' items, the last of each past. An event is tested when its
         user has a history.
@@ -201,10 +213,8 @@ class Scorer:
         answered = blended(cosines[:, 1], columns, hidden, after, servable.blend)
         chance, column = best(answered, self._settings.top_k)
         ranked = [
-            self._completed(self._named(servable, columns, chances, places), seen)
-            for chances, places, seen in zip(
-                chance.tolist(), column.tolist(), pasts.kept, strict=True
-            )
+            self._named(servable, columns, chances, places)
+            for chances, places in zip(chance.tolist(), column.tolist(), strict=True)
         ]
         return ranked, rank[pasts.is_earlier.any(axis=1)]
 
@@ -225,7 +235,7 @@ class Scorer:
         """An item that only the memory knows; None where it was forgotten a moment ago."""
         return None if self.memory is None else self.memory.item_id(key)
 
-    def _completed(self, ranking: RankedItems, seen_keys: Int64s) -> RankedItems:
+    def _filled(self, ranking: RankedItems, seen_keys: Int64s) -> RankedItems:
         """What is popular behind a ranking that is short, with a score of 0; all of it, with its
         counts, where neither champion nor memory knows anything of the history."""
         k = self._settings.top_k

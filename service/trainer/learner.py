@@ -142,10 +142,13 @@ class Learner:
     def learn(self, batches: list[MicroBatch], *, hurry: bool = False) -> RoundReport:
         """Fine-tune on these micro-batches and move `trained_through` past them.
 
-        In a `hurry`, because others wait, one pass has to do. Early stopping, which compares
-        passes, then has no say; the gate still looks at whatever is to be published.
+        In a `hurry`, because others wait, one pass with less replay has to do. Early stopping,
+        which compares passes, then has no say; the gate still looks at what is to be published.
         """
-        epochs = 1 if hurry else self._settings.max_epochs
+        settings = self._settings
+        epochs, ratio = settings.max_epochs, settings.replay.ratio
+        if hurry:
+            epochs, ratio = 1, min(ratio, settings.replay.hurried_ratio)
         replayable = dict(self.trained_through)  # the round's own events are no replay
         fresh = [self._prepare(batch) for batch in batches]
         taught = join([self._retry, *fresh], self._length + 1)
@@ -153,7 +156,7 @@ class Learner:
         steps, diverged, skipped = [], False, 0
         before = self._challenger.checkpoint()
         try:
-            steps = self._fit(taught, replayable, epochs)
+            steps = self._fit(taught, replayable, epochs, ratio)
         except NonFiniteError as error:
             log.warning("round undone: %s", error)
             self._challenger.restore(before)
@@ -263,7 +266,7 @@ class Learner:
         self._since_champion.append(taught)
 
     def _fit(
-        self, taught: Sequences, replayable: Offsets, epochs: int
+        self, taught: Sequences, replayable: Offsets, epochs: int, ratio: float
     ) -> list[tuple[float, float]]:
         """Passes over the sequences until the holdout stops improving; keep the best one.
 
@@ -278,7 +281,7 @@ class Learner:
         best: Checkpoint | None = None
         steps: list[tuple[float, float]] = []
         for _ in range(epochs if len(taught) else 0):
-            steps += self._pass(taught, replayable)
+            steps += self._pass(taught, replayable, ratio)
             if not self._challenger.is_finite():
                 raise NonFiniteError("a weight is not finite")
             if epochs == 1:
@@ -292,8 +295,10 @@ class Learner:
             self._challenger.restore(best)
         return steps
 
-    def _pass(self, taught: Sequences, replayable: Offsets) -> list[tuple[float, float]]:
-        """One pass: shuffled batches of new sequences, each with replayed ones beside it."""
+    def _pass(
+        self, taught: Sequences, replayable: Offsets, ratio: float
+    ) -> list[tuple[float, float]]:
+        """One pass: shuffled batches of new sequences, each with `ratio` times as many replayed."""
         settings, replay = self._settings, self._settings.replay
         marks = self.held.marks()
         steps = []
@@ -301,7 +306,7 @@ class Learner:
         for chosen in np.split(
             order, range(settings.batch_sequences, len(order), settings.batch_sequences)
         ):
-            old = max(round(replay.ratio * len(chosen)), replay.min_sequences)
+            old = max(round(ratio * len(chosen)), replay.min_sequences)
             mixed = [taught.take(chosen), self._replay.draw(old, marks, replayable)]
             started_s = time.monotonic()
             batch = self._packed(join(mixed, self._length + 1))

@@ -3,6 +3,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from service.model import losses
 from service.model.losses import candidates, sampled_softmax
 
 TEMPERATURE = 0.5
@@ -62,4 +63,38 @@ def test_every_item_but_no_row_0_is_a_candidate() -> None:
 
 def test_without_another_item_there_is_nothing_to_lose() -> None:
     states, _, table = an_example(items=1)
-    assert sampled(states, torch.ones(6, dtype=torch.int64), table, negatives=4) == 0.0
+    states.requires_grad_()
+    loss = sampled(states, torch.ones(6, dtype=torch.int64), table, negatives=4)
+    assert loss == 0.0
+    assert torch.autograd.grad(loss, states)[0].count_nonzero() == 0
+
+
+@pytest.mark.parametrize("logits_at_once", [1, 20, 1000])
+def test_gradients_are_those_of_the_full_softmax_however_it_is_cut(
+    logits_at_once: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(losses, "_LOGITS_AT_ONCE", logits_at_once)
+    states, targets, table = (one.requires_grad_(one.is_floating_point()) for one in an_example(9))
+    in_portions = torch.autograd.grad(sampled(states, targets, table, 9), [states, table])
+    whole = torch.autograd.grad(full_softmax(states, targets, table), [states, table])
+    torch.testing.assert_close(in_portions, whole)
+
+
+def test_in_bfloat16_loss_and_gradients_are_nearly_the_same() -> None:
+    states, targets, table = (one.requires_grad_(one.is_floating_point()) for one in an_example(9))
+    with torch.autocast("cpu", torch.bfloat16):
+        rough = sampled(states, targets, table, 9)
+    exact = full_softmax(states, targets, table)
+    assert rough.item() == pytest.approx(exact.item(), rel=0.02)
+    torch.testing.assert_close(
+        torch.autograd.grad(rough, [states, table]),
+        torch.autograd.grad(exact, [states, table]),
+        rtol=0.1,
+        atol=0.01,
+    )
+
+
+def test_what_is_not_a_number_is_seen() -> None:
+    states, targets, table = an_example(items=9)
+    table[3] = torch.nan
+    assert sampled(states, targets, table, negatives=9).isnan()

@@ -33,7 +33,7 @@ from service.trainer.holdout import empty_rows, is_member, rows_from_tensors
 from service.trainer.learner import Learner
 from service.trainer.packing import Packed
 from service.trainer.replay import Replay
-from service.trainer.sequences import Sequences
+from service.trainer.sequences import Sequences, empty_sequences
 from tests.state.examples import a_slab
 from tests.trainer.examples import (
     CPU,
@@ -390,6 +390,24 @@ def test_a_hurried_round_makes_one_pass_and_does_not_look_at_the_holdout(
     monkeypatch.setattr(learner, "_stopping_score", lambda: pytest.fail("early stopping"))
     report = learner.learn([stream.walk(USERS, CATALOGUE, steps=2)], hurry=True)
     assert len(report.step_s) == 2
+
+
+@pytest.mark.parametrize(("hurry", "drawn"), [(False, 60), (True, 20)])
+def test_a_hurried_round_replays_less(
+    hurry: bool, drawn: int, slab: HistorySlab, stream: Stream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    replay = ReplaySettings(ratio=3.0, hurried_ratio=1.0, min_sequences=0)
+    training = quick_training(max_epochs=1, fraction=0).model_copy(update={"replay": replay})
+    learner = a_learner(slab, small_settings(training))
+    asked: list[int] = []
+
+    def record(_: Replay, rows: int, held: Int64s, through: Offsets) -> Sequences:
+        asked.append(rows)
+        return empty_sequences(9)  # one more than the model attends to
+
+    monkeypatch.setattr(Replay, "draw", record)
+    learner.learn([stream.walk(20, CATALOGUE, steps=2)], hurry=hurry)
+    assert asked == [drawn]
 
 
 FRACTION = 0.3
