@@ -230,18 +230,31 @@ class PretrainedBackbone(Section):
     )
 
 
-Backbone = Annotated[SmallBackbone | PretrainedBackbone, Field(discriminator="kind")]
+class GruBackbone(Section):
+    """A recurrent network with random weights: cheaper to score with than attention."""
+
+    kind: Literal["gru"] = "gru"
+    dim: PositiveInt = Field(default=64, description="Width of its states.")
+    layers: PositiveInt = Field(default=1, description="One above the other.")
+
+
+Backbone = Annotated[SmallBackbone | GruBackbone | PretrainedBackbone, Field(discriminator="kind")]
 
 
 class ModelSettings(Section):
     """The sequence model."""
 
-    backbone: Backbone = Field(default=SmallBackbone(), description="`small` or `pretrained`.")
+    backbone: Backbone = Field(
+        default=SmallBackbone(), description="`small`, `gru` or `pretrained`."
+    )
     dim: PositiveInt = Field(default=64, description="Width of an item vector.")
     max_length: Annotated[int, Field(ge=4)] = Field(
         default=50, description="Events of a history it attends to."
     )
-    dropout: Fraction = Field(default=0.2, description="Share of activations dropped in training.")
+    dropout: Fraction = Field(
+        default=0.2,
+        description="Share of activations dropped in training; pretrained backbones keep theirs.",
+    )
     temperature: PositiveFloat = Field(
         default=0.1, description="Cosine similarities are divided by it before the softmax."
     )
