@@ -42,3 +42,21 @@ def sampled_softmax(
     others = others.masked_fill(drawn[None, :] == targets[:, None], -torch.inf)
     logits = torch.cat([target, others], dim=1)  # [n, 1 + negatives]
     return functional.cross_entropy(logits, torch.zeros_like(targets))
+
+
+def divergence(
+    teacher: Tensor, its: Tensor, states: Tensor, vectors: Tensor, *, temperature: float
+) -> Tensor:
+    """Mean Kullback-Leibler divergence, in nats, of what states say from what a teacher's say.
+
+    teacher and states [n, dim] choose among the same items, whose vectors are `its` and `vectors`
+    [items, dim].
+    """
+    wanted = _log_chances(teacher, its, temperature)  # [n, items]
+    found = _log_chances(states, vectors, temperature)
+    return functional.kl_div(found, wanted, reduction="batchmean", log_target=True)
+
+
+def _log_chances(states: Tensor, vectors: Tensor, temperature: float) -> Tensor:
+    cosines = functional.normalize(states, dim=-1) @ functional.normalize(vectors, dim=-1).T
+    return functional.log_softmax(cosines.float() / temperature, dim=-1)
