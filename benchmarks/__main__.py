@@ -9,12 +9,14 @@ from benchmarks.event_profile import profile_rows
 from benchmarks.hot_swap import hot_swap_rows
 from benchmarks.rows import REPORT, Row, print_rows, write_report
 from benchmarks.scale import FULL, QUICK, Scale
+from benchmarks.steps import step_rows
 from benchmarks.stream_figures import stream_rows
+from benchmarks.trained import trained_rows
 from service.sandbox.kafka import LocalKafka
 from service.settings import KafkaSettings
 
 _ON_STREAM = ("weights", "latency", "throughput")
-_NAMES = (*_ON_STREAM, "profile", "hot_swap")
+_NAMES = (*_ON_STREAM, "profile", "hot_swap", "step", "trained")
 
 
 def main() -> int:
@@ -48,6 +50,10 @@ def measure(names: Sequence[str], scale: Scale) -> Iterator[list[Row]]:
                 yield profile_rows(kafka, scale)
     if "hot_swap" in names:
         yield hot_swap_rows(scale)
+    if "step" in names:
+        yield step_rows(scale)
+    if "trained" in names:
+        yield trained_rows(scale)
 
 
 if __name__ == "__main__":

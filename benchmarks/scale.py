@@ -12,6 +12,8 @@ class Scale:
     swaps: int
     swap_phases: int  # each is followed by a shorter one without swaps
     profile_batches: int
+    steps: int  # of each catalogue
+    trained_events: int
 
 
 FULL = Scale(
@@ -22,6 +24,8 @@ FULL = Scale(
     swaps=1000,
     swap_phases=10,
     profile_batches=60,
+    steps=30,
+    trained_events=8_000,
 )
 QUICK = Scale(
     runs=1,
@@ -31,4 +35,6 @@ QUICK = Scale(
     swaps=60,
     swap_phases=3,
     profile_batches=15,
+    steps=5,
+    trained_events=1_500,
 )

@@ -230,18 +230,31 @@ class PretrainedBackbone(Section):
     )
 
 
-Backbone = Annotated[SmallBackbone | PretrainedBackbone, Field(discriminator="kind")]
+class GruBackbone(Section):
+    """A recurrent network with random weights: cheaper to score with than attention."""
+
+    kind: Literal["gru"] = "gru"
+    dim: PositiveInt = Field(default=64, description="Width of its states.")
+    layers: PositiveInt = Field(default=1, description="One above the other.")
+
+
+Backbone = Annotated[SmallBackbone | GruBackbone | PretrainedBackbone, Field(discriminator="kind")]
 
 
 class ModelSettings(Section):
     """The sequence model."""
 
-    backbone: Backbone = Field(default=SmallBackbone(), description="`small` or `pretrained`.")
+    backbone: Backbone = Field(
+        default=SmallBackbone(), description="`small`, `gru` or `pretrained`."
+    )
     dim: PositiveInt = Field(default=64, description="Width of an item vector.")
     max_length: Annotated[int, Field(ge=4)] = Field(
         default=50, description="Events of a history it attends to."
     )
-    dropout: Fraction = Field(default=0.2, description="Share of activations dropped in training.")
+    dropout: Fraction = Field(
+        default=0.2,
+        description="Share of activations dropped in training; pretrained backbones keep theirs.",
+    )
     temperature: PositiveFloat = Field(
         default=0.1, description="Cosine similarities are divided by it before the softmax."
     )
@@ -361,6 +374,46 @@ class SgdSettings(Section):
 Optimizer = Annotated[AdamWSettings | SgdSettings, Field(discriminator="kind")]
 
 
+class UniformReplay(Section):
+    """Every user as likely as any other."""
+
+    kind: Literal["uniform"] = "uniform"
+
+
+class RecencyReplay(Section):
+    """Rather users with recent events."""
+
+    kind: Literal["recency"] = "recency"
+    of: Annotated[int, Field(ge=2)] = Field(
+        default=2, description="Users drawn, of whom the one with the newest event is replayed."
+    )
+
+
+class HerdingReplay(Section):
+    """Histories that together stand for all, as the champion sees them (ADER, Mi et al., 2020)."""
+
+    kind: Literal["herding"] = "herding"
+    of: Annotated[int, Field(ge=2)] = Field(
+        default=4, description="Histories drawn and looked at for each that is replayed."
+    )
+
+
+ReplayChoice = Annotated[UniformReplay | RecencyReplay | HerdingReplay, Field(discriminator="kind")]
+
+
+class KeepSettings(Section):
+    """What else holds a challenger near the champion, against forgetting. Off at 0."""
+
+    distil: Annotated[float, Field(ge=0.0)] = Field(
+        default=0.0,
+        description="Weight of the divergence from what the champion foretells for replayed "
+        "sequences, among the shared negatives.",
+    )
+    l2: Annotated[float, Field(ge=0.0)] = Field(
+        default=0.0, description="Weight of half the squared distance from its weights."
+    )
+
+
 class ReplaySettings(Section):
     """Older histories mixed into every step, against forgetting."""
 
@@ -375,9 +428,8 @@ class ReplaySettings(Section):
     min_sequences: Annotated[int, Field(ge=0)] = Field(
         default=32, description="Replayed sequences per step at least, while histories last."
     )
-    recency: PositiveInt = Field(
-        default=1,
-        description="Of so many users drawn the one with the newest event is replayed; 1: uniform.",
+    choice: ReplayChoice = Field(
+        default=UniformReplay(), description="Whose: `uniform`, `recency` or `herding`."
     )
 
 
@@ -490,6 +542,7 @@ class TrainerSettings(Section):
         default=2.0, description="The gate is asked at most this often."
     )
     replay: ReplaySettings = ReplaySettings()
+    keep: KeepSettings = KeepSettings()
     holdout: HoldoutSettings = HoldoutSettings()
     gate: GateSettings = GateSettings()
     restart: RestartSettings = RestartSettings()

@@ -150,7 +150,8 @@ def test_every_fault_is_named_at_once() -> None:
         ({"trainer": {"learning_rate": "nan"}}, "trainer.learning_rate: Input should be a finite"),
         ({"batch": {"train_max_wait_s": float("inf")}}, "train_max_wait_s: Input should be a fini"),
         ({"model": {"dropout": 1.0}}, "setting model.dropout: Input should be less than 1"),
-        ({"model": {"backbone": {"dim": 8}}}, "setting model.backbone.kind is missing"),
+        ({"model": {"backbone": {"dim": 8}}}, "kind is missing: small or gru or pretrained"),
+        ({"trainer": {"trained": {"n": 2}}}, "setting trainer.trained.kind is missing: full or h"),
         (
             {"model": {"backbone": {"kind": "pretrained"}}},
             "setting model.backbone.name: Field required",

@@ -24,7 +24,9 @@ from service.model.added import (
     require_trainable,
     top,
 )
+from service.model.gru import Gru, GruConfig
 from service.settings import (
+    GruBackbone,
     ModelSettings,
     PretrainedBackbone,
     SmallBackbone,
@@ -148,6 +150,10 @@ def make_backbone(settings: ModelSettings) -> Backbone:
     match settings.backbone:
         case SmallBackbone() as small:
             body = AutoModel.from_config(_small_config(small, settings))
+        case GruBackbone(dim=dim, layers=layers):
+            body = Gru(
+                GruConfig(hidden_size=dim, num_hidden_layers=layers, dropout=settings.dropout)
+            )
         case PretrainedBackbone() as pretrained:
             body = _load(pretrained, settings)
             spread = _take_out_words(body)

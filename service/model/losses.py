@@ -119,3 +119,21 @@ def _product_type(states: Tensor) -> torch.dtype:
     if torch.is_autocast_enabled(device):
         return torch.get_autocast_dtype(device)
     return states.dtype
+
+
+def divergence(
+    teacher: Tensor, its: Tensor, states: Tensor, vectors: Tensor, *, temperature: float
+) -> Tensor:
+    """Mean Kullback-Leibler divergence, in nats, of what states say from what a teacher's say.
+
+    teacher and states [n, dim] choose among the same items, whose vectors are `its` and `vectors`
+    [items, dim].
+    """
+    wanted = _log_chances(teacher, its, temperature)  # [n, items]
+    found = _log_chances(states, vectors, temperature)
+    return functional.kl_div(found, wanted, reduction="batchmean", log_target=True)
+
+
+def _log_chances(states: Tensor, vectors: Tensor, temperature: float) -> Tensor:
+    cosines = functional.normalize(states, dim=-1) @ functional.normalize(vectors, dim=-1).T
+    return functional.log_softmax(cosines.float() / temperature, dim=-1)

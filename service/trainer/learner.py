@@ -17,6 +17,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
+import torch
 
 from service.domain import (
     Bools,
@@ -29,15 +30,18 @@ from service.domain import (
     Partition,
 )
 from service.errors import NonFiniteError
+from service.model.inference import compact, states_at
 from service.model.item_tower import Described
 from service.model.memory import Memory, Recollection
 from service.model.mixture import Blend
 from service.registry.artifact import Artifact
-from service.settings import Settings
+from service.settings import HerdingReplay, RecencyReplay, Settings
+from service.trainer.anchor import Anchor
 from service.trainer.challenger import Challenger, Checkpoint
 from service.trainer.early_stopping import EarlyStopping
 from service.trainer.evaluation import evaluate
 from service.trainer.gate import GateReport, Verdict, judge
+from service.trainer.herding import herd
 from service.trainer.holdout import HoldoutRows, admit, is_member
 from service.trainer.packing import Packed, pack
 from service.trainer.replay import Replay
@@ -118,9 +122,9 @@ class Learner:
             if memory is not None
         }
         self.trained_through = trained_through
-        self._replay = Replay(
-            slabs, self._length + 1, settings.model.seed, settings.trainer.replay.recency
-        )
+        choice = settings.trainer.replay.choice
+        recency = choice.of if isinstance(choice, RecencyReplay) else 1
+        self._replay = Replay(slabs, self._length + 1, settings.model.seed, recency)
         self._shuffle = np.random.default_rng(settings.model.seed)
         self._latest_ms = int(held.time.max(initial=0))
         self._retry = empty_sequences(self._length + 1)
@@ -300,25 +304,48 @@ class Learner:
     ) -> list[tuple[float, float]]:
         """One pass: shuffled batches of new sequences, each with `ratio` times as many replayed."""
         settings, replay = self._settings, self._settings.replay
-        marks = self.held.marks()
+        marks, anchor = self.held.marks(), self._anchor()
         steps = []
         order = self._shuffle.permutation(len(taught))
         for chosen in np.split(
             order, range(settings.batch_sequences, len(order), settings.batch_sequences)
         ):
             old = max(round(ratio * len(chosen)), replay.min_sequences)
-            mixed = [taught.take(chosen), self._replay.draw(old, marks, replayable)]
+            mixed = [taught.take(chosen), self._replayed(old, marks, replayable)]
             started_s = time.monotonic()
-            batch = self._packed(join(mixed, self._length + 1))
+            batch = self._packed(join(mixed, self._length + 1), replayed=len(mixed[1]))
             if not len(batch.item):
                 continue
             loss = train_step(
-                self._challenger, batch, temperature=self._temperature, settings=settings
+                self._challenger,
+                batch,
+                temperature=self._temperature,
+                settings=settings,
+                anchor=anchor,
             )
             steps.append((loss, time.monotonic() - started_s))
         return steps
 
-    def _packed(self, sequences: Sequences) -> Packed:
+    def _anchor(self) -> Anchor | None:
+        """None where the settings ask for none, or the champion knows nothing yet."""
+        keep, rows = self._settings.keep, len(self._champion_vocabulary)
+        wanted = rows > 1 and (keep.distil or keep.l2)
+        return Anchor(self._champion, rows, keep) if wanted else None
+
+    def _replayed(self, count: int, marks: Int64s, through: Offsets) -> Sequences:
+        """Older sequences, drawn or chosen as the settings say."""
+        choice = self._settings.replay.choice
+        if not isinstance(choice, HerdingReplay):
+            return self._replay.draw(count, marks, through)
+        pool = self._replay.draw(choice.of * count, marks, through)
+        if len(pool) <= count:
+            return pool
+        rows, lengths = compact(self._champion_vocabulary.rows(pool.item[:, : self._length]))
+        with torch.inference_mode():
+            states = states_at(self._champion, rows, lengths[:, None] - 1).squeeze(1)
+        return pool.take(herd(states.cpu().numpy(), count))
+
+    def _packed(self, sequences: Sequences, *, replayed: int) -> Packed:
         model = self._challenger.model
         return pack(
             self._challenger.vocabulary.rows(sequences.item),
@@ -326,6 +353,7 @@ class Learner:
             self._length,
             model.device,
             together=model.backbone.packs,
+            replayed=replayed,
         )
 
     def _stopping_score(self) -> float:

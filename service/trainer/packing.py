@@ -22,21 +22,30 @@ class Packed:
     item: torch.Tensor  # item rows, NO_ROW where empty
     position: torch.Tensor  # in the sequence
     label: torch.Tensor  # the item row that comes next, NO_ROW where it is not a target
+    replayed: torch.Tensor  # whether it was learned before
 
 
 def pack(
-    rows: Int64s, target: Bools, width: int, device: torch.device, *, together: bool
+    rows: Int64s,
+    target: Bools,
+    width: int,
+    device: torch.device,
+    *,
+    together: bool,
+    replayed: int = 0,
 ) -> Packed:
     """Sequences of item rows [sequences, length], of which `target` are to be foretold.
 
     Unknown items (NO_ROW) are taken out. A sequence without a target left is left out.
-    `width` is at least length - 1. With `together`, sequences share rows.
+    `width` is at least length - 1. With `together`, sequences share rows. The last `replayed`
+    of them are.
     """
     order, lengths = known_first(rows)
     rows = np.take_along_axis(rows, order, axis=1)
     target = np.take_along_axis(target, order, axis=1) & (rows != NO_ROW)
     target[:, 0] = False  # nothing stands before it
     kept = target.any(axis=1)
+    old = (np.arange(len(rows)) >= len(rows) - replayed)[kept]
     rows, target, lengths = rows[kept], target[kept], lengths[kept] - 1  # the last is no input
     row, start = _places(lengths, width) if together else _one_each(lengths)
     sequence = np.repeat(np.arange(len(lengths)), lengths)
@@ -48,8 +57,9 @@ def pack(
         rows[sequence, position],
         position,
         np.where(target[sequence, position + 1], rows[sequence, position + 1], NO_ROW),
+        old[sequence],
     ):
-        column = np.zeros(shape, np.int64)
+        column = np.zeros(shape, values.dtype)
         column[at] = values
         columns.append(torch.from_numpy(column).to(device))
     return Packed(*columns)

@@ -11,7 +11,7 @@ _SPARE = 2
 
 
 class Replay:
-    """Draws users uniformly, and of each a stretch of history that ends anywhere in it.
+    """Draws users, and of each a stretch of history that ends anywhere in it.
 
     Events that are held out, or at or after their partition's offset in `through`, are left
     out: the former would leak into the evaluation, the latter are yet to be taught, or held out.

@@ -9,14 +9,20 @@ from service.model.losses import candidates, sampled_softmax
 from service.model.precision import has_fast_bf16
 from service.model.vocabulary import NO_ROW
 from service.settings import TrainerSettings
+from service.trainer.anchor import Anchor
 from service.trainer.challenger import Challenger
 from service.trainer.packing import Packed
 
 
 def train_step(
-    challenger: Challenger, batch: Packed, *, temperature: float, settings: TrainerSettings
+    challenger: Challenger,
+    batch: Packed,
+    *,
+    temperature: float,
+    settings: TrainerSettings,
+    anchor: Anchor | None = None,
 ) -> float:
-    """Teach the challenger the labels of a batch; give the loss in nats.
+    """Teach the challenger the labels of a batch, held by `anchor`; give the loss in nats.
 
     Only the item vectors that the batch and its negatives name are read and changed, so the
     cost does not grow with the catalogue. Raises NonFiniteError before a weight changes when
@@ -43,6 +49,10 @@ def train_step(
             items=challenger.items,
             temperature=temperature,
         )
+        if anchor is not None:
+            loss = loss + anchor.pull(
+                challenger, batch, states, drawn, vectors[wrong], temperature=temperature
+            )
     value = float(loss.detach())
     if not torch.isfinite(loss):
         raise NonFiniteError(f"training loss is {value}")

@@ -18,11 +18,16 @@ from service.model.recommender import Recommender
 from service.model.vocabulary import NO_ROW, Vocabulary
 from service.registry.servable import first_blend
 from service.settings import (
+    HerdingReplay,
     HoldoutSettings,
+    KeepSettings,
     MemorySettings,
+    RecencyReplay,
+    ReplayChoice,
     ReplaySettings,
     Settings,
     TrainerSettings,
+    UniformReplay,
 )
 from service.state.histories import HistorySlab
 from service.trainer import learner as learner_module
@@ -124,6 +129,31 @@ def test_learns_a_stream_whose_next_item_is_certain(slab: HistorySlab, stream: S
     again, _ = learner.judge()
     assert again.mean_gain == 0.0
     assert again.champion == pytest.approx(report.challenger)
+
+
+@pytest.mark.parametrize(
+    ("replay", "keep"),
+    [
+        (HerdingReplay(of=2), KeepSettings()),
+        (RecencyReplay(of=2), KeepSettings()),
+        (UniformReplay(), KeepSettings(distil=0.1)),
+        (UniformReplay(), KeepSettings(l2=1e-4)),
+    ],
+)
+def test_every_way_of_keeping_what_was_learned_learns_what_is_new(
+    slab: HistorySlab, stream: Stream, replay: ReplayChoice, keep: KeepSettings
+) -> None:
+    trainer = quick_training()
+    chosen = trainer.replay.model_copy(update={"choice": replay})
+    trainer = trainer.model_copy(update={"replay": chosen, "keep": keep})
+    learner = a_learner(slab, small_settings(trainer))
+    for _ in range(4):
+        learner.learn([stream.walk(USERS, CATALOGUE, steps=4)])
+        report, _ = learner.judge()
+        if report.verdict is Verdict.PROMOTE:
+            learner.promoted()
+    assert report.challenger > 0.3
+    assert learner.judge()[0].champion > 0.3  # what holds the challenger lets it be promoted
 
 
 def test_the_artifact_is_what_was_learned(slab: HistorySlab, stream: Stream) -> None:

