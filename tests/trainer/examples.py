@@ -40,6 +40,7 @@ ROUND = RoundReport(
     events=100,
     held_out=5,
     sequences=40,
+    labels=7,
     step_s=(0.01, 0.01, 0.01, 0.5),
     loss=1.5,
     diverged=False,
