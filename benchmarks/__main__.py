@@ -5,6 +5,7 @@ import logging
 import sys
 from collections.abc import Iterator, Sequence
 
+from benchmarks.clicks import click_rows
 from benchmarks.event_profile import profile_rows
 from benchmarks.hot_swap import hot_swap_rows
 from benchmarks.rows import REPORT, Row, print_rows, write_report
@@ -14,7 +15,7 @@ from service.sandbox.kafka import LocalKafka
 from service.settings import KafkaSettings
 
 _ON_STREAM = ("weights", "latency", "throughput")
-_NAMES = (*_ON_STREAM, "profile", "hot_swap")
+_NAMES = (*_ON_STREAM, "profile", "hot_swap", "clicks")
 
 
 def main() -> int:
@@ -48,6 +49,8 @@ def measure(names: Sequence[str], scale: Scale) -> Iterator[list[Row]]:
                 yield profile_rows(kafka, scale)
     if "hot_swap" in names:
         yield hot_swap_rows(scale)
+    if "clicks" in names:
+        yield click_rows(scale)
 
 
 if __name__ == "__main__":

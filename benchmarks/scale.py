@@ -12,6 +12,7 @@ class Scale:
     swaps: int
     swap_phases: int  # each is followed by a shorter one without swaps
     profile_batches: int
+    click_events: int  # of a case at most
 
 
 FULL = Scale(
@@ -22,6 +23,7 @@ FULL = Scale(
     swaps=1000,
     swap_phases=10,
     profile_batches=60,
+    click_events=20_000,
 )
 QUICK = Scale(
     runs=1,
@@ -31,4 +33,5 @@ QUICK = Scale(
     swaps=60,
     swap_phases=3,
     profile_batches=15,
+    click_events=4_000,
 )

@@ -409,7 +409,7 @@ def test_every_event_is_trained_once_or_held(batches: list[list[int]]) -> None:
     challenger = a_challenger(tree)
     stream, learner = Stream(slab), a_learner(slab, tree, challenger)
 
-    def record(_: object, batch: Packed, **__: object) -> float:
+    def record(_: object, batch: Packed, clicks: object, **__: object) -> float:
         rows = batch.label[batch.label != NO_ROW]
         taught.update(challenger.vocabulary.keys[rows.numpy()].tolist())
         return 0.0
