@@ -5,6 +5,7 @@ import logging
 import sys
 from collections.abc import Iterator, Sequence
 
+from benchmarks.clicks import click_rows
 from benchmarks.event_profile import profile_rows
 from benchmarks.hot_swap import hot_swap_rows
 from benchmarks.rows import REPORT, Row, print_rows, write_report
@@ -16,7 +17,7 @@ from service.sandbox.kafka import LocalKafka
 from service.settings import KafkaSettings
 
 _ON_STREAM = ("weights", "latency", "throughput")
-_NAMES = (*_ON_STREAM, "profile", "hot_swap", "step", "trained")
+_NAMES = (*_ON_STREAM, "profile", "hot_swap", "step", "trained", "clicks")
 
 
 def main() -> int:
@@ -54,6 +55,8 @@ def measure(names: Sequence[str], scale: Scale) -> Iterator[list[Row]]:
         yield step_rows(scale)
     if "trained" in names:
         yield trained_rows(scale)
+    if "clicks" in names:
+        yield click_rows(scale)
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ class Scale:
     profile_batches: int
     steps: int  # of each catalogue
     trained_events: int
+    click_events: int  # of a case at most
 
 
 FULL = Scale(
@@ -26,6 +27,7 @@ FULL = Scale(
     profile_batches=60,
     steps=30,
     trained_events=8_000,
+    click_events=20_000,
 )
 QUICK = Scale(
     runs=1,
@@ -37,4 +39,5 @@ QUICK = Scale(
     profile_batches=15,
     steps=5,
     trained_events=1_500,
+    click_events=4_000,
 )

@@ -108,6 +108,21 @@ class Metrics:
         self.holdout_ndcg = gauge("holdout_ndcg_at_10", "NDCG@10 on the rolling holdout.", "model")
         self.holdout_rows = gauge("holdout_rows", "Interactions in the rolling holdout.")
         self.gate_decisions = counter("gate_decisions", "Verdicts of the gate.", "verdict")
+        self.labels = counter("click_labels", "Labels taught to the click head.")
+        self.click_rows = gauge("click_holdout_rows", "Labels that are held out.")
+        self.click_auc = gauge("click_auc", "AUC of the click head on the labels held out.")
+        self.click_log_loss = gauge(
+            "click_log_loss_nats", "Log loss of the click head on the labels held out."
+        )
+        self.click_accuracy = gauge(
+            "click_accuracy_ratio", "Share of the held-out labels that the click head gets right."
+        )
+        self.click_rmse = gauge(
+            "click_rmse", "Root mean squared error of the click head on the labels held out."
+        )
+        self.click_rerank = gauge(
+            "click_rerank_weight", "Weight of the click head in rankings; 0: it does not reorder."
+        )
         self.worker_up = gauge("worker_up", "1 while the trainer worker answers.")
         self.worker_restarts = counter(
             "worker_restarts", "Trainer workers started after one ended."

@@ -313,6 +313,62 @@ class MemorySettings(Section):
     )
 
 
+class ClickLoss(enum.StrEnum):
+    BINARY = "binary"  # cross-entropy: the label is a click or none
+    SQUARED = "squared"  # the label is a number, such as a rating
+
+
+class ClickSettings(Section):
+    """The click head: P(click | history, item), learned from events that carry a label.
+
+    The label is the event's `value`, or whether something follows it.
+    """
+
+    enabled: bool = Field(default=False, description="Off: nothing is labelled, no head trained.")
+    kinds: tuple[str, ...] = Field(
+        default=("impression",), description="Kinds of events that are labelled."
+    )
+    followed_by: tuple[str, ...] = Field(
+        default=(),
+        description="Kinds that make it a click when they follow, of the same user and item; "
+        "none: its value is its label.",
+    )
+    within_s: PositiveFloat = Field(
+        default=1800.0, description="So long it waits for what follows; then it is no click."
+    )
+    loss: ClickLoss = Field(
+        default=ClickLoss.BINARY, description="`binary`, or `squared` for values such as ratings."
+    )
+    positive_from: float = Field(
+        default=0.5, description="A value of at least this counts as a click."
+    )
+    weight: PositiveFloat = Field(
+        default=0.3, description="Of the head's loss, beside that of the next item."
+    )
+    hidden: PositiveInt = Field(default=64, description="Width of the head's hidden layer.")
+    batch_rows: Annotated[int, Field(ge=2)] = Field(
+        default=256, description="Labels in one optimizer step; half of them may be new."
+    )
+    replay_rows: Annotated[int, Field(ge=0)] = Field(
+        default=20_000, description="The last labels that are taught again beside new ones."
+    )
+    window_rows: PositiveInt = Field(
+        default=4096, description="Labels held out at most; the oldest are released to training."
+    )
+    candidates: Annotated[int, Field(ge=2, le=1000)] = Field(
+        default=50, description="Best items of a ranking that the head may put in another order."
+    )
+
+    @model_validator(mode="after")
+    def _one_label(self) -> "ClickSettings":
+        if self.followed_by and self.loss is ClickLoss.SQUARED:
+            raise ValueError("loss = squared needs values for labels: leave followed_by empty")
+        both = set(self.kinds) & set(self.followed_by)
+        if both:
+            raise ValueError(f"kinds and followed_by both name {sorted(both)}")
+        return self
+
+
 class Device(enum.StrEnum):
     AUTO = "auto"
     CPU = "cpu"
@@ -629,6 +685,7 @@ class Settings(Section):
     model: ModelSettings = ModelSettings()
     items: ItemsSettings = ItemsSettings()
     memory: MemorySettings = MemorySettings()
+    click: ClickSettings = ClickSettings()
     trainer: TrainerSettings = TrainerSettings()
     scorer: ScorerSettings = ScorerSettings()
     registry: RegistrySettings = RegistrySettings()
@@ -643,6 +700,9 @@ class Settings(Section):
                 f"history.events ({self.history.events}) must be at least "
                 f"model.max_length ({self.model.max_length})"
             )
+        unknown = {*self.click.kinds, *self.click.followed_by} - set(self.events.kinds)
+        if unknown and self.click.enabled:
+            raise ValueError(f"click names kinds that are not in events.kinds: {sorted(unknown)}")
         return self
 
 

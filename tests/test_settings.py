@@ -174,6 +174,18 @@ def test_every_fault_is_named_at_once() -> None:
             {"events": {"recommend_on": ["view", "impression"]}},
             "setting events: recommend_on and shown both name ['impression']",
         ),
+        (
+            {"click": {"enabled": True, "kinds": ["ad"]}},
+            "settings: click names kinds that are not in events.kinds: ['ad']",
+        ),
+        (
+            {"click": {"loss": "squared", "followed_by": ["click"]}},
+            "setting click: loss = squared needs values for labels: leave followed_by empty",
+        ),
+        (
+            {"click": {"kinds": ["view"], "followed_by": ["view"]}},
+            "setting click: kinds and followed_by both name ['view']",
+        ),
         ({"history": {"events": 10}}, "settings: history.events (10) must be at least"),
     ],
 )

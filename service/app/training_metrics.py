@@ -6,6 +6,7 @@ import math
 from service.metrics import Metrics
 from service.trainer.messages import FromWorker, Heartbeat, Judged, Published, RoundDone, Started
 from service.trainer.process import Covered, WorkerEnded
+from service.trainer.reranking import ClickReport
 
 log = logging.getLogger(__name__)
 
@@ -30,7 +31,10 @@ def record(message: FromWorker | WorkerEnded | Covered, metrics: Metrics) -> Non
             metrics.holdout_rows.set(report.held_out)
             metrics.non_finite.inc(report.diverged)
             metrics.skipped_sequences.inc(report.skipped)
-        case Judged(report=report, skipped=skipped):
+            metrics.labels.inc(report.labels)
+        case Judged(report=report, skipped=skipped, clicks=clicks):
+            if clicks is not None:
+                _record_clicks(clicks, metrics)
             metrics.gate_decisions.labels(report.verdict.value).inc()
             metrics.skipped_sequences.inc(skipped)
             metrics.holdout_ndcg.labels("champion").set(report.champion)
@@ -46,3 +50,23 @@ def record(message: FromWorker | WorkerEnded | Covered, metrics: Metrics) -> Non
             )
         case Heartbeat() | Published() | Covered():
             pass
+
+
+def _record_clicks(report: ClickReport, metrics: Metrics) -> None:
+    scores = report.scores
+    metrics.click_rows.set(scores.rows)
+    metrics.click_rerank.set(report.rerank)
+    for gauge, figure in (
+        (metrics.click_auc, scores.auc),
+        (metrics.click_log_loss, scores.log_loss),
+        (metrics.click_accuracy, scores.accuracy),
+        (metrics.click_rmse, scores.rmse),
+    ):
+        if math.isfinite(figure):
+            gauge.set(figure)
+    log.info(
+        "click head: AUC %.4f on %d held-out labels, weight %.2f in rankings",
+        scores.auc,
+        scores.rows,
+        report.rerank,
+    )

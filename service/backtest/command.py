@@ -23,7 +23,7 @@ from service.backtest.prequential import run_prequential
 from service.backtest.progress import Progress
 from service.backtest.reading import Read, read
 from service.backtest.reading_items import read_items
-from service.backtest.report import Data, Report, make_report, write
+from service.backtest.report import Data, Report, click_lines, make_report, write
 from service.backtest.results import SeedResult
 from service.backtest.scores import METRICS
 from service.backtest.table import Table, keys_of
@@ -178,5 +178,5 @@ def _print(report: Report, console: Console) -> None:
             spread = (f"±{model.spread[metric]:.4f}" for metric in shown)
             grid.add_row("  over seeds", *spread, "", style="dim")
     console.print(grid)
-    for line in (summary_line(report), *report.notes):
+    for line in (summary_line(report), *click_lines(report), *report.notes):
         console.print(line, highlight=False, soft_wrap=True)

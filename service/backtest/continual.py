@@ -20,7 +20,6 @@ from service.model.mixture import ranks
 from service.registry.servable import Servable
 from service.trainer.evaluation import Questions, questions
 from service.trainer.holdout import HoldoutRows
-from service.trainer.sequences import strip
 
 
 @dataclass(frozen=True, slots=True)

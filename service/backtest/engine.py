@@ -9,9 +9,11 @@ import math
 import time
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 
-from service.domain import Bools, Events, MicroBatch, Partition, Version
+from service.domain import Bools, Events, Float32s, MicroBatch, Partition, Version
+from service.model.clicks import foretold
 from service.model.item_tower import Described
 from service.model.memory import Memory
 from service.registry.servable import Servable, build_servable, first_blend
@@ -21,6 +23,7 @@ from service.state.histories import HistorySlab
 from service.state.popularity import Popularity
 from service.trainer.batcher import Batcher
 from service.trainer.challenger import Challenger
+from service.trainer.clicks import Clicks
 from service.trainer.gate import GateReport, Verdict
 from service.trainer.holdout import empty_rows
 from service.trainer.learner import Learner
@@ -53,17 +56,20 @@ class Engine:
         self.settings = settings
         self.train_seconds = 0.0
         self.decisions: list[Decision] = []
+        # What the champion's click head expected of each event, NaN where it was not asked.
+        self.expected: list[Float32s] = []
         self._gate_every = gate_every
         self._slab = HistorySlab.create(PARTITION, settings.history)
         slabs = {PARTITION: self._slab}
         self._learner = Learner(
             settings,
             slabs,
-            Challenger.new(settings.model, settings.trainer, device, described),
+            Challenger.new(settings.model, settings.trainer, device, described, settings.click),
             empty_rows(settings.model.max_length),
             {},
             Memory.of(settings.memory),
             first_blend(settings),
+            Clicks.of(settings, {}),
         )
         self._batcher = Batcher(settings.batch)
         self._events = 0
@@ -101,8 +107,24 @@ class Engine:
         """The first half of `score`: the weights learn nothing yet."""
         scored = self._scorer.score(events, answer)
         self._events += len(events)
+        if self.settings.click.enabled:
+            self.expected.append(self._expect(scored))
         self._batcher.add(events, scored.places.slot, scored.places.ordinal, 0.0)
         return scored
+
+    def _expect(self, scored: Scored) -> Float32s:
+        """What the click head expects of the scored events from the histories before them."""
+        events, champion = scored.events, scored.servable
+        expected = np.full(len(events), np.nan, np.float32)
+        kinds = self.settings.events.codes(self.settings.click.kinds)
+        rows = np.flatnonzero(np.isin(events.kind, kinds))
+        if champion.model.click and len(rows):
+            slot, ordinal = scored.places.slot[rows], scored.places.ordinal[rows]
+            before = self._slab.windows(slot, ordinal, self.settings.model.max_length).item
+            expected[rows] = foretold(
+                champion.model, champion.model.click, champion.vocabulary, before, events.item[rows]
+            )
+        return expected
 
     def learn_if_due(self) -> None:
         """The second half: train where a micro-batch is full."""

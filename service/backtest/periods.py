@@ -117,6 +117,7 @@ class _Run:
             decisions=[plain_decision(decision) for decision in self._engine.decisions],
             seconds=time.perf_counter() - started_s,
             train_seconds_before=dict.fromkeys(("live", "transformer"), 0.0),
+            clicks={},  # what is shown belongs to a stream
         )
 
     def _queries(self, number: int) -> Int64s:

@@ -12,6 +12,7 @@ from itertools import pairwise
 import numpy as np
 import torch
 
+from service.backtest.clicks import ClickFigures, click_figures, click_rates, labels
 from service.backtest.contestants import Contestant, Follower, Live, Popular, empty_servable
 from service.backtest.engine import Engine
 from service.backtest.options import Options
@@ -206,4 +207,16 @@ class _Run:
             decisions=[plain_decision(decision) for decision in self._engine.decisions],
             seconds=time.perf_counter() - self._started_s,
             train_seconds_before=first.train_s,
+            clicks=self._clicks() if self._settings.click.enabled else {},
         )
+
+    def _clicks(self) -> dict[str, ClickFigures]:
+        """What was expected of the counted events that have a label: by the live head, and by the
+        share of clicks that each item had so far."""
+        label, settings = labels(self._table, self._settings), self._settings
+        live = np.concatenate(self._engine.expected)
+        rate = click_rates(self._table, label, settings)
+        return {
+            name: click_figures(expected[self._first :], label[self._first :], settings)
+            for name, expected in (("live", live), ("popularity", rate))
+        }

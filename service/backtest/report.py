@@ -6,6 +6,7 @@ from typing import Any
 
 import orjson
 
+from service.backtest.clicks import ClickFigures
 from service.backtest.options import Options
 from service.backtest.preparing import Override
 from service.backtest.results import Part, SeedResult
@@ -13,7 +14,7 @@ from service.backtest.scores import METRICS, Plain, Result, Score, spread
 from service.settings import Settings, masked
 
 # What a backtest follows from; the others are of Kafka, disks and ports.
-_SECTIONS = ("events", "history", "batch", "model", "items", "memory", "trainer", "scorer")
+_SECTIONS = ("events", "history", "batch", "model", "items", "memory", "click", "trainer", "scorer")
 
 
 class Data(Plain):
@@ -61,6 +62,7 @@ class Report(Plain):
     parts: list[SummaryPart]
     seconds: float  # wall clock of all seeds
     train_seconds_before: dict[str, float]  # by model, before anything was counted
+    clicks: dict[str, ClickFigures]  # of the first seed, where a click head is trained
     versions: dict[str, int]  # gate decisions by verdict, of all seeds
     seeds: list[SeedResult]
     data: Data
@@ -93,6 +95,7 @@ def make_report(
             name: _mean([run.train_seconds_before[name] for run in runs])
             for name in first.train_seconds_before
         },
+        clicks=first.clicks,
         versions={verdict: verdicts.count(verdict) for verdict in ("promote", "hold", "reject")},
         seeds=list(runs),
         data=data,
@@ -122,6 +125,20 @@ def notes(options: Options, data: Data) -> list[str]:
             f"so far and stops after {options.retrain_patience} without a better holdout."
         )
     return told
+
+
+def click_lines(report: Report) -> list[str]:
+    """The figures of the click head; none where there is no head."""
+    return [
+        f"clicks, {name}: AUC {_told(figures.auc)}, log loss {_told(figures.log_loss)}, accuracy "
+        f"{_told(figures.accuracy)}, RMSE {_told(figures.rmse)} on {figures.rows:,} labels, "
+        f"{figures.clicks:,} of them clicks"
+        for name, figures in report.clicks.items()
+    ]
+
+
+def _told(figure: float | None) -> str:
+    return "none" if figure is None else f"{figure:.4f}"
 
 
 def plain_options(options: Options) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """What one run with one seed found, as plain data that can be kept and read again."""
 
+from service.backtest.clicks import ClickFigures
 from service.backtest.engine import Decision
 from service.backtest.scores import Plain, Result
 
@@ -37,6 +38,7 @@ class SeedResult(Plain):
     decisions: list[GateDecision]
     seconds: float  # wall clock
     train_seconds_before: dict[str, float]  # by model, before anything was counted
+    clicks: dict[str, ClickFigures]  # where a click head is trained; by whose expectation
 
 
 def plain_decision(decision: Decision) -> GateDecision:

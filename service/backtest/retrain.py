@@ -23,6 +23,7 @@ from service.state.histories import SLACK, HistorySlab
 from service.state.popularity import Popularity
 from service.trainer.batcher import Batcher
 from service.trainer.challenger import Challenger
+from service.trainer.clicks import Clicks
 from service.trainer.holdout import empty_rows
 from service.trainer.learner import Learner
 
@@ -58,11 +59,12 @@ def retrain(
         learner = Learner(
             settings,
             slabs,
-            Challenger.new(settings.model, settings.trainer, device, described),
+            Challenger.new(settings.model, settings.trainer, device, described, settings.click),
             empty_rows(settings.model.max_length),
             {},
             Memory.of(settings.memory),
             first_blend(settings),
+            Clicks.of(settings, {}),
         )
         scorer = Scorer(
             _servable(learner, Version(0)),

@@ -32,6 +32,8 @@ class Blend:
 
     temperature: float
     share: float  # of the model where both know something of an event, 0 to 1
+    rerank: float = 0.0  # weight of the click head over the best items; 0: their order stays
+    candidates: int = 0  # so many of them
 
 
 @dataclass(frozen=True, slots=True)

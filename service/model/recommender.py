@@ -11,8 +11,9 @@ from transformers.initialization import no_init_weights
 from service.domain import Bools, Float32s, Int64s
 from service.model.added import added_from
 from service.model.backbone import Backbone, backbone_from_config, make_backbone
+from service.model.click_head import ClickHead, head_from
 from service.model.item_tower import ItemTower, Source
-from service.settings import ModelSettings
+from service.settings import ClickSettings, ModelSettings
 
 # Length of the id vector of a new item that is described: enough to have a direction.
 _FAINT = 0.1
@@ -23,11 +24,15 @@ class Recommender(nn.Module):
 
     Row 0 of the item table is no item: padding. The table may have more rows than the
     vocabulary; only the first `rows` count. A `tower`, where there is one, adds to its vectors.
+    `click` is None where no clicks are learned.
     """
 
-    def __init__(self, backbone: Backbone, rows: int, dim: int) -> None:
+    def __init__(
+        self, backbone: Backbone, rows: int, dim: int, click: ClickHead | None = None
+    ) -> None:
         super().__init__()
         self.backbone = backbone
+        self.click = click
         self.items = nn.Embedding(rows, dim)
         self.tower: ItemTower | None = None
         _init_rows(self.items.weight, 0)
@@ -60,7 +65,9 @@ class Recommender(nn.Module):
             added = added_from(shape.get("added"))
             if added is not None:
                 backbone.add(added)
-            model = cls(backbone, *table.shape)
+            rows, dim = table.shape
+            # Versions from before there were any have no head.
+            model = cls(backbone, rows, dim, head_from(shape.get("click"), dim))
             if "tower" in shape:
                 model.tower = ItemTower.from_plain(shape["tower"], *table.shape)
             return model
@@ -84,6 +91,7 @@ class Recommender(nn.Module):
         return {
             "backbone": self.backbone.config,
             "added": None if added is None else added.model_dump(mode="json"),
+            "click": None if self.click is None else self.click.shape,
             **tower,
         }
 
@@ -92,6 +100,12 @@ class Recommender(nn.Module):
         """Names of the weights that are never trained."""
         trained = {name for name, weight in self.named_parameters() if weight.requires_grad}
         return frozenset(self.state_dict().keys() - trained)
+
+    def fit_click_head(self, settings: ClickSettings) -> None:
+        """Have the click head of the settings: the same, a new one, or none."""
+        wanted = ClickHead.of(settings, self.items.weight.shape[1])
+        if (wanted and wanted.shape) != (self.click and self.click.shape):
+            self.click = wanted.to(self.device) if wanted else None
 
     @property
     def device(self) -> torch.device:
@@ -159,6 +173,7 @@ class Recommender(nn.Module):
         table = self.table(self.items.num_embeddings)
         folded = Recommender(self.backbone, 1, self.items.embedding_dim).train(self.training)
         folded.items = nn.Embedding.from_pretrained(table, freeze=False)
+        folded.click = self.click
         return folded
 
 

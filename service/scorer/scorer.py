@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from service.domain import (
     NO_KEY,
@@ -23,9 +24,10 @@ from service.domain import (
     Partition,
     stable_key,
 )
+from service.model.clicks import ranks_after, reordered, without_history
 from service.model.inference import compact, states_at
 from service.model.memory import Memory, Recollection
-from service.model.mixture import Columns, MemoryRows, best, blended, ranks, stack
+from service.model.mixture import Columns, MemoryRows, Mixture, best, blended, ranks, stack
 from service.model.vocabulary import NO_ROW
 from service.registry.servable import Servable
 from service.settings import ScorerSettings
@@ -209,14 +211,23 @@ class Scorer:
         columns = Columns(vocabulary, before, after)
         hidden = columns.of(pasts.kept) * self._settings.exclude_seen  # [batch, width]
         tested = blended(cosines[:, 0], columns, hidden * pasts.is_earlier, before, servable.blend)
-        rank = ranks(tested, torch.from_numpy(columns.of(item))).numpy()
+        target = torch.from_numpy(columns.of(item))
+        rank = ranks(tested, target)
         answered = blended(cosines[:, 1], columns, hidden, after, servable.blend)
-        chance, column = best(answered, self._settings.top_k)
+        if servable.blend.rerank:
+            past = _without_last(pasts.window)
+            tops = _shown(
+                servable, tested, servable.blend.candidates, states[:, 0], known[:, 0], past
+            )
+            rank = ranks_after(*tops, target, rank)
+        chance, column = _shown(
+            servable, answered, self._settings.top_k, states[:, 1], known[:, 1], pasts.window
+        )
         ranked = [
             self._named(servable, columns, chances, places)
             for chances, places in zip(chance.tolist(), column.tolist(), strict=True)
         ]
-        return ranked, rank[pasts.is_earlier.any(axis=1)]
+        return ranked, rank.numpy()[pasts.is_earlier.any(axis=1)]
 
     def _named(
         self, servable: Servable, columns: Columns, chances: list[float], places: list[int]
@@ -249,6 +260,33 @@ class Scorer:
             if len(ranking) == k:
                 break
         return ranking
+
+
+def _shown(
+    servable: Servable, mixture: Mixture, k: int, state: Tensor, lengths: Int64s, window: Int64s
+) -> tuple[Tensor, Tensor]:
+    """The k best items of each event as they are shown, scores and columns. [events, k] each
+
+    state [events, dim] and known `lengths` [events] of the histories in `window` [events, length].
+    """
+    head, blend = servable.model.click, servable.blend
+    if head is None or not blend.rerank:
+        return best(mixture, k)
+    chance, column = best(mixture, max(k, blend.candidates))
+    state = without_history(state, lengths)
+    (score,) = reordered(
+        head, servable.vocabulary, servable.table, state, window, chance, column, (blend.rerank,)
+    )
+    score, order = score.topk(min(k, score.shape[1]), dim=1)
+    return score, column.gather(1, order)
+
+
+def _without_last(window: Int64s) -> Int64s:
+    """Histories [rows, length] without their last event."""
+    earlier = window.copy()
+    last = (window != NO_KEY).sum(axis=1) - 1
+    earlier[np.arange(len(window)), last] = NO_KEY
+    return earlier
 
 
 def _portions(rows: Int64s, user: Int64s, slots: int) -> list[Int64s]:

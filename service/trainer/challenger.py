@@ -13,7 +13,13 @@ from service.domain import ItemId, ItemKey
 from service.model.item_tower import Described
 from service.model.recommender import Recommender
 from service.model.vocabulary import Vocabulary
-from service.settings import AdamWSettings, ModelSettings, SgdSettings, TrainerSettings
+from service.settings import (
+    AdamWSettings,
+    ClickSettings,
+    ModelSettings,
+    SgdSettings,
+    TrainerSettings,
+)
 from service.trainer.row_adam import RowAdam
 
 _ITEMS = "items.weight"
@@ -68,10 +74,14 @@ class Challenger:
         settings: TrainerSettings,
         device: torch.device,
         described: Described | None = None,
+        click: ClickSettings | None = None,
     ) -> "Challenger":
-        """One that has learned nothing, and of the items knows what is `described`."""
+        """One that has learned nothing, and of the items knows what is `described`; with the
+        click head that `click` asks for."""
         sources = described.sources if described else ()
         model = Recommender.new(model_settings, sources)
+        if click is not None:
+            model.fit_click_head(click)
         challenger = cls(model, Vocabulary(), settings, device)
         if described:
             challenger.describe(described)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from service.domain import Float32s, Int64s
 from service.model.inference import compact, states_at
-from service.model.memory import Recollection
+from service.model.memory import Memory, Recollection
 from service.model.mixture import (
     Blend,
     Columns,
@@ -25,6 +25,7 @@ from service.model.ranking import ndcg
 from service.model.recommender import Recommender, unit_rows
 from service.model.vocabulary import Vocabulary
 from service.trainer.holdout import HoldoutRows
+from service.trainer.sequences import strip
 
 CUTOFF = 10
 _ROWS_AT_ONCE = 256  # bounds the score matrix: 256 x catalogue
@@ -42,6 +43,12 @@ class Questions:
 
     def mixture(self, blend: Blend) -> Mixture:
         return blended(self.cosines, self.columns, self.hidden, self.recalled, blend)
+
+
+def recalled(memory: Memory | None, held: HoldoutRows) -> Iterator[Recollection]:
+    """What the memory says now of each row; nothing where there is none."""
+    if memory is not None:
+        yield from (memory.recall(strip(context)) for context in held.context)
 
 
 @torch.inference_mode()

@@ -80,10 +80,15 @@ def admit(
     `now_ms` is the latest event time seen: a stream that is replayed ages as it did live.
     """
     both = HoldoutRows(*starmap(_concat, zip(_columns(held), _columns(added), strict=True)))
-    too_old = both.time < now_ms - settings.max_age_s * 1000
-    too_many = np.arange(len(both)) < len(both) - settings.window_rows
-    out = too_old | too_many
+    out = are_released(both.time, settings.window_rows, settings.max_age_s, now_ms)
     return both.take(np.flatnonzero(~out)), both.take(np.flatnonzero(out))
+
+
+def are_released(time: Int64s, window_rows: int, max_age_s: float, now_ms: int) -> Bools:
+    """Which of the held rows, oldest first, are held no more."""
+    too_many = np.arange(len(time)) < len(time) - window_rows
+    released: Bools = (time < now_ms - max_age_s * 1000) | too_many
+    return released
 
 
 def _columns(rows: HoldoutRows) -> tuple[Int64s, ...]:

@@ -14,6 +14,7 @@ import time
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from itertools import zip_longest
 from typing import Any
 
 import numpy as np
@@ -38,6 +39,7 @@ from service.registry.artifact import Artifact
 from service.settings import HerdingReplay, RecencyReplay, Settings
 from service.trainer.anchor import Anchor
 from service.trainer.challenger import Challenger, Checkpoint
+from service.trainer.clicks import Clicks
 from service.trainer.early_stopping import EarlyStopping
 from service.trainer.evaluation import evaluate
 from service.trainer.gate import GateReport, Verdict, judge
@@ -45,6 +47,7 @@ from service.trainer.herding import herd
 from service.trainer.holdout import HoldoutRows, admit, is_member
 from service.trainer.packing import Packed, pack
 from service.trainer.replay import Replay
+from service.trainer.reranking import ClickReport, best_weight, reranked
 from service.trainer.sequences import (
     Sequences,
     Slabs,
@@ -55,7 +58,7 @@ from service.trainer.sequences import (
     strip,
     windows_over,
 )
-from service.trainer.step import train_step
+from service.trainer.step import ClickBatch, train_step
 
 log = logging.getLogger(__name__)
 
@@ -81,6 +84,7 @@ class RoundReport:
     events: int
     held_out: int  # rows in the holdout now
     sequences: int
+    labels: int  # taught to the click head, each for the first time
     step_s: tuple[float, ...]  # of each optimizer step; empty when the round was undone
     loss: float  # mean, nats; NaN without a step
     diverged: bool
@@ -99,9 +103,11 @@ class Learner:
         trained_through: dict[Partition, Offset],
         memory: Memory | None,
         blend: Blend,
+        clicks: Clicks | None = None,
     ) -> None:
-        """`memory` has learned what is before `trained_through`, except for what is held;
-        None where the model ranks alone. `blend` is the champion's."""
+        """`memory` has learned what is before `trained_through`, except for what is held; None
+        where the model ranks alone. `blend` is the champion's. `clicks` is None where no click
+        head is trained."""
         self._settings = settings.trainer
         self._prior_share = settings.memory.model_share
         self._memory = memory
@@ -110,6 +116,7 @@ class Learner:
         self._fits = 0
         self._temperature = settings.model.temperature
         self._exclude_seen = settings.scorer.exclude_seen
+        self._candidates = settings.click.candidates
         self._shown = settings.events.codes(settings.events.shown)
         self._length = settings.model.max_length
         self._slabs = slabs
@@ -122,6 +129,8 @@ class Learner:
             if memory is not None
         }
         self.trained_through = trained_through
+        self._clicks = clicks
+        self.click_report: ClickReport | None = None  # as of when the gate was last asked
         choice = settings.trainer.replay.choice
         recency = choice.of if isinstance(choice, RecencyReplay) else 1
         self._replay = Replay(slabs, self._length + 1, settings.model.seed, recency)
@@ -155,6 +164,7 @@ class Learner:
             epochs, ratio = 1, min(ratio, settings.replay.hurried_ratio)
         replayable = dict(self.trained_through)  # the round's own events are no replay
         fresh = [self._prepare(batch) for batch in batches]
+        labels = self._begin_clicks()
         taught = join([self._retry, *fresh], self._length + 1)
         self._retry = empty_sequences(self._length + 1)
         steps, diverged, skipped = [], False, 0
@@ -171,11 +181,14 @@ class Learner:
         else:
             self._remember(taught)
             self.has_news = True
+        if self._clicks:
+            self._clicks.end_round()
         return RoundReport(
             batches=len(batches),
             events=sum(map(len, batches)),
             held_out=len(self.held),
             sequences=len(taught),
+            labels=labels,
             step_s=tuple(seconds for _, seconds in steps),
             loss=statistics.fmean(loss for loss, _ in steps) if steps else math.nan,
             diverged=diverged,
@@ -197,21 +210,32 @@ class Learner:
         if not len(batch):
             return empty_sequences(self._length + 1)
         self._latest_ms = max(self._latest_ms, int(batch.timestamp.max()))
-        batch = batch.take(np.flatnonzero(~np.isin(batch.kind, self._shown)))
         settings = self._settings.holdout
         member = is_member(batch.user, batch.item, batch.timestamp, settings.fraction)
         before, times = contexts(batch, self._slabs, batch.ordinal, self._length)
+        owner = np.broadcast_to(batch.user[:, None], before.shape)
+        # Whatever is a member may be held; a released one is missed as context, no more.
+        clean = np.where(is_member(owner, before, times, settings.fraction), 0, before)
+        if self._clicks:
+            member |= self._clicks.admit(batch, before, clean, self._latest_ms)
+        done = np.flatnonzero(~np.isin(batch.kind, self._shown))
+        batch, member, before, clean = batch.take(done), member[done], before[done], clean[done]
         added = HoldoutRows(before, batch.user, batch.item, batch.timestamp)
         self.held, released = admit(
             self.held, added.take(np.flatnonzero(member)), settings, self._latest_ms
         )
-        owner = np.broadcast_to(batch.user[:, None], before.shape)
-        # Whatever is a member may be held; a released one is missed as context, no more.
-        before = np.where(is_member(owner, before, times, settings.fraction), 0, before)
         if self._memory is not None:
-            self._remind(self._memory, batch, member, before, added, released)
-        rows = _released(released) + self._new(batch, member, before)
+            self._remind(self._memory, batch, member, clean, added, released)
+        rows = _released(released) + self._new(batch, member, clean)
         return from_lists(rows, self._length + 1)
+
+    def _begin_clicks(self) -> int:
+        """Give the click head its first bearings; how many labels are to be taught."""
+        head = self._challenger.model.click
+        if self._clicks is None or head is None:
+            return 0
+        head.begin(self._clicks.begin_round())
+        return self._clicks.fresh
 
     def _remind(
         self,
@@ -284,7 +308,8 @@ class Learner:
         stopping = EarlyStopping(self._settings.patience)
         best: Checkpoint | None = None
         steps: list[tuple[float, float]] = []
-        for _ in range(epochs if len(taught) else 0):
+        news = len(taught) or (self._clicks and self._clicks.steps())
+        for _ in range(epochs if news else 0):
             steps += self._pass(taught, replayable, ratio)
             if not self._challenger.is_finite():
                 raise NonFiniteError("a weight is not finite")
@@ -307,9 +332,12 @@ class Learner:
         marks, anchor = self.held.marks(), self._anchor()
         steps = []
         order = self._shuffle.permutation(len(taught))
-        for chosen in np.split(
+        portions: list[Int64s] = np.split(
             order, range(settings.batch_sequences, len(order), settings.batch_sequences)
-        ):
+        )
+        clicks = self._click_portions(len(portions))
+        for chosen, labelled in zip_longest(portions, clicks, fillvalue=None):
+            chosen = order[:0] if chosen is None else chosen  # more labels than sequences
             old = max(round(ratio * len(chosen)), replay.min_sequences)
             mixed = [taught.take(chosen), self._replayed(old, marks, replayable)]
             started_s = time.monotonic()
@@ -319,6 +347,7 @@ class Learner:
             loss = train_step(
                 self._challenger,
                 batch,
+                labelled,
                 temperature=self._temperature,
                 settings=settings,
                 anchor=anchor,
@@ -344,6 +373,14 @@ class Learner:
         with torch.inference_mode():
             states = states_at(self._champion, rows, lengths[:, None] - 1).squeeze(1)
         return pool.take(herd(states.cpu().numpy(), count))
+
+    def _click_portions(self, steps: int) -> Sequence[ClickBatch | None]:
+        """What each of so many steps, or more, teaches the click head."""
+        if self._clicks is None:
+            return ()
+        challenger = self._challenger
+        steps = max(steps, self._clicks.steps())
+        return self._clicks.portions(steps, challenger.vocabulary, challenger.model.device)
 
     def _packed(self, sequences: Sequences, *, replayed: int) -> Packed:
         model = self._challenger.model
@@ -408,6 +445,7 @@ class Learner:
             exclude_seen=self._exclude_seen,
         )[0]
         report = judge(champion, self.fit_blend(), self._settings.gate)
+        self._fit_rerank()
         skipped = 0
         if report.verdict is Verdict.REJECT:
             taught = join(list(self._since_champion), self._length + 1)
@@ -418,6 +456,27 @@ class Learner:
             self._challenger.restore(self._champion_at)
             skipped += self._try_again(taught)
         return report, skipped
+
+    def _fit_rerank(self) -> None:
+        """Measure the click head on what is held out, and let it reorder as far as that helps."""
+        head = self._challenger.model.click
+        if self._clicks is None or head is None:
+            return
+        model, vocabulary = self._challenger.model, self._challenger.vocabulary
+        gains = reranked(
+            model,
+            head,
+            vocabulary,
+            self._clicks.held_clicks(),
+            self._memory,
+            self.blend,
+            candidates=self._candidates,
+            exclude_seen=self._exclude_seen,
+        )
+        weight = best_weight(gains, self._settings.gate)
+        self.blend = replace(self.blend, rerank=weight, candidates=self._candidates)
+        scores = self._clicks.scores(model, head, vocabulary)
+        self.click_report = ClickReport(scores, self.blend.rerank)
 
     def promoted(self) -> None:
         """The challenger was published: it is the champion now."""
@@ -456,6 +515,7 @@ class Learner:
                 **self._challenger.optimizer_tensors(),
                 **self.held.tensors(),
                 **(self._memory.tensors() if self._memory else {}),
+                **(self._clicks.tensors() if self._clicks else {}),
             },
             described=self._challenger.described(),
         )

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from service.domain import Offsets, Version
 from service.trainer.gate import GateReport
 from service.trainer.learner import RoundReport
+from service.trainer.reranking import ClickReport
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +46,7 @@ class Judged:
 
     report: GateReport
     skipped: int
+    clicks: ClickReport | None = None  # where a click head is trained
 
 
 @dataclass(frozen=True, slots=True)

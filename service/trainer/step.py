@@ -1,12 +1,17 @@
 """One optimizer step."""
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
+from torch.nn import functional
 from torch.nn.utils import clip_grad_norm_
 
 from service.errors import NonFiniteError
+from service.model.click_head import ClickHead
 from service.model.losses import candidates, sampled_softmax
 from service.model.precision import has_fast_bf16
+from service.model.recommender import Recommender
 from service.model.vocabulary import NO_ROW
 from service.settings import TrainerSettings
 from service.trainer.anchor import Anchor
@@ -14,15 +19,31 @@ from service.trainer.challenger import Challenger
 from service.trainer.packing import Packed
 
 
+@dataclass(frozen=True, slots=True)
+class ClickBatch:
+    """What a step reads of labelled events, and how much their loss counts."""
+
+    weight: float
+    context: Tensor  # [rows, length] item rows, NO_ROW behind the last
+    length: Tensor  # [rows] of each context; 0: nothing of it is known
+    item: Tensor  # [rows] item rows
+    echo: Tensor  # [rows, ECHOES]
+    label: Tensor  # [rows]
+
+
 def train_step(
     challenger: Challenger,
     batch: Packed,
+    clicks: ClickBatch | None = None,
     *,
     temperature: float,
     settings: TrainerSettings,
     anchor: Anchor | None = None,
 ) -> float:
     """Teach the challenger the labels of a batch, held by `anchor`; give the loss in nats.
+
+    Beside the next items, the click head is taught `clicks`, where there are any; their loss is
+    not in what is given.
 
     Only the item vectors that the batch and its negatives name are read and changed, so the
     cost does not grow with the catalogue. Raises NonFiniteError before a weight changes when
@@ -32,11 +53,11 @@ def train_step(
     wanted = batch.label != NO_ROW  # [rows, width]
     target = batch.label[wanted]  # [targets]
     drawn = candidates(challenger.items, settings.negatives, device)  # [negatives]
-    used, place = torch.unique(
-        torch.cat([batch.item.flatten(), target, drawn]), return_inverse=True
-    )
+    shown = [clicks.context.flatten(), clicks.item] if clicks else []
+    asked = [batch.item.flatten(), target, drawn, *shown]
+    used, place = torch.unique(torch.cat(asked), return_inverse=True)
     own = model.items.weight.detach()[used].requires_grad_()  # [used, dim]
-    inputs, right, wrong = place.split([batch.item.numel(), len(target), len(drawn)])
+    inputs, right, wrong, *of_clicks = place.split([len(one) for one in asked])
     with torch.autocast(device.type, torch.bfloat16, enabled=has_fast_bf16(device)):
         vectors = model.tower.join(own, used, settings.id_dropout) if model.tower else own
         states = model.states(vectors[inputs].view(*batch.item.shape, -1), batch.position)
@@ -54,12 +75,29 @@ def train_step(
                 challenger, batch, states, drawn, vectors[wrong], temperature=temperature
             )
     value = float(loss.detach())
+    if clicks and model.click:
+        loss = loss + click_loss(model, model.click, clicks, *(vectors[one] for one in of_clicks))
     if not torch.isfinite(loss):
         raise NonFiniteError(f"training loss is {value}")
     challenger.optimizer.zero_grad(set_to_none=True)
     loss.backward()
     _apply(challenger, used, own, settings.clip_norm)
     return value
+
+
+def click_loss(
+    model: Recommender, head: ClickHead, clicks: ClickBatch, context: Tensor, item: Tensor
+) -> Tensor:
+    """Weighted loss of the click head, from the vectors of contexts [rows x length, dim] and
+    items [rows, dim]."""
+    device = context.device
+    with torch.autocast(device.type, torch.bfloat16, enabled=has_fast_bf16(device)):
+        states = model.states(context.view(*clicks.context.shape, -1))  # [rows, length, dim]
+    last = (clicks.length - 1).clamp(min=0)[:, None, None].expand(-1, 1, states.shape[2])
+    state = functional.normalize(states.gather(1, last).squeeze(1).float(), dim=-1)  # [rows, dim]
+    state = torch.where(clicks.length[:, None] > 0, state, 0.0)
+    found = head(state, functional.normalize(item, dim=-1), clicks.echo)
+    return clicks.weight * head.mean_loss(found, clicks.label)
 
 
 def _apply(challenger: Challenger, used: Tensor, vectors: Tensor, clip_norm: float) -> None:

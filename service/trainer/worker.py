@@ -29,6 +29,7 @@ from service.registry.servable import first_blend, model_identity
 from service.settings import Settings
 from service.state.histories import HistorySlab, SlabAddress
 from service.trainer.challenger import Challenger
+from service.trainer.clicks import Clicks
 from service.trainer.device import choose_device, choose_threads
 from service.trainer.gate import GateReport, Verdict
 from service.trainer.holdout import empty_rows, rows_from_tensors
@@ -159,14 +160,11 @@ class Worker:
             raise RuntimeError("no intact version to start from")
         manifest, artifact = loaded
         vocabulary = Vocabulary(artifact.vocabulary)
-        challenger = Challenger(
-            Recommender.from_weights(
-                manifest.model, dict(artifact.weights), dict(artifact.described)
-            ),
-            vocabulary,
-            settings.trainer,
-            device,
+        model = Recommender.from_weights(
+            manifest.model, dict(artifact.weights), dict(artifact.described)
         )
+        model.fit_click_head(settings.click)
+        challenger = Challenger(model, vocabulary, settings.trainer, device)
         challenger.load_optimizer(artifact.trainer)
         self._same_frozen = artifact.frozen == challenger.model.frozen
         held = (
@@ -185,6 +183,7 @@ class Worker:
             dict(manifest.trained_through),
             memory,
             _resumed_blend(manifest, settings),
+            Clicks.of(settings, dict(artifact.trainer)),
         )
         return learner, manifest.version
 
@@ -192,7 +191,7 @@ class Worker:
         """The newest version after the gate has spoken; None when this worker has to end
         because the lineage that it stands on was rolled back."""
         report, skipped = learner.judge()
-        self._say(Judged(report, skipped))
+        self._say(Judged(report, skipped, learner.click_report))
         if report.verdict is not Verdict.PROMOTE:
             return parent
         if self._registry.versions()[-1] != self._newest:
@@ -259,7 +258,10 @@ def _after(batch: MicroBatch, learner: Learner) -> MicroBatch:
 
 
 def _resumed_blend(manifest: Manifest, settings: Settings) -> Blend:
-    """The share that was fitted, where the settings of today still mix."""
-    blend = first_blend(settings)
-    fitted = float(manifest.model["blend"]["share"])
-    return replace(blend, share=fitted) if settings.memory.enabled else blend
+    """What was fitted, where the settings of today still have use for it."""
+    blend, fitted = first_blend(settings), Blend(**manifest.model["blend"])
+    if settings.memory.enabled:
+        blend = replace(blend, share=fitted.share)
+    if settings.click.enabled:
+        blend = replace(blend, rerank=fitted.rerank, candidates=fitted.candidates)
+    return blend

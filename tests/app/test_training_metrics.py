@@ -11,9 +11,11 @@ from prometheus_client.parser import text_string_to_metric_families
 from service.app.training_metrics import record
 from service.domain import Offset, Partition, Version
 from service.metrics import Metrics
+from service.model.click_metrics import ClickScores
 from service.trainer.gate import GateReport, Verdict
 from service.trainer.messages import Heartbeat, Judged, Published, RoundDone, Started
 from service.trainer.process import Covered, WorkerEnded
+from service.trainer.reranking import ClickReport
 from tests.trainer.examples import ROUND
 
 PUBLISHED = Published(Version(2), {Partition(0): Offset(9)})
@@ -76,6 +78,20 @@ def test_the_gate_tells_its_verdict_and_both_sides() -> None:
     assert samples["holdout_ndcg_at_10{champion}"] == 0.3
     assert samples["holdout_ndcg_at_10{challenger}"] == 0.2
     assert samples["skipped_sequences_total"] == 6
+
+
+def test_a_click_head_tells_its_figures_as_far_as_there_are_any() -> None:
+    gate = GateReport(Verdict.HOLD, 70, 0.0, 0.01, 0.3, 0.3)
+    scores = ClickScores(90, 5, auc=0.7, log_loss=0.2, accuracy=0.9, rmse=0.25)
+    samples = after(
+        RoundDone(ROUND),
+        Judged(gate, 0, ClickReport(scores, rerank=0.5)),
+        Judged(gate, 0, ClickReport(replace(scores, rows=91, auc=math.nan), rerank=0.0)),
+    )
+    assert samples["click_labels_total"] == 7
+    assert (samples["click_auc"], samples["click_log_loss_nats"]) == (0.7, 0.2)
+    assert (samples["click_accuracy_ratio"], samples["click_rmse"]) == (0.9, 0.25)
+    assert (samples["click_holdout_rows"], samples["click_rerank_weight"]) == (91, 0.0)
 
 
 @pytest.mark.parametrize(

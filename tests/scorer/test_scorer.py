@@ -3,6 +3,7 @@ from contextlib import ExitStack, closing
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
@@ -15,7 +16,7 @@ from service.model.ranking import MISSED
 from service.registry.servable import Servable
 from service.scorer import scorer as scorer_module
 from service.scorer.scorer import RankedItems, Scored, Scorer
-from service.settings import MemorySettings, ScorerSettings
+from service.settings import ClickSettings, MemorySettings, ScorerSettings
 from service.state.histories import SLACK, HistorySlab
 from service.state.popularity import Popularity
 from service.trainer.sequences import strip
@@ -302,6 +303,52 @@ def test_what_was_shown_is_part_of_nothing(slab: HistorySlab) -> None:
     assert [one for one in scored.rankings if one is not None] == alone.rankings
     assert scored.ranks.tolist() == alone.ranks.tolist()
     assert scored.places.ordinal.tolist() == [0, 1, 0, 1]
+
+
+def a_reordering_champion(rerank: float) -> Servable:
+    plain = a_servable(IDS[:25], blend=Blend(0.07, 0.5, rerank=rerank, candidates=8))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(5)
+        plain.model.fit_click_head(ClickSettings(enabled=True))
+        head = plain.model.click
+        assert head is not None
+        torch.nn.init.normal_(head.leave.weight)
+    head.begin(np.array([0, 1], np.float32))
+    return plain
+
+
+def test_a_click_head_reorders_the_best_of_a_ranking_and_is_tested_so(slab: HistorySlab) -> None:
+    everyone = np.ones(4, np.bool_)
+    events = events_of([0, 0, 0, 0], IDS[:4])
+    scored, orders = [], []
+    for rerank in (0.0, 0.5, 2.0):
+        with closing(a_slab(users=8, events=16)) as own:
+            one = a_scorer(
+                own,
+                champion=a_reordering_champion(rerank),
+                memory=Memory(MemorySettings()),
+                settings=ScorerSettings(top_k=8),
+            ).score(events, everyone)
+        scored.append(one)
+        orders.append([names(ranking) for ranking in one.rankings])
+    for plain, some, much in zip(*orders, strict=True):
+        assert set(plain) == set(some) == set(much)
+    assert orders[0] != orders[2]
+    for one in scored[1:]:  # the rank is that of the reordered ranking before the event
+        for rank, item, before in zip(one.ranks, IDS[1:4], one.rankings, strict=False):
+            if item in names(before):
+                assert rank == names(before).index(item) + 1
+
+
+def test_reordering_does_not_depend_on_batching() -> None:
+    users, items = [0, 1, 0, 1, 0, 2], [1, 2, 3, 27, 4, 5]
+    score_both_ways(
+        users,
+        items,
+        ScorerSettings(top_k=50),
+        champion=a_reordering_champion(1.0),
+        memories=(Memory(MemorySettings()), Memory(MemorySettings())),
+    )
 
 
 def test_nothing_to_score_gives_nothing(slab: HistorySlab) -> None:

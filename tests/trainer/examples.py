@@ -16,7 +16,6 @@ from service.domain import (
     item_key,
     user_key,
 )
-from service.model.memory import Memory, Recollection
 from service.settings import (
     EventsSettings,
     GateSettings,
@@ -30,10 +29,8 @@ from service.settings import (
 )
 from service.state.histories import HistorySlab
 from service.trainer.challenger import Challenger
-from service.trainer.holdout import HoldoutRows
 from service.trainer.learner import RoundReport
 from service.trainer.packing import Packed, pack
-from service.trainer.sequences import strip
 
 CPU = torch.device("cpu")
 PARTITION = Partition(0)
@@ -43,6 +40,7 @@ ROUND = RoundReport(
     events=100,
     held_out=5,
     sequences=40,
+    labels=7,
     step_s=(0.01, 0.01, 0.01, 0.5),
     loss=1.5,
     diverged=False,
@@ -89,11 +87,6 @@ def known(number: int) -> tuple[ItemKey, ItemId]:
 
 def keys(numbers: Sequence[int]) -> Int64s:
     return np.array([known(number)[0] for number in numbers], np.int64)
-
-
-def recalled_for(memory: Memory | None, held: HoldoutRows) -> list[Recollection]:
-    """What a memory says now of each held-out row."""
-    return [memory.recall(strip(context)) for context in held.context] if memory else []
 
 
 def packed(*sequences: Sequence[int], together: bool = True) -> Packed:

@@ -9,11 +9,10 @@ from service.domain import Float32s, Int64s, ItemId, ItemKey
 from service.model.memory import Memory
 from service.model.recommender import Recommender
 from service.settings import MemorySettings
-from service.trainer.evaluation import CUTOFF, evaluate
+from service.trainer.evaluation import CUTOFF, evaluate, recalled
 from service.trainer.holdout import HoldoutRows, empty_rows
 from service.trainer.sequences import strip
 from tests.model.examples import a_recommender, a_vocabulary
-from tests.trainer.examples import recalled_for
 
 VOCABULARY = a_vocabulary(6)
 UNKNOWN = 12345
@@ -141,7 +140,7 @@ def test_scores_are_those_of_the_dense_mixture_for_each_share(exclude_seen: bool
         model,
         VOCABULARY,
         HELD,
-        recalled_for(memory, HELD),
+        recalled(memory, HELD),
         temperature=TEMPERATURE,
         shares=SHARES,
         exclude_seen=exclude_seen,
@@ -173,7 +172,7 @@ def test_a_model_that_is_not_a_number_scores_nan_at_every_share(memory: Memory |
         model,
         VOCABULARY,
         HELD,
-        recalled_for(memory, HELD),
+        recalled(memory, HELD),
         temperature=TEMPERATURE,
         shares=SHARES,
         exclude_seen=False,

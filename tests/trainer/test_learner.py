@@ -30,6 +30,7 @@ from service.settings import (
     UniformReplay,
 )
 from service.state.histories import HistorySlab
+from service.trainer import evaluation
 from service.trainer import learner as learner_module
 from service.trainer.challenger import Challenger
 from service.trainer.evaluation import evaluate
@@ -49,7 +50,6 @@ from tests.trainer.examples import (
     keys,
     known,
     quick_training,
-    recalled_for,
     small_settings,
 )
 
@@ -458,7 +458,7 @@ def test_every_event_is_trained_once_or_held(batches: list[list[int]]) -> None:
     challenger = a_challenger(tree)
     stream, learner = Stream(slab), a_learner(slab, tree, challenger)
 
-    def record(_: object, batch: Packed, **__: object) -> float:
+    def record(_: object, batch: Packed, clicks: object, **__: object) -> float:
         rows = batch.label[batch.label != NO_ROW]
         taught.update(challenger.vocabulary.keys[rows.numpy()].tolist())
         return 0.0
@@ -675,7 +675,7 @@ class TestMemory:
         later = dict(zip(learner.held.marks().tolist(), told(learner.recalled()), strict=True))
         assert len(later) == len(learner.held) > len(rows)
         assert [later[row] for row in rows] == first
-        now = told(recalled_for(memory_of(learner, memory), learner.held))
+        now = told(list(evaluation.recalled(memory_of(learner, memory), learner.held)))
         assert now[: len(rows)] != first
 
     def test_without_it_the_model_ranks_alone(self, slab: HistorySlab, stream: Stream) -> None:

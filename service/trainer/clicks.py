@@ -1,0 +1,164 @@
+"""What the trainer keeps for the click head: labels that wait, are held out, or taught again."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from service.domain import Bools, Float32s, Int64s, MicroBatch
+from service.model.click_head import ClickHead, echoes
+from service.model.click_metrics import ClickScores, click_scores, is_click
+from service.model.clicks import foretold
+from service.model.inference import compact
+from service.model.recommender import Recommender
+from service.model.vocabulary import Vocabulary
+from service.settings import ClickLoss, ClickSettings, Settings
+from service.trainer.holdout import are_released, is_member
+from service.trainer.labels import LabelledRows, both, followed, labelled_from, no_rows
+from service.trainer.step import ClickBatch
+
+# Rows that wait for an act; past this the oldest count as no click early. At a length of 50 events
+# 40 MB, which are stored with every version.
+_WAITING_ROWS = 100_000
+
+
+class Clicks:
+    """Labels of one trainer, in the order in which they came."""
+
+    def __init__(self, settings: Settings, tensors: dict[str, Tensor]) -> None:
+        """`tensors` is what `tensors` of a predecessor gave, or nothing."""
+        self._settings = settings.click
+        self._holdout = settings.trainer.holdout
+        self._kinds = settings.events.codes(settings.click.kinds)
+        self._acts = settings.events.codes(settings.click.followed_by)
+        length = settings.model.max_length
+        self._waiting = labelled_from(tensors, "click.waiting", length)
+        self.held = labelled_from(tensors, "click.held", length)
+        self._fresh = no_rows(length)  # to be taught in the round at hand
+        self._past = no_rows(length)
+        self._random = np.random.default_rng(settings.model.seed)
+
+    @classmethod
+    def of(cls, settings: Settings, tensors: dict[str, Tensor]) -> "Clicks | None":
+        """None where the settings do without."""
+        return cls(settings, tensors) if settings.click.enabled else None
+
+    def admit(self, batch: MicroBatch, before: Int64s, clean: Int64s, now_ms: int) -> Bools:
+        """Take in a micro-batch, whose events have the histories `before` [rows, length], and
+        `clean` without what may be held out.
+
+        Gives the events that must be held out because they are the act of a held-out row.
+        """
+        rows = np.flatnonzero(np.isin(batch.kind, self._kinds))
+        held = self._is_member(batch.user[rows], batch.item[rows])
+        came = LabelledRows(
+            np.where(held[:, None], before[rows], clean[rows]),
+            batch.user[rows],
+            batch.item[rows],
+            batch.timestamp[rows],
+            label_of(batch.value[rows], self._settings),
+        )
+        betrays = np.zeros(len(batch), np.bool_)
+        if self._settings.followed_by:
+            came, acts = self._wait(came, batch, now_ms)
+            betrays[acts] = True
+        self._sort(came.take(np.flatnonzero(np.isfinite(came.label))), now_ms)
+        return betrays
+
+    def _is_member(self, user: Int64s, item: Int64s) -> Bools:
+        """All events of a user with an item or none: their labels often come from one act."""
+        return is_member(user, item, np.zeros_like(user), self._holdout.fraction)
+
+    def _wait(
+        self, came: LabelledRows, batch: MicroBatch, now_ms: int
+    ) -> tuple[LabelledRows, Int64s]:
+        """The rows whose labels are known by now, and the events that are held-out rows' acts."""
+        waiting = both(self._waiting, replace(came, label=np.full(len(came), np.nan, np.float32)))
+        acts = np.flatnonzero(np.isin(batch.kind, self._acts))
+        within_ms = self._settings.within_s * 1000
+        clicked, by = followed(
+            (waiting.user, waiting.item, waiting.time),
+            (batch.user[acts], batch.item[acts], batch.timestamp[acts]),
+            within_ms,
+        )
+        given_up = are_released(waiting.time, _WAITING_ROWS, self._settings.within_s, now_ms)
+        label = np.where(clicked, 1.0, np.where(given_up, 0.0, np.nan)).astype(np.float32)
+        waiting = replace(waiting, label=label)
+        self._waiting = waiting.take(np.flatnonzero(np.isnan(label)))
+        held = self._is_member(waiting.user, waiting.item)[clicked]
+        return waiting, acts[by[held]]
+
+    def _sort(self, known: LabelledRows, now_ms: int) -> None:
+        """Hold out what belongs there; teach the rest, and what is held no more."""
+        member = self._is_member(known.user, known.item)
+        held = both(self.held, known.take(np.flatnonzero(member)))
+        out = are_released(held.time, self._settings.window_rows, self._holdout.max_age_s, now_ms)
+        self.held = held.take(np.flatnonzero(~out))
+        taught = both(known.take(np.flatnonzero(~member)), held.take(np.flatnonzero(out)))
+        self._fresh = both(self._fresh, taught)
+
+    def begin_round(self) -> Float32s:
+        """All labels that may be taught; from then on the new ones may also be taught again."""
+        known = both(self._past, self._fresh)
+        self._past = known.take(slice(max(len(known) - self._settings.replay_rows, 0), None))
+        return known.label
+
+    @property
+    def fresh(self) -> int:
+        """Labels that are to be taught in this round for the first time."""
+        return len(self._fresh)
+
+    def end_round(self) -> None:
+        self._fresh = no_rows(self._fresh.context.shape[1])
+
+    def steps(self) -> int:
+        """In which all new labels are taught once."""
+        return math.ceil(len(self._fresh) / (self._settings.batch_rows // 2))
+
+    def portions(
+        self, steps: int, vocabulary: Vocabulary, device: torch.device
+    ) -> Sequence[ClickBatch | None]:
+        """New labels, spread over so many steps, with old ones beside them."""
+        order = self._random.permutation(len(self._fresh))
+        return [
+            self._portion(self._fresh.take(chosen), vocabulary, device)
+            for chosen in np.array_split(order, max(steps, 1))
+        ]
+
+    def _portion(
+        self, fresh: LabelledRows, vocabulary: Vocabulary, device: torch.device
+    ) -> ClickBatch | None:
+        again = min(self._settings.batch_rows - len(fresh), len(self._past))
+        rows = both(fresh, self._past.take(self._random.permutation(len(self._past))[:again]))
+        if not len(rows):
+            return None
+        context, lengths = compact(vocabulary.rows(rows.context))
+        echo = echoes(rows.context, rows.item[:, None]).squeeze(1)
+        columns = (context, lengths, vocabulary.rows(rows.item), echo, rows.label)
+        return ClickBatch(
+            self._settings.weight,
+            *(torch.from_numpy(np.ascontiguousarray(one)).to(device) for one in columns),
+        )
+
+    def scores(self, model: Recommender, head: ClickHead, vocabulary: Vocabulary) -> ClickScores:
+        """Of the head, over the labels that are held out."""
+        expected = foretold(model, head, vocabulary, self.held.context, self.held.item)
+        return click_scores(expected, self.held.label, self._settings)
+
+    def held_clicks(self) -> LabelledRows:
+        """The held-out rows that were clicks."""
+        return self.held.take(np.flatnonzero(is_click(self.held.label, self._settings)))
+
+    def tensors(self) -> dict[str, Tensor]:
+        return {**self._waiting.tensors("click.waiting"), **self.held.tensors("click.held")}
+
+
+def label_of(value: Float32s, settings: ClickSettings) -> Float32s:
+    """Labels from values; NaN where an event has none."""
+    if settings.loss is ClickLoss.SQUARED:
+        return value
+    label: Float32s = np.where(np.isnan(value), np.nan, value >= settings.positive_from)
+    return label.astype(np.float32)

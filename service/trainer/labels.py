@@ -1,0 +1,83 @@
+"""Events with labels, for the click head: what was shown after which history, and what came of it.
+
+An event's label is its value, or whether something follows it: an act of the same user on the
+same item within a time. Until then, or until the time has passed, it waits.
+"""
+
+from dataclasses import dataclass, fields
+
+import numpy as np
+from torch import Tensor, from_numpy
+
+from service.domain import Bools, Float32s, Int64s
+from service.trainer.holdout import event_hash
+
+
+@dataclass(frozen=True, slots=True)
+class LabelledRows:
+    """Oldest first. Element i of every column is the same event."""
+
+    context: Int64s  # [rows, length] item keys before it, NO_KEY where padded
+    user: Int64s
+    item: Int64s
+    time: Int64s  # epoch ms
+    label: Float32s  # 0 or 1, or a number; NaN while it waits
+
+    def __len__(self) -> int:
+        return len(self.item)
+
+    def take(self, rows: Int64s | slice) -> "LabelledRows":
+        return LabelledRows(*(getattr(self, column.name)[rows] for column in fields(self)))
+
+    def tensors(self, name: str) -> dict[str, Tensor]:
+        return {
+            f"{name}.{column.name}": from_numpy(np.ascontiguousarray(getattr(self, column.name)))
+            for column in fields(self)
+        }
+
+
+def no_rows(length: int) -> LabelledRows:
+    none = np.zeros(0, np.int64)
+    return LabelledRows(np.zeros((0, length), np.int64), none, none, none, np.zeros(0, np.float32))
+
+
+def labelled_from(tensors: dict[str, Tensor], name: str, length: int) -> LabelledRows:
+    """What `LabelledRows.tensors` gave under this name; no rows where it gave none."""
+    if f"{name}.label" not in tensors:
+        return no_rows(length)
+    columns = (tensors[f"{name}.{column.name}"].numpy() for column in fields(LabelledRows))
+    return LabelledRows(*columns)
+
+
+def both(one: LabelledRows, other: LabelledRows) -> LabelledRows:
+    return LabelledRows(
+        *(
+            np.concatenate([getattr(one, column.name), getattr(other, column.name)])
+            for column in fields(LabelledRows)
+        )
+    )
+
+
+def followed(
+    shown: tuple[Int64s, Int64s, Int64s], acts: tuple[Int64s, Int64s, Int64s], within_ms: float
+) -> tuple[Bools, Int64s]:
+    """Which shown events an act followed; and of these, in order, by which act first.
+
+    Both are given by user, item and time; acts in the order of time, as far as users go.
+    """
+    pair, act = _pairs(shown), _pairs(acts)
+    is_followed, by = np.zeros(len(pair), np.bool_), []
+    for row in np.flatnonzero(np.isin(pair, act)).tolist():
+        later_ms = acts[2] - shown[2][row]
+        fits = np.flatnonzero((act == pair[row]) & (later_ms >= 0) & (later_ms <= within_ms))
+        if len(fits):
+            is_followed[row] = True
+            by.append(int(fits[0]))
+    return is_followed, np.array(by, np.int64)
+
+
+def _pairs(
+    events: tuple[Int64s, Int64s, Int64s],
+) -> np.ndarray[tuple[int, ...], np.dtype[np.uint64]]:
+    user, item, time = events
+    return event_hash(user, item, np.zeros_like(time))

@@ -1,0 +1,85 @@
+"""Whether, and how far, the click head may put a ranking in another order.
+
+Asked are the held-out clicks: where the item that was clicked stands in the ranking of its
+history, as the mixture gives it and as the head would reorder its best items.
+"""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from service.domain import Float32s
+from service.model.click_head import ClickHead
+from service.model.click_metrics import ClickScores
+from service.model.clicks import ranks_after, reordered, states_after
+from service.model.memory import Memory
+from service.model.mixture import Blend, best, ranks
+from service.model.ranking import ndcg
+from service.model.recommender import Recommender, unit_rows
+from service.model.vocabulary import Vocabulary
+from service.settings import GateSettings
+from service.trainer.evaluation import CUTOFF, questions, recalled
+from service.trainer.holdout import HoldoutRows
+from service.trainer.labels import LabelledRows
+
+# Exponents of the click probability that are tried; the first leaves the order as it is.
+WEIGHTS = (0.0, 0.25, 0.5, 1.0, 2.0)
+
+
+@dataclass(frozen=True, slots=True)
+class ClickReport:
+    """The challenger's click head on the labels that are held out."""
+
+    scores: ClickScores
+    rerank: float  # the weight that it would have in rankings
+
+
+@torch.inference_mode()
+def reranked(
+    model: Recommender,
+    head: ClickHead,
+    vocabulary: Vocabulary,
+    clicks: LabelledRows,
+    memory: Memory | None,
+    blend: Blend,
+    *,
+    candidates: int,
+    exclude_seen: bool,
+) -> Float32s:
+    """NDCG@10 of every click under each of `WEIGHTS`. [weights, clicks]"""
+    held = HoldoutRows(clicks.context, clicks.user, clicks.item, clicks.time)
+    table = unit_rows(model.table(len(vocabulary))).float()
+    parts, start = [np.zeros((len(WEIGHTS), 0), np.float32)], 0
+    told = recalled(memory, held)
+    for asked in questions(model, vocabulary, held, told, exclude_seen=exclude_seen):
+        mixture = asked.mixture(blend)
+        rank = ranks(mixture, asked.target)
+        chance, column = best(mixture, candidates)
+        context = clicks.context[start : start + len(rank)]
+        start += len(rank)
+        state = states_after(model, vocabulary, context)
+        scores = reordered(
+            head, vocabulary, table, state, context, chance, column, WEIGHTS
+        )  # [weights, events, k]
+        parts.append(
+            np.stack(
+                [
+                    ndcg(ranks_after(score, column, asked.target, rank), CUTOFF).cpu().numpy()
+                    for score in scores
+                ]
+            )
+        )
+    return np.concatenate(parts, axis=1)
+
+
+def best_weight(gains: Float32s, settings: GateSettings) -> float:
+    """The weight that ranks clicks best, if it is better than 0 beyond the gate's margin."""
+    rows = gains.shape[1]
+    if rows < max(settings.min_rows, 2) or not np.isfinite(gains).all():
+        return WEIGHTS[0]
+    chosen = int(gains.mean(axis=1).argmax())
+    gain = gains[chosen].astype(np.float64) - gains[0]
+    margin = settings.z_score * float(gain.std(ddof=1)) / math.sqrt(rows)
+    return WEIGHTS[chosen] if gain.mean() > margin else WEIGHTS[0]

@@ -1,0 +1,134 @@
+import numpy as np
+import pytest
+import torch
+
+from service.model.click_head import ECHOES, ClickHead, echoes
+from service.model.clicks import foretold, ranks_after, reordered
+from service.model.recommender import Recommender, unit_rows
+from service.settings import ClickLoss, ClickSettings
+from tests.model.examples import a_recommender, a_vocabulary
+
+ON = ClickSettings(enabled=True, hidden=4)
+
+
+def with_head(items: int = 6) -> Recommender:
+    model = a_recommender(items)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(3)
+        model.fit_click_head(ON)
+    assert model.click is not None
+    torch.nn.init.constant_(model.click.leave.weight, 0.5)
+    model.click.begin(np.array([0, 0, 0, 1], np.float32))
+    return model.eval()
+
+
+def test_echoes_tell_how_often_how_near_and_how_long() -> None:
+    context = np.array([[7, 8, 7, 0], [0, 0, 0, 0]], np.int64)
+    found = echoes(context, np.array([[7, 8, 9, 0]] * 2, np.int64))
+    assert found.shape == (2, 4, ECHOES)
+    assert found[0, :, 0] == pytest.approx(np.log1p([2, 1, 0, 0]))
+    assert found[0, :, 1] == pytest.approx([1.0, 0.5, 0.0, 0.0])
+    assert (found[1] == 0).all()
+
+
+@pytest.mark.parametrize(
+    ("loss", "labels", "expected"),
+    [(ClickLoss.BINARY, [0, 0, 0, 1], 0.25), (ClickLoss.SQUARED, [1, 3, 5, 7], 4.0)],
+)
+def test_a_new_head_expects_what_the_first_labels_are_on_average(
+    loss: ClickLoss, labels: list[float], expected: float
+) -> None:
+    head = ClickHead(8, 4, loss)
+    head.begin(np.array(labels, np.float32))
+    head.begin(np.array([9.0], np.float32))  # by then it has begun
+    state, echo = torch.randn(5, 8), torch.zeros(5, ECHOES)
+    found = head.expected(head(state, state, echo))
+    assert found.tolist() == pytest.approx([expected] * 5)
+
+
+def test_labels_that_are_all_alike_leave_room_for_doubt() -> None:
+    head = ClickHead(8, 4, ClickLoss.BINARY)
+    head.begin(np.ones(10, np.float32))
+    assert 0.99 < float(head.middle.detach().sigmoid()) < 1.0
+
+
+def test_the_head_of_the_settings_is_kept_while_it_is_the_same() -> None:
+    model = with_head()
+    head = model.click
+    model.fit_click_head(ON)
+    assert model.click is head
+    model.fit_click_head(ON.model_copy(update={"hidden": 5}))
+    assert model.click is not None
+    assert model.click.shape == {"hidden": 5, "loss": "binary"}
+    assert model.shape["click"] == model.click.shape
+    model.fit_click_head(ClickSettings())
+    assert model.shape["click"] is None
+
+
+def test_a_model_comes_back_with_its_head() -> None:
+    model = with_head()
+    again = Recommender.from_weights(model.shape, model.state_dict())
+    context, item = np.zeros((2, 4), np.int64), np.zeros(2, np.int64)
+    vocabulary = a_vocabulary(6)
+    context[0, :2], item[:] = vocabulary.keys[[1, 2]], vocabulary.keys[3]
+    assert model.click is not None
+    assert again.click is not None
+    expected = foretold(model, model.click, vocabulary, context, item)
+    assert foretold(again, again.click, vocabulary, context, item).tolist() == expected.tolist()
+    assert expected[0] != expected[1]  # with and without a history
+
+
+def test_reading_a_head_leaves_a_model_in_training() -> None:
+    model = with_head().train()
+    assert model.click is not None
+    none = np.zeros(0, np.int64)
+    foretold(model, model.click, a_vocabulary(6), none.reshape(0, 4), none)
+    assert model.training
+
+
+class TestReordering:
+    def scores(self, *weights: float, column: list[list[int]]) -> torch.Tensor:
+        model = with_head()
+        assert model.click is not None
+        state = torch.nn.functional.normalize(torch.ones(1, 8), dim=-1)
+        chance = torch.tensor([[0.4, 0.2, 0.1, 0.0]])
+        with torch.inference_mode():
+            return reordered(
+                model.click,
+                a_vocabulary(6),
+                unit_rows(model.items.weight),
+                state,
+                np.zeros((1, 4), np.int64),
+                chance,
+                torch.tensor(column),
+                weights,
+            )
+
+    def test_a_weight_of_0_changes_nothing(self) -> None:
+        (score,) = self.scores(0.0, column=[[1, 2, 3, 0]])
+        assert score[0].tolist() == pytest.approx([0.4, 0.2, 0.1, 0.0])
+
+    def test_a_large_weight_goes_by_the_head_alone(self) -> None:
+        _, heavy = self.scores(0.0, 1e4, column=[[1, 2, 3, 0]])
+        model = with_head()
+        assert model.click is not None
+        with torch.inference_mode():
+            table = unit_rows(model.items.weight)[[1, 2, 3]]
+            state = torch.nn.functional.normalize(torch.ones(3, 8), dim=-1)
+            liked = model.click(state, table, torch.zeros(3, ECHOES))
+        assert int(heavy[0].argmax()) == int(liked.argmax())
+        assert float(heavy.sum()) == pytest.approx(0.7)
+        assert heavy[0, 3] == 0
+
+    def test_an_item_without_a_vector_is_as_likely_as_the_mean(self) -> None:
+        (score,) = self.scores(1.0, column=[[1, 2, 99, 0]])
+        plain, liked = torch.tensor([0.4, 0.2, 0.1]), (score[0, :3] / 0.7).log()
+        gain = liked - plain.log()
+        assert float(gain[2]) == pytest.approx(float(gain[:2].mean()), abs=1e-5)
+
+
+def test_ranks_follow_the_new_scores_within_the_best_and_ties_count_against() -> None:
+    score = torch.tensor([[0.1, 0.3, 0.3], [0.5, 0.2, 0.1], [0.2, 0.1, 0.0]])
+    column = torch.tensor([[4, 5, 6], [4, 5, 6], [4, 5, 0]])
+    rank = ranks_after(score, column, torch.tensor([5, 9, 0]), torch.tensor([1, 17, 1 << 40]))
+    assert rank.tolist() == [2, 17, 1 << 40]

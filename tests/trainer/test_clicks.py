@@ -1,0 +1,221 @@
+"""From events to labels, to a head that has learned them, to rankings that it reorders."""
+
+from collections.abc import Iterator
+from contextlib import closing
+
+import numpy as np
+import pytest
+import torch
+
+from service.model.memory import Memory
+from service.registry.artifact import Artifact
+from service.registry.servable import build_servable, first_blend
+from service.settings import ClickLoss, ClickSettings, GateSettings, Settings
+from service.state.histories import HistorySlab
+from service.trainer.challenger import Challenger
+from service.trainer.clicks import Clicks
+from service.trainer.holdout import empty_rows, is_member
+from service.trainer.learner import Learner
+from service.trainer.reranking import WEIGHTS, best_weight
+from service.trainer.sequences import contexts
+from tests.state.examples import a_slab
+from tests.trainer.examples import (
+    CLICK,
+    CPU,
+    IMPRESSION,
+    PARTITION,
+    Stream,
+    keys,
+    quick_training,
+    small_settings,
+)
+
+BY_VALUE = ClickSettings(enabled=True, hidden=16, batch_rows=64)
+BY_CLICK = BY_VALUE.model_copy(update={"followed_by": ("click",), "within_s": 10.0})
+
+
+@pytest.fixture(autouse=True)
+def _same_weights_every_time() -> None:
+    torch.manual_seed(0)
+
+
+@pytest.fixture
+def slab() -> Iterator[HistorySlab]:
+    with closing(a_slab(users=200, events=16)) as made:
+        yield made
+
+
+@pytest.fixture
+def stream(slab: HistorySlab) -> Stream:
+    return Stream(slab)
+
+
+def settings_with(click: ClickSettings, fraction: float = 0.0) -> Settings:
+    made = small_settings(quick_training(fraction=fraction))
+    return made.model_copy(update={"click": click})
+
+
+def a_learner(slab: HistorySlab, settings: Settings) -> tuple[Learner, Challenger, Clicks]:
+    clicks = Clicks(settings, {})
+    challenger = Challenger.new(settings.model, settings.trainer, CPU, click=settings.click)
+    learner = Learner(
+        settings,
+        {PARTITION: slab},
+        challenger,
+        empty_rows(settings.model.max_length),
+        {},
+        Memory.of(settings.memory),
+        first_blend(settings),
+        clicks,
+    )
+    return learner, challenger, clicks
+
+
+def admit(clicks: Clicks, stream: Stream, *events: tuple[int, int, int, float]) -> list[bool]:
+    """Give it events of (user, item, kind, value), a second apart; what it wants held out."""
+    users, items, kinds, values = (list(column) for column in zip(*events, strict=True))
+    batch = stream.batch(users, items, kinds=kinds, values=values)
+    before, _ = contexts(batch, {PARTITION: stream.slab}, batch.ordinal, 8)
+    found = clicks.admit(batch, before, before, int(batch.timestamp.max()))
+    return [bool(one) for one in found]
+
+
+def fresh_labels(clicks: Clicks) -> list[float]:
+    labels: list[float] = clicks.begin_round().tolist()
+    clicks.end_round()
+    return labels
+
+
+NAN = float("nan")
+
+
+class TestLabels:
+    def test_a_value_is_a_label_and_none_is_none(self, stream: Stream) -> None:
+        clicks = Clicks(settings_with(BY_VALUE), {})
+        admit(clicks, stream, (1, 1, IMPRESSION, 1), (1, 2, IMPRESSION, 0), (1, 3, 0, 1),
+              (1, 4, IMPRESSION, NAN))  # fmt: skip
+        assert fresh_labels(clicks) == [1.0, 0.0]
+
+    def test_a_number_is_kept_as_it_is(self, stream: Stream) -> None:
+        ratings = BY_VALUE.model_copy(update={"loss": ClickLoss.SQUARED, "positive_from": 4.0})
+        clicks = Clicks(settings_with(ratings), {})
+        admit(clicks, stream, (1, 1, IMPRESSION, 3.5))
+        assert fresh_labels(clicks) == [3.5]
+
+    def test_a_click_labels_at_once_and_silence_when_the_time_is_over(self, stream: Stream) -> None:
+        clicks = Clicks(settings_with(BY_CLICK), {})
+        admit(clicks, stream, (1, 1, IMPRESSION, NAN), (1, 2, IMPRESSION, NAN))
+        assert fresh_labels(clicks) == []
+        admit(clicks, stream, (1, 2, CLICK, NAN))
+        assert fresh_labels(clicks) == [1.0]
+        admit(clicks, stream, *[(2, 9, 0, NAN)] * 9)
+        assert [label for label in fresh_labels(clicks) if label == 0.0] == [0.0]
+
+    def test_one_that_waits_is_not_lost_by_a_restart(self, stream: Stream) -> None:
+        settings = settings_with(BY_CLICK)
+        before = Clicks(settings, {})
+        admit(before, stream, (1, 1, 0, NAN), (1, 2, IMPRESSION, NAN))
+        after = Clicks(settings, before.tensors())
+        admit(after, stream, (1, 2, CLICK, NAN))
+        assert fresh_labels(after) == [0.0, 1.0][1:]
+
+    def test_a_held_out_label_is_taught_once_newer_ones_push_it_out(self, stream: Stream) -> None:
+        settings = settings_with(BY_VALUE.model_copy(update={"window_rows": 5}), fraction=0.5)
+        clicks = Clicks(settings, {})
+        admit(clicks, stream, *[(1, item, IMPRESSION, item % 2) for item in range(40)])
+        held = clicks.held
+        assert is_member(held.user, held.item, np.zeros_like(held.time), 0.5).all()
+        assert len(held) == 5
+        assert len(fresh_labels(clicks)) == 35
+        restarted = Clicks(settings, clicks.tensors())
+        assert restarted.held.item.tolist() == held.item.tolist()
+
+    def test_the_click_on_a_held_out_row_is_held_out_too(self, stream: Stream) -> None:
+        clicks = Clicks(settings_with(BY_CLICK, fraction=0.999999), {})
+        found = admit(clicks, stream, (1, 1, IMPRESSION, NAN), (1, 2, CLICK, NAN),
+                      (1, 1, CLICK, NAN))  # fmt: skip
+        assert found == [False, False, True]
+        assert clicks.held.label.tolist() == [1.0]
+
+
+def teach(learner: Learner, stream: Stream, rounds: int) -> int:
+    random = np.random.default_rng(0)
+    labels = 0
+    for _ in range(rounds):
+        users = list(range(30))
+        half = [user % 2 * 10 for user in users]
+        views = stream.batch(users, [start + int(random.integers(0, 10)) for start in half])
+        shown = [int(random.integers(0, 20)) for _ in users]
+        values = [float(item // 10 == start // 10) for item, start in zip(shown, half, strict=True)]
+        offers = stream.batch(users, shown, kinds=[IMPRESSION] * 30, values=values)
+        labels += learner.learn([views, offers]).labels
+    return labels
+
+
+def test_the_head_learns_what_a_history_says_of_an_item(slab: HistorySlab, stream: Stream) -> None:
+    learner, challenger, clicks = a_learner(slab, settings_with(BY_VALUE, fraction=0.2))
+    labels = teach(learner, stream, rounds=20)
+    assert labels == 20 * 30 - len(clicks.held)
+    learner.judge()
+    report = learner.click_report
+    assert report is not None
+    assert report.scores.rows == len(clicks.held)
+    assert report.scores.auc > 0.8
+    assert report.scores.log_loss < 0.65
+    assert report.rerank in WEIGHTS
+    assert learner.shape["click"] == {"hidden": 16, "loss": "binary"}
+    assert challenger.is_finite()
+
+
+def test_a_version_has_the_head_and_a_trainer_goes_on_with_it(
+    slab: HistorySlab, stream: Stream
+) -> None:
+    settings = settings_with(BY_VALUE, fraction=0.2)
+    learner, challenger, _ = a_learner(slab, settings)
+    teach(learner, stream, rounds=2)
+    artifact: Artifact = learner.artifact()
+    servable = build_servable(learner.shape, artifact, 3, 0, {})  # type: ignore[arg-type]
+    head = servable.model.click
+    assert head is not None
+    mine = challenger.model.click
+    assert mine is not None
+    assert torch.equal(head.enter.weight, mine.enter.weight)
+    assert "optimizer.exp_avg.click.enter.weight" in artifact.trainer
+    assert len(Clicks(settings, dict(artifact.trainer)).held) > 0
+
+
+def test_labels_alone_are_taught_too(slab: HistorySlab, stream: Stream) -> None:
+    learner, challenger, _ = a_learner(slab, settings_with(BY_VALUE))
+    learner.learn([stream.walk(20, 10, steps=3)])
+    head = challenger.model.click
+    assert head is not None
+    before = head.leave.weight.clone()
+    report = learner.learn(
+        [stream.batch([1, 2], [3, 4], kinds=[IMPRESSION] * 2, values=[1.0, 0.0])]
+    )
+    assert (report.sequences, report.labels) == (0, 2)
+    assert not torch.equal(head.leave.weight, before)
+
+
+def test_without_a_head_nothing_is_labelled(slab: HistorySlab, stream: Stream) -> None:
+    off = small_settings()
+    assert Clicks.of(off, {}) is None
+    challenger = Challenger.new(off.model, off.trainer, CPU, click=off.click)
+    assert challenger.model.click is None
+
+
+@pytest.mark.parametrize(
+    ("gain", "rows", "weight"),
+    [(0.1, 50, 1.0), (0.1, 5, 0.0), (0.0, 50, 0.0), (np.nan, 50, 0.0)],
+)
+def test_reorders_only_where_that_is_plainly_better(gain: float, rows: int, weight: float) -> None:
+    random = np.random.default_rng(0)
+    gains = np.tile(random.random(rows).astype(np.float32), (len(WEIGHTS), 1))
+    gains[WEIGHTS.index(1.0)] += gain
+    assert best_weight(gains, GateSettings(min_rows=10)) == weight
+
+
+def test_what_is_shown_names_items_that_get_rows(slab: HistorySlab, stream: Stream) -> None:
+    learner, challenger, _ = a_learner(slab, settings_with(BY_VALUE))
+    learner.learn([stream.batch([1], [7], kinds=[IMPRESSION], values=[1.0])])
+    assert (challenger.vocabulary.rows(keys([7])) > 0).all()

@@ -1,0 +1,35 @@
+import numpy as np
+
+from service.domain import Int64s
+from service.trainer.labels import both, followed, labelled_from, no_rows
+
+
+def events(*rows: tuple[int, int, int]) -> tuple[Int64s, Int64s, Int64s]:
+    """Of (user, item, time)."""
+    user, item, time = (np.array(column, np.int64) for column in zip(*rows, strict=True))
+    return user, item, time
+
+
+def test_an_act_follows_what_was_shown_to_the_same_user_within_the_time() -> None:
+    shown = events((1, 7, 100), (1, 8, 100), (2, 7, 100), (1, 7, 40), (1, 7, 106), (1, 7, 105))
+    is_followed, by = followed(shown, events((3, 7, 101), (1, 7, 105)), within_ms=50)
+    assert is_followed.tolist() == [True, False, False, False, False, True]
+    assert by.tolist() == [1, 1]
+
+
+def test_the_first_act_counts() -> None:
+    is_followed, by = followed(
+        events((1, 7, 10)), events((1, 7, 5), (1, 7, 20), (1, 7, 30)), within_ms=50
+    )
+    assert (is_followed.tolist(), by.tolist()) == ([True], [1])
+
+
+def test_rows_come_back_from_their_tensors_and_none_from_nothing() -> None:
+    rows = no_rows(3)
+    assert len(labelled_from({}, "click.held", 3)) == 0
+    one = labelled_from(
+        {**both(rows, rows).tensors("click.held"), "other.label": rows.tensors("a")["a.label"]},
+        "click.held",
+        3,
+    )
+    assert one.context.shape == (0, 3)
