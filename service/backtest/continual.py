@@ -18,7 +18,7 @@ from service.domain import NO_KEY, Int64s
 from service.model.memory import Memory
 from service.model.mixture import ranks
 from service.registry.servable import Servable
-from service.trainer.evaluation import Questions, questions
+from service.trainer.evaluation import Questions, questions, recalled
 from service.trainer.holdout import HoldoutRows
 
 
@@ -67,8 +67,8 @@ def test(engine: Engine, rows: HoldoutRows) -> Ranks:
 def rank(servable: Servable, memory: Memory | None, rows: HoldoutRows) -> Ranks:
     """Rank the queries by a version and a memory."""
     found: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = []
-    recalled = (memory.recall(strip(context)) for context in rows.context) if memory else ()
-    for asked in questions(servable.model, servable.vocabulary, rows, recalled, exclude_seen=False):
+    told = recalled(memory, rows)
+    for asked in questions(servable.model, servable.vocabulary, rows, told, exclude_seen=False):
         alone = replace(servable.blend, share=1.0)
         found.append(
             (
