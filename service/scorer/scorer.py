@@ -88,6 +88,7 @@ class Scorer:
         self._settings = settings
         self._length = length
         self._shown = shown
+        self.withdrawn: Int64s = np.zeros(0, np.int64)  # keys of items not to be recommended
         self._memory_rows = MemoryRows(champion.vocabulary)
 
     @property
@@ -198,7 +199,8 @@ class Scorer:
         hidden = columns.of(pasts.kept) * self._settings.exclude_seen  # [batch, width]
         tested = blended(cosines[:, 0], columns, hidden * pasts.is_earlier, before, servable.blend)
         rank = ranks(tested, torch.from_numpy(columns.of(item))).numpy()
-        answered = blended(cosines[:, 1], columns, hidden, after, servable.blend)
+        withdrawn = columns.of(self.withdrawn)
+        answered = blended(cosines[:, 1], columns, hidden, after, servable.blend, withdrawn)
         chance, column = best(answered, self._settings.top_k)
         ranked = [
             self._completed(self._named(servable, columns, chances, places), seen)
@@ -233,7 +235,9 @@ class Scorer:
             return ranking
         shown = {item for item, _ in ranking}
         seen = set(seen_keys.tolist()) if self._settings.exclude_seen else set()
-        for item in self._popularity.top(k + len(seen_keys)):
+        withdrawn = self.withdrawn
+        seen.update(withdrawn.tolist())
+        for item in self._popularity.top(k + len(seen_keys) + len(withdrawn)):
             if item not in shown and stable_key(item) not in seen:
                 ranking.append((item, 0.0 if shown else self._popularity.score(item)))
             if len(ranking) == k:
