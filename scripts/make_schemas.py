@@ -6,7 +6,7 @@ from pathlib import Path
 from pydantic import BaseModel
 from pydantic.json_schema import JsonSchemaMode
 
-from service.domain import Event, Recommendation
+from service.domain import CatalogueRecord, Event, Recommendation
 
 FOLDER = Path(__file__).resolve().parent.parent / "docs" / "schemas"
 
@@ -17,6 +17,7 @@ def schemas() -> dict[str, str]:
     """File names and what they hold. An event may be incomplete where a default fills it in."""
     return {
         "event.schema.json": _text(Event, "validation"),
+        "item.schema.json": _text(CatalogueRecord, "validation"),
         "recommendation.schema.json": _text(Recommendation, "serialization"),
     }
 

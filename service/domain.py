@@ -33,7 +33,8 @@ Bools = npt.NDArray[np.bool_]
 
 NO_KEY = 0  # never the hash of an id; marks an empty place in a history
 
-_MAX_ID = 512  # characters; ids are keys in state and on topics, not documents
+MAX_ID = 512  # characters; ids are keys in state and on topics, not documents
+_MAX_CATEGORIES = 100
 _AWARE = TypeAdapter(AwareDatetime)
 
 
@@ -64,7 +65,7 @@ def _epoch_ms(value: object) -> object:
     return value
 
 
-Id = Annotated[str, Field(min_length=1, max_length=_MAX_ID)]
+Id = Annotated[str, Field(min_length=1, max_length=MAX_ID)]
 _Ms = Annotated[int, Field(ge=0, le=253_402_300_799_999)]  # up to the year 9999
 EpochMs = Annotated[
     _Ms,
@@ -86,6 +87,25 @@ class Event(BaseModel):
     event_id: Id | None = None
     value: Value | None = Field(default=None, description="A price, a rating, a dwell time.")
     context: dict[str, Any] | None = None
+
+
+class CatalogueRecord(BaseModel):
+    """One record of the items topic, keyed by item id; one without a value withdraws the item.
+
+    Fields beyond these are ignored.
+    """
+
+    model_config = ConfigDict(frozen=True, strict=True, extra="ignore", allow_inf_nan=False)
+
+    item_id: Id
+    title: str = ""
+    text: str = ""
+    categories: list[Annotated[str, Field(min_length=1)]] = Field(
+        default=[],
+        max_length=_MAX_CATEGORIES,
+        description="An item without a text begins as the mean of those in its categories.",
+    )
+    available: bool = Field(default=True, description="False: not recommended until it is again.")
 
 
 class RecommendedItem(BaseModel):

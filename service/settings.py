@@ -101,6 +101,9 @@ class TopicsSettings(Section):
     """Topic names, and what `doctor --create` makes of those that are missing."""
 
     events: str = Field(default="events", description="Read: behaviour events.")
+    items: str | None = Field(
+        default=None, description="Read: the catalogue, a compacted topic; none when unset."
+    )
     recommendations: str = Field(
         default="recommendations", description="Written: one record an answered event."
     )
@@ -280,6 +283,9 @@ class ItemsSettings(Section):
     """What is known of items beyond the events, as part of their vectors."""
 
     text: TextSettings = TextSettings()
+    max_bytes: PositiveInt = Field(
+        default=65_536, description="Larger records of the items topic are dead-lettered."
+    )
 
 
 class MemorySettings(Section):

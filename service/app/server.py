@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 
 from service.admin.server import AdminServer, Health
+from service.app.catalogue_feed import CatalogueFeed
 from service.app.pipeline import Pipeline
 from service.app.serving import Serving, first_servable
 from service.app.training_metrics import record
@@ -78,6 +79,7 @@ class Server:
             settings.kafka, settings.topics, self._metrics, self._assigned, self._revoked
         )
         self._trainer = TrainerProcess(settings, self._from_worker)
+        self._catalogue = CatalogueFeed(settings, self._metrics, self._sink, self._trainer)
         self._scoring_thread = ThreadPoolExecutor(1, "scoring")
         self._loading_thread = ThreadPoolExecutor(1, "loading")
         self._made: _Running | None = None
@@ -128,9 +130,11 @@ class Server:
             self._scoring_thread,
         )
         self._made = _Running(loop, serving, pipeline)
+        self._catalogue.feed(scorer)
         self._health.not_ready("assignment", "no partition is assigned yet")
         self._health.ready("start")
         await self._sink.start()
+        await self._catalogue.start()
         await self._source.start()
 
     async def _main_loop(self, stop: asyncio.Event) -> None:
@@ -139,6 +143,7 @@ class Server:
             beside = [
                 group.create_task(self._running.serving.run()),
                 group.create_task(self._source.watch_lag()),
+                group.create_task(self._catalogue.run()),
                 group.create_task(self._beat()),
             ]
             try:
@@ -160,6 +165,7 @@ class Server:
             await self._finish()
         finally:
             try:
+                await self._catalogue.stop()
                 await self._sink.stop()
             finally:
                 await self._let_go()

@@ -5,11 +5,10 @@ from pathlib import Path
 
 from service.backtest.options import ItemColumns
 from service.backtest.reading import numbered
-from service.domain import ItemId, item_key
+from service.domain import MAX_ID, ItemId, item_key
 from service.errors import ConfigurationError
 from service.state.catalogue import CatalogueItem
 
-_MAX_ID = 512  # characters, as on the topic
 _SEPARATORS = str.maketrans("|;", ",,")  # between categories in one field
 
 
@@ -33,7 +32,7 @@ def read_items(file: Path, columns: ItemColumns) -> list[CatalogueItem]:
 def _item(file: Path, line: int, row: Mapping[str, object], columns: ItemColumns) -> CatalogueItem:
     value = row.get(columns.item)
     name = str(value) if isinstance(value, int) and not isinstance(value, bool) else value
-    if not isinstance(name, str) or not 0 < len(name) <= _MAX_ID:
+    if not isinstance(name, str) or not 0 < len(name) <= MAX_ID:
         raise ConfigurationError(
             f"{file}:{line}: {columns.item} is no id: {value!r}; --items-id names its column"
         )

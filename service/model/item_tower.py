@@ -8,8 +8,8 @@ are. So an item that nobody has met yet stands near those that are described ali
 them as its own events teach its id vector.
 """
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -40,6 +40,8 @@ class Described:
     items: tuple[tuple[ItemKey, ItemId], ...]
     frozen: Float32s  # [items, width], of a source that says nothing of an item 0
     digests: Int64s  # [items, sources] of what each source says; 0: nothing
+    # By place, where no source says anything: the keys of items of the same category.
+    alike: Mapping[int, Int64s] = field(default_factory=dict)
 
     @property
     def keys(self) -> Int64s:

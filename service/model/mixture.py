@@ -21,6 +21,7 @@ from service.model.ranking import MISSED
 from service.model.vocabulary import NO_ROW, Vocabulary
 
 _NOT_ASKED = -1
+_NOTHING: Int64s = np.zeros(0, np.int64)
 # Sums over logits are made of so many at once: what they need beside stays in the cache. Over a
 # large catalogue fresh memory for it would take longer than the sums.
 _LOGITS_AT_ONCE = 1 << 20
@@ -151,22 +152,30 @@ def stack(recollections: Sequence[Recollection], memory_rows: MemoryRows) -> Rec
 
 
 def blended(
-    cosines: Tensor, columns: Columns, hidden: Int64s, recalled: Recalled, blend: Blend
+    cosines: Tensor,
+    columns: Columns,
+    hidden: Int64s,
+    recalled: Recalled,
+    blend: Blend,
+    withdrawn: Int64s = _NOTHING,
 ) -> Mixture:
     """The mixture for each event over all `columns`.
 
     cosines [events, rows of the vocabulary], all -inf where the model knows nothing of the
-    event; hidden [events, any] columns that must not be shown, 0 where there is none.
+    event; hidden [events, any] columns that must not be shown, 0 where there is none; withdrawn
+    [any] columns that must not be in any event.
     """
     unshown = np.zeros((len(cosines), len(columns)), np.bool_)
     np.put_along_axis(unshown, hidden, values=True, axis=1)
     unshown[:, NO_ROW] = True
+    unshown[:, withdrawn] = True
     known = cosines.shape[1]
     logits = cosines.new_empty(unshown.shape)
     torch.div(cosines, blend.temperature, out=logits[:, :known])
     logits[:, known:] = -torch.inf
     logits.scatter_(1, torch.from_numpy(hidden).to(logits.device), -torch.inf)
     logits[:, NO_ROW] = -torch.inf
+    logits[:, torch.from_numpy(withdrawn).to(logits.device)] = -torch.inf
     entries = add_up(recalled.event, columns.of_recalled(recalled), recalled.value, unshown)
     return mix(logits, entries, blend.share)
 

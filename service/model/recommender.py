@@ -160,10 +160,32 @@ class Recommender(nn.Module):
         new = torch.from_numpy(untaught).to(self.device)
         self.items.weight[at] = torch.where(new[:, None], fresh, kept - self.tower(at))
 
+    @torch.no_grad()
+    def resemble(self, row: int, alike: Int64s) -> None:
+        """Give an item of which nothing is known the mean of the vectors of others. A sum of
+        directions would be short: it is as long as a new one."""
+        at = torch.from_numpy(alike).to(self.device)
+        others = self.items.weight[at]
+        if self.tower:
+            others = others + self.tower(at)
+        self.items.weight[row] = functional.normalize(unit_rows(others).mean(dim=0), dim=0)
+
     def table(self, rows: int) -> Tensor:
         """Item vectors of the first `rows` rows; not for training. [rows, dim]"""
         table = self.items.weight.detach()[:rows]
         return table + self.tower.added(rows) if self.tower else table
+
+    def with_tower(self, sources: Sequence[Source]) -> "Recommender":
+        """The same with a tower of these sources, in which nothing is described yet; the backbone
+        is shared. With the tower that it has, or none where there are no sources, it is this very
+        model. A model that knows items keeps their vectors."""
+        if tuple(sources) == (self.tower.sources if self.tower else ()):
+            return self
+        changed = self.folded()
+        if sources:
+            rows, dim = changed.items.weight.shape
+            changed.tower = ItemTower(sources, rows, dim)
+        return changed
 
     def folded(self) -> "Recommender":
         """The same without a tower: what it adds stands in the item table. The backbone is shared,

@@ -89,6 +89,7 @@ class Scorer:
         self._settings = settings
         self._length = length
         self._shown = shown
+        self.withdrawn: Int64s = np.zeros(0, np.int64)  # keys of items not to be recommended
         self._memory_rows = MemoryRows(champion.vocabulary)
 
     @property
@@ -213,7 +214,8 @@ class Scorer:
         tested = blended(cosines[:, 0], columns, hidden * pasts.is_earlier, before, servable.blend)
         target = torch.from_numpy(columns.of(item))
         rank = ranks(tested, target)
-        answered = blended(cosines[:, 1], columns, hidden, after, servable.blend)
+        withdrawn = columns.of(self.withdrawn)
+        answered = blended(cosines[:, 1], columns, hidden, after, servable.blend, withdrawn)
         if servable.blend.rerank:
             past = _without_last(pasts.window)
             tops = _shown(
@@ -254,7 +256,9 @@ class Scorer:
             return ranking
         shown = {item for item, _ in ranking}
         seen = set(seen_keys.tolist()) if self._settings.exclude_seen else set()
-        for item in self._popularity.top(k + len(seen_keys)):
+        withdrawn = self.withdrawn
+        seen.update(withdrawn.tolist())
+        for item in self._popularity.top(k + len(seen_keys) + len(withdrawn)):
             if item not in shown and stable_key(item) not in seen:
                 ranking.append((item, 0.0 if shown else self._popularity.score(item)))
             if len(ranking) == k:

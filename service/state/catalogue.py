@@ -1,16 +1,36 @@
 """The catalogue: what is told of items beside the events."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from service.domain import Float32s, ItemId, ItemKey
+import numpy as np
+
+from service.domain import Float32s, Int64s, ItemId, ItemKey
 
 
 @dataclass(frozen=True, slots=True)
 class CatalogueItem:
-    """One item as the catalogue describes it."""
+    """One item as the catalogue describes it; the last word on it counts."""
 
     key: ItemKey
     item_id: ItemId
     text: str = ""
     categories: tuple[str, ...] = ()
     vectors: dict[str, Float32s] = field(default_factory=dict)  # [width] each, by source
+    available: bool = True
+
+
+class Catalogue:
+    """Which items may not be recommended. Nothing is told of most: these may be."""
+
+    def __init__(self) -> None:
+        # Replaced as a whole when it changes, so that another thread may hold on to it.
+        self.withdrawn: Int64s = np.zeros(0, np.int64)  # item keys, rising
+
+    def learn(self, items: Iterable[CatalogueItem]) -> None:
+        """Take what is told of items, in the order in which it was told."""
+        available = {item.key: item.available for item in items}
+        keys = np.fromiter(available, np.int64, len(available))
+        back = np.fromiter(available.values(), np.bool_, len(available))
+        kept = np.setdiff1d(self.withdrawn, keys[back])
+        self.withdrawn = np.union1d(kept, keys[~back])

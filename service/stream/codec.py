@@ -9,6 +9,8 @@ import orjson
 from pydantic import ValidationError
 
 from service.domain import (
+    MAX_ID,
+    CatalogueRecord,
     Event,
     Events,
     ItemId,
@@ -21,6 +23,7 @@ from service.domain import (
 )
 from service.errors import DeadLetterReason, InvalidEventError
 from service.settings import EventsSettings
+from service.state.catalogue import CatalogueItem
 
 Header = tuple[str, bytes]
 
@@ -60,14 +63,7 @@ class EventCodec:
                 DeadLetterReason.OVERSIZED,
                 f"{size} bytes; events.max_bytes is {self._settings.max_bytes}",
             )
-        try:
-            plain = orjson.loads(value)
-        except orjson.JSONDecodeError as error:
-            raise InvalidEventError(DeadLetterReason.MALFORMED, f"not JSON: {error}") from None
-        except RecursionError:
-            raise InvalidEventError(DeadLetterReason.MALFORMED, "nested too deeply") from None
-        if not isinstance(plain, dict):
-            raise InvalidEventError(DeadLetterReason.MALFORMED, "not a JSON object")
+        plain = _json_object(value)
         try:
             event = Event.model_validate(plain if self._is_plain else self._renamed(plain))
         except ValidationError as error:
@@ -125,6 +121,59 @@ def trace_of(headers: Iterable[Header]) -> Trace | None:
         return None
     state = found.get("tracestate")
     return Trace(parent.decode(), state.decode() if state and state.isascii() else None)
+
+
+class CatalogueCodec:
+    """Decodes and checks records of the items topic."""
+
+    def __init__(self, max_bytes: int) -> None:
+        self._max_bytes = max_bytes
+
+    def decode(self, record: Record) -> CatalogueItem:
+        """What a record says of its item. Raises InvalidEventError with the reason for the dead
+        letter."""
+        named = _item_named(record.key)
+        if record.value is None:
+            return CatalogueItem(item_key(named), named, available=False)
+        size = len(record.value) + len(record.key or b"")
+        if size > self._max_bytes:
+            raise InvalidEventError(
+                DeadLetterReason.OVERSIZED, f"{size} bytes; items.max_bytes is {self._max_bytes}"
+            )
+        try:
+            found = CatalogueRecord.model_validate(_json_object(record.value))
+        except ValidationError as error:
+            raise InvalidEventError(DeadLetterReason.INVALID, _first_fault(error)) from None
+        if found.item_id != named:
+            raise InvalidEventError(
+                DeadLetterReason.INVALID,
+                "the key must be the item_id: compaction goes by it",
+            )
+        text = " ".join(filter(None, (found.title, found.text)))
+        categories = tuple(found.categories)
+        return CatalogueItem(item_key(named), named, text, categories, available=found.available)
+
+
+def _item_named(key: bytes | None) -> ItemId:
+    try:
+        name = (key or b"").decode()
+    except UnicodeDecodeError:
+        name = ""
+    if not 0 < len(name) <= MAX_ID:
+        raise InvalidEventError(DeadLetterReason.INVALID, "the record's key is no item id")
+    return ItemId(name)
+
+
+def _json_object(value: bytes) -> dict[str, Any]:
+    try:
+        plain = orjson.loads(value)
+    except orjson.JSONDecodeError as error:
+        raise InvalidEventError(DeadLetterReason.MALFORMED, f"not JSON: {error}") from None
+    except RecursionError:
+        raise InvalidEventError(DeadLetterReason.MALFORMED, "nested too deeply") from None
+    if not isinstance(plain, dict):
+        raise InvalidEventError(DeadLetterReason.MALFORMED, "not a JSON object")
+    return plain
 
 
 class RecommendationCodec:

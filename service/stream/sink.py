@@ -70,8 +70,11 @@ class Sink:
             [(self._topics.recommendations, *message) for message in messages],
         )
 
-    async def bury(self, letters: Iterable[tuple[Record, InvalidEventError]]) -> None:
-        """Dead-letter records that could not become events, their bytes and origin kept."""
+    async def bury(
+        self, letters: Iterable[tuple[Record, InvalidEventError]], topic: str | None = None
+    ) -> None:
+        """Dead-letter records that could not become events, their bytes and origin kept. They
+        are of `topic`; of the events topic when None."""
         await self._send_all(
             "dead_letter",
             [
@@ -79,7 +82,7 @@ class Sink:
                     self._topics.dead_letter,
                     record.key,
                     record.value,
-                    dead_letter_headers(self._topics.events, record, error),
+                    dead_letter_headers(topic or self._topics.events, record, error),
                 )
                 for record, error in letters
             ],

@@ -9,10 +9,19 @@ from service.stream.connection import admin_client
 
 # A dead letter is its record whole, uncompressed, and a few headers more.
 _LARGE = {"max.message.bytes": str(16 * 1024 * 1024)}
+# The last record of each item stays for ever.
+_COMPACTED = {"cleanup.policy": "compact"}
 
 
 def needed_topics(topics: TopicsSettings) -> list[str]:
-    return [topics.events, topics.recommendations, topics.dead_letter]
+    items = [topics.items] if topics.items else []
+    return [topics.events, *items, topics.recommendations, topics.dead_letter]
+
+
+def _configs(name: str, topics: TopicsSettings) -> dict[str, str]:
+    if name == topics.items:
+        return _COMPACTED
+    return _LARGE if name == topics.dead_letter else {}
 
 
 async def missing_topics(kafka: KafkaSettings, topics: TopicsSettings) -> list[str]:
@@ -34,7 +43,7 @@ async def create_topics(kafka: KafkaSettings, topics: TopicsSettings) -> list[st
                     name,
                     topics.partitions,
                     topics.replication_factor,
-                    topic_configs=_LARGE if name == topics.dead_letter else {},
+                    topic_configs=_configs(name, topics),
                 )
                 for name in missing
             ]

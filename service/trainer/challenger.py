@@ -5,14 +5,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.optim import SGD, AdamW, Optimizer
 
-from service.domain import ItemId, ItemKey
+from service.domain import Bools, Int64s, ItemId, ItemKey
 from service.model.item_tower import Described
 from service.model.recommender import Recommender
-from service.model.vocabulary import Vocabulary
+from service.model.vocabulary import NO_ROW, Vocabulary
 from service.settings import (
     AdamWSettings,
     ClickSettings,
@@ -130,11 +131,30 @@ class Challenger:
         self.item_optimizer.grow(self.model.items.weight.shape[0])
 
     def describe(self, described: Described) -> None:
-        """Give items of the catalogue rows, and what is known of them."""
+        """Give items of the catalogue rows, and what is known of them. New ones of which nothing
+        is begin as the mean of those in their category."""
+        before = len(self.vocabulary)
         self.learn_items(list(described.items))
         rows = self.vocabulary.rows(described.keys)
-        untaught = self.item_optimizer.steps[torch.from_numpy(rows)].cpu().numpy() == 0
+        at = torch.from_numpy(rows).to(self.item_optimizer.steps.device)
+        untaught = self.item_optimizer.steps[at].cpu().numpy() == 0
         self.model.describe(rows, described.frozen, described.digests, untaught)
+        for place, keys in described.alike.items():
+            alike = self.vocabulary.rows(keys)
+            alike = alike[(alike != NO_ROW) & (alike < before)]
+            if rows[place] >= before and len(alike):
+                self.model.resemble(int(rows[place]), alike)
+
+    def digests(self, keys: Int64s) -> Int64s:
+        """Of what each source says of items, as far as it was told. [keys, sources]"""
+        tower = self.model.tower
+        rows = self.vocabulary.rows(keys)
+        return tower.digests[rows] if tower else np.zeros((len(rows), 0), np.int64)
+
+    def knows(self, keys: Int64s) -> Bools:
+        """Which items have a row."""
+        known: Bools = self.vocabulary.rows(keys) != NO_ROW
+        return known
 
     def checkpoint(self) -> Checkpoint:
         weights = {**self.trained, _ITEMS: self.model.items.weight}

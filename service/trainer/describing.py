@@ -1,6 +1,8 @@
 """What the catalogue says of items, as frozen vectors."""
 
+from collections import deque
 from collections.abc import Sequence
+from itertools import chain
 
 import numpy as np
 import torch
@@ -11,6 +13,7 @@ from service.model.text_encoder import TextEncoder
 from service.settings import ItemsSettings
 from service.state.catalogue import CatalogueItem
 
+_MEMBERS = 200  # of a category: more would not move the mean
 TEXT = "text"  # the source that is encoded here; the others come as vectors
 
 
@@ -25,6 +28,8 @@ class Describer:
         if self._encoder:
             origin = f"{text.encoder}@{text.revision or ''}:{text.max_tokens}"
             self.sources = (Source(TEXT, self._encoder.width, origin),)
+        # Items that were told of, by category; the newest.
+        self._members: dict[str, deque[int]] = {}
         self._width = sum(source.width for source in self.sources)
 
     def digests(self, items: Sequence[CatalogueItem]) -> Int64s:
@@ -52,7 +57,25 @@ class Describer:
                     row[:] = _unit(item.vectors.get(source.name), source.width)
             start += source.width
         named = tuple((item.key, item.item_id) for item in items)
-        return Described(self.sources, named, frozen, self.digests(items))
+        digests = self.digests(items)
+        alike = {
+            place: self._alike(items[place])
+            for place in np.flatnonzero(~digests.any(axis=1)).tolist()
+            if items[place].categories
+        }
+        return Described(self.sources, named, frozen, digests, alike)
+
+    def remember(self, items: Sequence[CatalogueItem]) -> None:
+        """New items of their categories may begin as the mean of these."""
+        for item in items:
+            for category in item.categories:
+                members = self._members.setdefault(category, deque(maxlen=_MEMBERS))
+                members.append(item.key)
+
+    def _alike(self, item: CatalogueItem) -> Int64s:
+        """The keys of items of the same categories."""
+        members = [self._members.get(category, ()) for category in item.categories]
+        return np.unique(np.fromiter(chain.from_iterable(members), np.int64))
 
     def _encode(self, items: Sequence[CatalogueItem], columns: Float32s) -> None:
         texts = {item.text: place for place, item in enumerate(items) if item.text}

@@ -196,9 +196,16 @@ class Learner:
         )
 
     def describe(self, described: Described) -> None:
-        """Let the challenger know items of the catalogue."""
+        """Let the challenger know items of the catalogue; the next version knows them too."""
         self._challenger.describe(described)
         self.has_news = True
+
+    def undescribed(self, keys: Int64s, digests: Int64s) -> Int64s:
+        """The places of items that have no row yet, or of which something else is known than
+        `digests` [keys, sources] tell."""
+        challenger = self._challenger
+        same = (challenger.digests(keys) == digests).all(axis=1)
+        return np.flatnonzero(~same | ~challenger.knows(keys))
 
     def _prepare(self, batch: MicroBatch) -> Sequences:
         """Admit a micro-batch: vocabulary, holdout, offsets; give the sequences to train on."""

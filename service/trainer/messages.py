@@ -1,14 +1,22 @@
 """What parent and worker say to each other: frozen, pickled, nothing else is shared.
 
-Parent to worker: `MicroBatch`, `Stop`. Worker to parent: the others.
+Parent to worker: `MicroBatch`, `Catalogued`, `Stop`. Worker to parent: the others.
 """
 
 from dataclasses import dataclass
 
 from service.domain import Offsets, Version
+from service.state.catalogue import CatalogueItem
 from service.trainer.gate import GateReport
 from service.trainer.learner import RoundReport
 from service.trainer.reranking import ClickReport
+
+
+@dataclass(frozen=True, slots=True)
+class Catalogued:
+    """What the catalogue says of some items that are not withdrawn."""
+
+    items: tuple[CatalogueItem, ...]
 
 
 @dataclass(frozen=True, slots=True)

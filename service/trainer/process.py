@@ -10,22 +10,33 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from itertools import islice
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 
-from service.domain import MicroBatch, Offset, Offsets, Partition
+from service.domain import ItemKey, MicroBatch, Offset, Offsets, Partition
 from service.settings import Settings
+from service.state.catalogue import CatalogueItem
 from service.state.histories import SlabAddress
 from service.trainer import worker
-from service.trainer.messages import FromWorker, Heartbeat, Published, RoundDone, Started, Stop
+from service.trainer.messages import (
+    Catalogued,
+    FromWorker,
+    Heartbeat,
+    Published,
+    RoundDone,
+    Started,
+    Stop,
+)
 from service.trainer.restart import Health, Signs, diagnose, restart_delay_s
 
 log = logging.getLogger(__name__)
 
 _POLL_S = 0.1
+_ITEMS_AT_ONCE = 256  # of the catalogue in one message: some seconds of encoding
 # A step on a busy CPU takes well under this; a worker that is not done by then is killed,
 # which loses nothing.
 _STOP_WITHIN_S = 5.0
@@ -114,6 +125,8 @@ class TrainerProcess:
         self._settings = settings
         self._listener = listener
         self._untrained = UntrainedBatches()
+        self._catalogue: dict[ItemKey, CatalogueItem] = {}
+        self._untold: dict[ItemKey, CatalogueItem] = {}  # of it, to the worker that lives
         self._changed = threading.Condition()
         self._stopping = threading.Event()
         self._thread: threading.Thread | None = None
@@ -156,6 +169,26 @@ class TrainerProcess:
             self._untrained.add(batch)
             self._changed.notify_all()
 
+    def describe(self, items: Iterable[CatalogueItem]) -> None:
+        """What the catalogue says of items; withdrawn ones are passed over. Each worker is told
+        all of it, before the micro-batches. Never blocks."""
+        with self._changed:
+            for item in items:
+                if item.available:
+                    self._catalogue[item.key] = item
+                    self._untold[item.key] = item
+                else:  # what was learned of it stays
+                    self._catalogue.pop(item.key, None)
+                    self._untold.pop(item.key, None)
+            self._changed.notify_all()
+
+    def _next_catalogued(self) -> Catalogued | None:
+        """Some of what this worker has not been told. The caller holds the lock."""
+        if not self._untold:
+            return None
+        keys = list(islice(self._untold, _ITEMS_AT_ONCE))
+        return Catalogued(tuple(self._untold.pop(key) for key in keys))
+
     def _keep_alive(self, slabs: tuple[SlabAddress, ...]) -> None:
         settings = self._settings.trainer.restart
         failures = 0
@@ -184,6 +217,7 @@ class TrainerProcess:
         )
         with self._changed:
             self._untrained.send_again()
+            self._untold = dict(self._catalogue)
         process.start()
         self._process = process
         theirs.close()  # so that its death is the end of our file
@@ -210,7 +244,7 @@ class TrainerProcess:
         limit = 2 * self._settings.trainer.max_round_events
         while not ended.is_set():
             with self._changed:
-                batch = self._untrained.next_to_send(limit)
+                batch = self._next_catalogued() or self._untrained.next_to_send(limit)
                 if batch is None and not self._stopping.is_set():
                     self._changed.wait(_POLL_S)
                     continue

@@ -11,6 +11,7 @@ import signal
 import threading
 import time
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
 
@@ -19,6 +20,7 @@ import torch
 
 from service.domain import MicroBatch, Version
 from service.errors import TransientError
+from service.model.item_tower import Source
 from service.model.memory import Memory
 from service.model.mixture import Blend
 from service.model.recommender import Recommender
@@ -27,14 +29,17 @@ from service.registry.manifest import GateSummary, Manifest, Origin
 from service.registry.registry import Registry
 from service.registry.servable import first_blend, model_identity
 from service.settings import Settings
+from service.state.catalogue import CatalogueItem
 from service.state.histories import HistorySlab, SlabAddress
 from service.trainer.challenger import Challenger
 from service.trainer.clicks import Clicks
+from service.trainer.describing import Describer
 from service.trainer.device import choose_device, choose_threads
 from service.trainer.gate import GateReport, Verdict
 from service.trainer.holdout import empty_rows, rows_from_tensors
 from service.trainer.learner import Learner
 from service.trainer.messages import (
+    Catalogued,
     FromWorker,
     Heartbeat,
     Judged,
@@ -47,6 +52,7 @@ from service.trainer.messages import (
 log = logging.getLogger(__name__)
 
 _RETRY_PUBLISH_S = 5.0
+_ENCODED_AT_ONCE = 64  # items between two signs of progress; large encoders take seconds for them
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +82,7 @@ class Inbox:
         self._connection = connection
         self._waiting: deque[MicroBatch] = deque()
         self._changed = threading.Condition()
+        self._told: deque[Catalogued] = deque()
         self.stopping = False
         threading.Thread(target=self._read, name="inbox", daemon=True).start()
 
@@ -86,6 +93,8 @@ class Inbox:
                 with self._changed:
                     if isinstance(message, Stop):
                         self.stopping = True
+                    elif isinstance(message, Catalogued):
+                        self._told.append(message)
                     else:
                         self._waiting.append(message)
                     self._changed.notify()
@@ -101,13 +110,18 @@ class Inbox:
     def take(self, max_events: int, timeout_s: float) -> list[MicroBatch]:
         """Waiting micro-batches up to `max_events`, one at least; empty after the timeout."""
         with self._changed:
-            self._changed.wait_for(lambda: self._waiting or self.stopping, timeout_s)
+            self._changed.wait_for(lambda: self._waiting or self._told or self.stopping, timeout_s)
             taken: list[MicroBatch] = []
             events = 0
             while self._waiting and (not taken or events + len(self._waiting[0]) <= max_events):
                 taken.append(self._waiting.popleft())
                 events += len(taken[-1])
             return taken
+
+    def catalogued(self) -> Catalogued | None:
+        """What was told of items, the oldest message first; None when nothing waits."""
+        with self._changed:
+            return self._told.popleft() if self._told else None
 
 
 class Worker:
@@ -131,7 +145,8 @@ class Worker:
     def run(self) -> None:
         threading.Thread(target=self._beat, name="heartbeat", daemon=True).start()
         device = choose_device(self._settings.trainer.device)
-        learner, version = self._resume(device)
+        describer = Describer(self._settings.items, device)
+        learner, version = self._resume(device, describer.sources)
         inbox = Inbox(self._connection)
         self._say(Started(version, dict(learner.trained_through), str(device)))
         settings = self._settings.trainer
@@ -143,6 +158,9 @@ class Worker:
             if batches:
                 fresh = [_after(batch, learner) for batch in batches]
                 self._say(RoundDone(learner.learn(fresh, hurry=inbox.is_behind)))
+            told = inbox.catalogued()
+            if told is not None:
+                self._describe(told.items, describer, learner)
             if learner.has_news and time.monotonic() >= ask_at:
                 published = self._ask_gate(learner, version)
                 if published is None:
@@ -151,7 +169,19 @@ class Worker:
                 ask_at = time.monotonic() + settings.publish_every_s
             self._progress += 1
 
-    def _resume(self, device: torch.device) -> tuple[Learner, Version]:
+    def _describe(
+        self, items: Sequence[CatalogueItem], describer: Describer, learner: Learner
+    ) -> None:
+        """Encode what the lineage does not know of these items yet."""
+        keys = np.array([item.key for item in items], np.int64)
+        places = learner.undescribed(keys, describer.digests(items)).tolist()
+        for start in range(0, len(places), _ENCODED_AT_ONCE):
+            part = places[start : start + _ENCODED_AT_ONCE]
+            learner.describe(describer.describe([items[place] for place in part]))
+            self._progress += 1
+        describer.remember(items)
+
+    def _resume(self, device: torch.device, sources: Sequence[Source]) -> tuple[Learner, Version]:
         """A learner on top of the newest intact version, which the parent made sure exists."""
         settings = self._settings
         self._newest = self._registry.versions()[-1]
@@ -162,7 +192,7 @@ class Worker:
         vocabulary = Vocabulary(artifact.vocabulary)
         model = Recommender.from_weights(
             manifest.model, dict(artifact.weights), dict(artifact.described)
-        )
+        ).with_tower(sources)
         model.fit_click_head(settings.click)
         challenger = Challenger(model, vocabulary, settings.trainer, device)
         challenger.load_optimizer(artifact.trainer)

@@ -101,3 +101,27 @@ def test_id_vectors_are_left_out_of_described_rows_only() -> None:
     assert 60 < left_out[:200].sum() < 140
     assert not left_out[200:].any()
     torch.testing.assert_close(joined[left_out], tower(torch.arange(400))[left_out])
+
+
+def test_a_tower_that_is_added_or_changed_leaves_the_vectors_as_they_are() -> None:
+    model = Recommender.new(small_settings())
+    model.grow(5)
+    before = model.table(5).clone()
+    towered = model.with_tower(SOURCES)
+    assert towered.tower is not None
+    assert torch.equal(towered.table(5), before)
+    described(towered, np.array([1, 2]), some_vectors(2), untaught=False)
+    assert towered.with_tower(SOURCES) is towered
+    other = towered.with_tower((Source("text", 3, "another encoder"),))
+    torch.testing.assert_close(other.table(5), before)
+    gone = towered.with_tower(())
+    assert gone.tower is None
+    torch.testing.assert_close(gone.table(5), before)
+
+
+def test_an_item_that_resembles_others_stands_between_them() -> None:
+    model = a_tower_model(3)
+    model.resemble(3, np.array([1, 2]))
+    table = functional.normalize(model.table(4), dim=-1)
+    assert min(table[3] @ table[1], table[3] @ table[2]) > 0.5
+    assert model.table(4)[3].norm().item() == pytest.approx(1.0, abs=1e-5)

@@ -248,6 +248,19 @@ def test_what_is_popular_is_counted_event_by_event_within_a_batch(slab: HistoryS
     ]
 
 
+def test_withdrawn_items_are_not_recommended(slab: HistorySlab) -> None:
+    scorer = a_scorer(slab, settings=ScorerSettings(top_k=26))
+    score(scorer, [1, 2, 3, 1, 2, 1], [26, 26, 26, 3, 3, 4])
+    scorer.withdrawn = np.sort(np.array([item_key(IDS[3]), item_key(IDS[5])]))
+    popular, foretold = score(scorer, [0, 4], [26, 1]).rankings
+    for ranking in (popular, foretold):
+        assert not {IDS[3], IDS[5]} & set(names(ranking))
+    assert IDS[4] in names(popular)
+    scorer.withdrawn = scorer.withdrawn[:0]
+    (ranking,) = score(scorer, [5], [1]).rankings
+    assert {IDS[3], IDS[5]} <= set(names(ranking))
+
+
 def test_a_champion_without_items_shows_what_is_popular(slab: HistorySlab) -> None:
     scorer = a_scorer(slab, champion=a_servable([]))
     score(scorer, [1, 1], [3, 4])

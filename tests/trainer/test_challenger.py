@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from service.model.item_tower import Described, Source
-from service.model.recommender import Recommender
+from service.model.recommender import Recommender, unit_rows
 from service.settings import (
     AdamWSettings,
     Optimizer,
@@ -305,3 +305,19 @@ def test_a_description_goes_to_the_row_of_its_item() -> None:
     rows = one.vocabulary.rows(turned.keys)
     kept = one.described()["frozen"][torch.from_numpy(rows)]
     torch.testing.assert_close(kept, torch.tensor(turned.frozen).half())
+
+
+def test_a_new_item_without_a_text_begins_as_the_mean_of_its_category() -> None:
+    challenger = a_describing_challenger()
+    new = known(50)
+    like = np.array([known(number)[0] for number in (1, 2)], np.int64)
+    nothing = np.zeros((1, 6), np.float32)
+    untold = Described((Source("text", 6),), (new,), nothing, np.zeros((1, 1), np.int64), {0: like})
+    challenger.describe(untold)
+    table = unit_rows(challenger.model.table(len(challenger.vocabulary)))
+    row = int(challenger.vocabulary.rows(np.array([new[0]]))[0])
+    mean = table[torch.from_numpy(challenger.vocabulary.rows(like))].mean(dim=0)
+    torch.testing.assert_close(table[row], torch.nn.functional.normalize(mean, dim=0))
+    kept = challenger.model.table(row + 1)[row].clone()
+    challenger.describe(untold)  # told again: it is not new any more
+    assert torch.equal(challenger.model.table(row + 1)[row], kept)
