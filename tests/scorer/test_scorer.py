@@ -74,10 +74,11 @@ def assert_same(batch: Scored, alone: list[Scored], known: list[bool]) -> None:
         if is_known:
             ranking, other = foreseen(ranking), foreseen(other)
             assert_probabilities(ranking)
-            assert dict(ranking) == pytest.approx(dict(other), abs=1e-6)
+            # A cosine's last bits, divided by the temperature, are a few millionths.
+            assert dict(ranking) == pytest.approx(dict(other), abs=1e-5)
             # What the memory recalls equally well may change places.
             assert [chance for _, chance in ranking] == pytest.approx(
-                [chance for _, chance in other], abs=1e-6
+                [chance for _, chance in other], abs=1e-5
             )
         else:  # by popularity
             assert ranking == other
