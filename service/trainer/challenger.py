@@ -218,13 +218,14 @@ class Challenger:
         return tensors | {f"optimizer.items.{kind}": kept.cpu() for kind, kept in items.items()}
 
     def load_optimizer(self, tensors: Mapping[str, Tensor]) -> None:
-        """Take back what `optimizer_tensors` gave. What it does not name, or was another kind of
-        optimizer's, starts anew."""
+        """Take back what `optimizer_tensors` gave. What it does not name, has another shape, or was
+        another kind of optimizer's, starts anew."""
         kept = _KEPT[type(self.optimizer)]
         for name, weight in self.trained.items():
             kinds = {kind: tensors.get(f"optimizer.{kind}.{name}") for kind in kept}
             found = {kind: each for kind, each in kinds.items() if each is not None}
-            if found.keys() == kinds.keys():
+            fits = all(each.shape in (weight.shape, ()) for each in found.values())
+            if fits and found.keys() == kinds.keys():
                 self.optimizer.state[weight] = {
                     kind: tensor.to(weight.device).clone() for kind, tensor in found.items()
                 }

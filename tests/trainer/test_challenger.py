@@ -211,6 +211,19 @@ def test_parameters_without_saved_moments_start_anew() -> None:
     train(challenger, [1, 2, 3])
 
 
+def test_moments_of_a_weight_that_had_another_shape_start_anew() -> None:
+    challenger = a_challenger(SETTINGS, items=3)
+    train(challenger, [1, 2, 3])
+    saved, (first, *others) = challenger.optimizer_tensors(), challenger.trained
+    for kind in ("exp_avg", "exp_avg_sq"):
+        saved[f"optimizer.{kind}.{first}"] = torch.zeros(1, 2, 3)
+    other = a_challenger(SETTINGS, items=3)
+    other.load_optimizer(saved)
+    assert other.trained[first] not in other.optimizer.state
+    assert all(other.trained[name] in other.optimizer.state for name in others)
+    train(other, [1, 2, 3])
+
+
 def test_saved_moments_reach_only_to_the_end_of_the_vocabulary() -> None:
     challenger = a_challenger(SETTINGS, items=5)
     challenger.learn_items([known(5)])  # the table doubles
