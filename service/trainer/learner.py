@@ -41,7 +41,7 @@ from service.trainer.anchor import Anchor
 from service.trainer.challenger import Challenger, Checkpoint
 from service.trainer.clicks import Clicks
 from service.trainer.early_stopping import EarlyStopping
-from service.trainer.evaluation import evaluate
+from service.trainer.evaluation import evaluate, recalled
 from service.trainer.gate import GateReport, Verdict, judge
 from service.trainer.herding import herd
 from service.trainer.holdout import HoldoutRows, admit, is_member
@@ -123,11 +123,8 @@ class Learner:
         self._challenger = challenger
         self.held = held
         # By their marks. After a restart those that are held already are recalled late.
-        self._recollections = {
-            mark: memory.recall(strip(context)).kept()
-            for mark, context in zip(held.marks().tolist(), held.context, strict=True)
-            if memory is not None
-        }
+        told = (one.kept() for one in recalled(memory, held))  # of none, without a memory
+        self._recollections = dict(zip(held.marks().tolist(), told, strict=memory is not None))
         self.trained_through = trained_through
         self._clicks = clicks
         self.click_report: ClickReport | None = None  # as of when the gate was last asked
