@@ -28,7 +28,7 @@ def test_states_are_unit_vectors_at_the_chosen_places() -> None:
     assert states.shape == (2, 2, 8)
     torch.testing.assert_close(states.norm(dim=-1), torch.ones(2, 2))
     torch.testing.assert_close(states[0, 0], alone[0, 0])  # later items and padding are not seen
-    assert torch.equal(states[1, 0], states[1, 1])
+    torch.testing.assert_close(states[1, 0], states[1, 1])
 
 
 def test_bfloat16_in_the_body_leaves_unit_states_of_32_bits_and_hardly_moves_a_rank(
