@@ -207,20 +207,14 @@ class TrainerProcess:
 
     def _one_life(self, slabs: tuple[SlabAddress, ...]) -> str:
         """Spawn a worker and serve it until it ends; say why it did."""
-        context = get_context("spawn")
-        ours, theirs = context.Pipe()
-        process = context.Process(
-            target=worker.main,
-            args=(theirs, worker.WorkerArguments(self._settings, slabs)),
-            name="headwater-trainer",
-            daemon=True,
-        )
+        try:
+            process, ours = self._spawn(slabs)
+        except OSError as error:
+            return f"it could not be spawned: {error}"
+        self._process = process
         with self._changed:
             self._untrained.send_again()
             self._untold = dict(self._catalogue)
-        process.start()
-        self._process = process
-        theirs.close()  # so that its death is the end of our file
         ended = threading.Event()
         sender = threading.Thread(
             target=self._send, args=(ours, ended), name="trainer-sender", daemon=True
@@ -239,6 +233,25 @@ class TrainerProcess:
             sender.join()
             ours.close()
             self._process = None
+
+    def _spawn(self, slabs: tuple[SlabAddress, ...]) -> tuple[BaseProcess, Connection]:
+        """Raises OSError where there are no more processes, open files or memory to be had."""
+        context = get_context("spawn")
+        ours, theirs = context.Pipe()
+        try:
+            process = context.Process(
+                target=worker.main,
+                args=(theirs, worker.WorkerArguments(self._settings, slabs)),
+                name="headwater-trainer",
+                daemon=True,
+            )
+            process.start()
+        except BaseException:
+            ours.close()
+            raise
+        finally:
+            theirs.close()  # so that its death is the end of our file
+        return process, ours
 
     def _send(self, connection: Connection, ended: threading.Event) -> None:
         limit = 2 * self._settings.trainer.max_round_events

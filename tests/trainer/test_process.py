@@ -1,6 +1,8 @@
 """Which micro-batches the parent keeps, sends, sends again and lets go."""
 
+import resource
 import threading
+import time
 
 import numpy as np
 import pytest
@@ -153,3 +155,33 @@ def test_every_end_of_a_worker_is_told_and_whether_another_follows(
         WorkerEnded("exit code -9", restarts=True),
         WorkerEnded("exit code 0", restarts=False),
     ]
+
+
+def test_a_worker_for_which_there_are_no_files_is_tried_again() -> None:
+    restart = RestartSettings(first_delay_s=0.001, max_delay_s=0.01)
+    heard: list[object] = []
+    failed = threading.Event()
+
+    def listen(said: object) -> None:
+        heard.append(said)
+        failed.set()
+
+    trainer = TrainerProcess(Settings(trainer=TrainerSettings(restart=restart)), listen)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))  # no fourth file is opened
+    try:
+        trainer.start(())
+        assert failed.wait(10)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    try:
+        assert isinstance(heard[0], WorkerEnded)
+        assert heard[0].restarts
+        assert "could not be spawned: [Errno 24]" in heard[0].reason
+        deadline_s = time.monotonic() + 30
+        while trainer.pid is None and time.monotonic() < deadline_s:
+            time.sleep(0.01)
+        assert trainer.pid is not None
+    finally:
+        trainer.stop()
+    assert trainer.pid is None
