@@ -299,13 +299,15 @@ class MemorySettings(Section):
         default=0.7,
         description="The transformer's part of the mixture, until the holdout has fitted it.",
     )
-    lag: PositiveInt = Field(default=5, description="Events back from which an event is led to.")
-    lag_decay: Decay = Field(default=0.8, description="A transition's weight per event between.")
-    backward: Share = Field(default=0.5, description="Weight of the opposite direction.")
+    lag: PositiveInt = Field(default=8, description="Events back from which an event is led to.")
+    lag_decay: Decay = Field(default=0.75, description="A transition's weight per event between.")
+    backward: Share = Field(default=0.75, description="Weight of the opposite direction.")
     depth: PositiveInt = Field(default=10, description="Last events of a history that recall.")
-    step_decay: Decay = Field(default=0.8, description="Their weight per event back.")
+    step_decay: Decay = Field(default=0.7, description="Their weight per event back.")
     repeat: Annotated[float, Field(ge=0.0)] = Field(
-        default=0.3, description="Weight of an item for standing in the history itself."
+        default=8.0,
+        description="Weight of the history's own items, beside transitions of weight 1 from the "
+        "last; multiplies how often users go back so far.",
     )
     popularity_penalty: Annotated[float, Field(ge=0.0, le=1.0)] = Field(
         default=0.1, description="Exponent of an item's count by which its weight is divided."

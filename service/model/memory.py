@@ -1,16 +1,18 @@
 """The memory: decayed item-to-item transitions, the part of the model that learns at once.
 
 An event adds weight from each of the last few items of its user to its own item, less for
-those further back, and some in the other direction. Repeats count: an item may follow itself.
-To recall is to add up the transitions that lead away from the last items of a history, newest
-first. Neighbours of this kind are the baseline that session models find hardest to beat
-(Ludewig et al., 2021).
+those further back, and some in the other direction; an item may follow itself. To recall is to add
+up the transitions that lead away from the last items of a history, newest first, and to put
+beside them these items themselves, as often as users go back by so many events. Neighbours of
+this kind are the baseline that session models find hardest to beat (Ludewig et al., 2021).
 
     key     [items + 1]      item key; the last is NO_KEY, so that -1 is no item
     to      [items, fanout]  the item, by its row here, that a transition leads to; -1: empty
     weight  [items, fanout]  decayed count of that transition; 0: empty
     count   [items]          decayed events of the item
     damping [items]          count ** -popularity_penalty
+    again   [depth, 2]       decayed events whose user had an item so many events before, and
+                             those of them that were of that same item
 
 Counts are kept in units that grow, instead of all of them being decayed at every event.
 """
@@ -83,6 +85,7 @@ class Memory:
         self._weight = np.zeros((0, self._settings.fanout), np.float32)
         self._count = np.zeros(0, np.float32)
         self._damping = np.zeros(0, np.float32)
+        self._again = np.zeros((self._settings.depth, 2))
 
     def __len__(self) -> int:
         """Items that it knows."""
@@ -104,7 +107,9 @@ class Memory:
         row = self._row(item, item_id)
         self._count[row] += self._unit
         self._damping[row] = float(self._count[row]) ** -self._settings.popularity_penalty
-        past = self._newest_first(before, self._settings.lag)
+        past = self._newest_first(before, max(self._settings.lag, self._settings.depth))
+        self._count_repeats(row, past[: self._settings.depth])
+        past = past[: self._settings.lag]
         if past:
             added = self._by_lag[: len(past)] * np.float32(self._unit)
             self._lead_on(past, row, added)
@@ -124,16 +129,23 @@ class Memory:
         value *= np.minimum(self._damping.take(to) * np.float32(rare), 1.0)
         if not self._settings.repeat:
             return Recollection(to.ravel(), value.ravel(), self._key)
-        again = np.array(list(dict.fromkeys(rows)), np.int32)
-        bonus = np.full(len(again), self._settings.repeat, np.float32)
+        met, repeated = self._again[: len(rows)].T
+        again = self._settings.repeat * repeated / np.maximum(met, _SMALLEST)
         return Recollection(
-            np.concatenate([to.ravel(), again]), np.concatenate([value.ravel(), bonus]), self._key
+            np.concatenate([to.ravel(), np.array(rows, np.int32)]),
+            np.concatenate([value.ravel(), again.astype(np.float32)]),
+            self._key,
         )
 
     def _newest_first(self, keys: Int64s, limit: int) -> list[int]:
         """Rows of the last `limit` of the keys that are known."""
         rows = self._rows
         return [rows[key] for key in keys[-limit:][::-1].tolist() if key in rows]
+
+    def _count_repeats(self, row: int, past: list[int]) -> None:
+        again = self._again[: len(past)]  # a view
+        again[:, 0] += self._unit
+        again[:, 1] += self._unit * (np.array(past, np.int64) == row)
 
     def _lead_on(self, past: list[int], row: int, added: Float32s) -> None:
         """Transitions from each of `past`, in which a row may stand twice, to `row`."""
@@ -202,6 +214,7 @@ class Memory:
     def _scale_back(self) -> None:
         self._weight /= np.float32(self._unit)
         self._count /= np.float32(self._unit)
+        self._again /= self._unit
         self._unit = 1.0
         self._dampen()
 
@@ -225,6 +238,7 @@ class Memory:
             "memory.transitions": torch.from_numpy(taken.sum(axis=1)),  # [items]
             "memory.to": torch.from_numpy(to[taken]),  # [transitions of all items]
             "memory.weight": torch.from_numpy(self._weight[rows][taken]),
+            "memory.again": torch.from_numpy(self._again.copy()),
         }
 
     def load(self, tensors: Mapping[str, Tensor], vocabulary: Vocabulary) -> None:
@@ -247,4 +261,8 @@ class Memory:
         taken = np.arange(self._settings.fanout) < filled[:, None]  # [items, fanout]
         self._to[taken] = tensors["memory.to"].numpy()
         self._weight[taken] = tensors["memory.weight"].numpy()
+        again = tensors.get("memory.again")  # versions from before they were counted have none
+        if again is not None:
+            known = min(len(again), self._settings.depth)
+            self._again[:known] = again[:known].numpy()
         self._dampen()

@@ -4,6 +4,7 @@ from collections import defaultdict
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -44,6 +45,7 @@ def _expected(
     """What `asked` brings to mind after `streams`, by the definition."""
     weight: dict[int, dict[int, float]] = defaultdict(lambda: defaultdict(float))
     count: dict[int, float] = defaultdict(float)
+    met, repeated = [0.0] * with_.depth, [0.0] * with_.depth
     faded = 0.5 ** (1 / with_.half_life_events)
     for stream in streams:
         for n, item in enumerate(stream):
@@ -53,6 +55,10 @@ def _expected(
             for known in count:
                 count[known] *= faded
             count[item] += 1
+            met, repeated = [faded * one for one in met], [faded * one for one in repeated]
+            for step, before in enumerate(stream[max(n - with_.depth, 0) : n][::-1]):
+                met[step] += 1
+                repeated[step] += before == item
             for lag, before in enumerate(stream[max(n - with_.lag, 0) : n][::-1]):
                 added = with_.lag_decay**lag
                 weight[before][item] += added
@@ -64,8 +70,8 @@ def _expected(
         for end, amount in weight[item].items():
             often = max(count[end], 1.0) ** with_.popularity_penalty
             value[end] += with_.step_decay**step * amount / total / often
-    for item in set(known_items):
-        value[item] += with_.repeat
+    for step, item in enumerate(known_items):
+        value[item] += with_.repeat * repeated[step] / max(met[step], 1e-30)
     return dict(value)
 
 
@@ -92,6 +98,31 @@ def test_nothing_is_recalled_of_an_unknown_item() -> None:
     _learn(memory, [1, 2])
     assert _recalled(memory, [3]) == {}
     assert _recalled(memory, []) == {}
+
+
+def test_the_items_of_a_history_are_recalled_as_often_as_users_go_back_so_far() -> None:
+    memory = Memory(MemorySettings(repeat=1.0, depth=2, lag=1, backward=0.0))
+    _learn(memory, [1, 2, 1, 2, 3])  # two of the three that could went two events back
+    assert _recalled(memory, [3]) == {3: 0.0}  # nothing follows 3, and nobody stays
+    assert _recalled(memory, [3, 1])[3] == pytest.approx(2 / 3, rel=1e-4)
+
+
+def test_repeats_are_counted_on_with_another_depth() -> None:
+    def again(of: Memory) -> torch.Tensor:
+        return of.tensors()["memory.again"]
+
+    memory = Memory(MemorySettings(depth=2))
+    _learn(memory, [1, 2, 1, 2, 3])
+    for depth in (1, 2, 3):
+        other = Memory(MemorySettings(depth=depth))
+        other.load(memory.tensors(), _vocabulary(3))
+        kept = min(depth, 2)
+        assert torch.equal(again(other)[:kept], again(memory)[:kept])
+        assert not again(other)[kept:].any()
+    older = memory.tensors()
+    del older["memory.again"]  # as versions had before repeats were counted
+    other.load(older, _vocabulary(3))
+    assert not again(other).any()
 
 
 def test_a_full_row_gives_up_its_weakest_transition() -> None:
