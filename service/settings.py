@@ -305,7 +305,7 @@ class MemorySettings(Section):
     depth: PositiveInt = Field(default=10, description="Last events of a history that recall.")
     step_decay: Decay = Field(default=0.7, description="Their weight per event back.")
     repeat: Annotated[float, Field(ge=0.0)] = Field(
-        default=8.0,
+        default=12.0,
         description="Weight of the history's own items, beside transitions of weight 1 from the "
         "last; multiplies how often users go back so far.",
     )
