@@ -2,7 +2,14 @@
 
 import sys
 
+import hypothesis
 import pytest
+
+# Machines are shared: how long an example takes says nothing.
+hypothesis.settings.register_profile(
+    "shared", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("shared")
 
 
 @pytest.fixture(autouse=True, scope="session")

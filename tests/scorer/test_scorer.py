@@ -103,7 +103,8 @@ def recalls(memory: Memory | None, window: Int64s, kept: Int64s, how: ScorerSett
     if memory is None:
         return False
     hidden = set(kept.tolist()) if how.exclude_seen else set()
-    return not hidden.union({NO_KEY}).issuperset(memory.recall(strip(window)).key.tolist())
+    found = memory.recall(strip(window)).kept()
+    return not hidden.issuperset(found.key.tolist())
 
 
 def score_both_ways(
