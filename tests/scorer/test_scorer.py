@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from service.domain import NO_KEY, Events, Int64s, ItemId, Partition, item_key
+from service.domain import Events, Int64s, ItemId, Partition, item_key
 from service.model.inference import states_at
 from service.model.memory import Memory
 from service.model.mixture import Blend
