@@ -296,7 +296,7 @@ class MemorySettings(Section):
 
     enabled: bool = Field(default=True, description="Off: the transformer ranks alone.")
     model_share: Share = Field(
-        default=0.7,
+        default=0.5,
         description="The transformer's part of the mixture, until the holdout has fitted it.",
     )
     lag: PositiveInt = Field(default=8, description="Events back from which an event is led to.")
