@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -17,6 +18,8 @@ from service.settings import ClickSettings, ModelSettings
 
 # Length of the id vector of a new item that is described: enough to have a direction.
 _FAINT = 0.1
+# Of a new item's random direction beside that of the items it is met with.
+_OWN = 0.5
 
 
 class Recommender(nn.Module):
@@ -169,6 +172,21 @@ class Recommender(nn.Module):
         if self.tower:
             others = others + self.tower(at)
         self.items.weight[row] = functional.normalize(unit_rows(others).mean(dim=0), dim=0)
+
+    @torch.no_grad()
+    def settle(self, rows: Int64s, near: Int64s) -> None:
+        """Turn the id vectors of `rows` [pairs] toward the items `near` [pairs] them, all of them
+        together. Something of its own direction stays, so that no two become the same."""
+        found, place = np.unique(rows, return_inverse=True)
+        at, beside = (torch.from_numpy(one).to(self.device) for one in (found, near))
+        others = self.items.weight[beside]
+        if self.tower:
+            others = others + self.tower(beside)
+        own = functional.normalize(self.items.weight[at], dim=-1)  # [items, dim]
+        toward = torch.zeros_like(own)
+        toward.index_add_(0, torch.from_numpy(place).to(self.device), unit_rows(others))
+        toward = functional.normalize(toward, dim=-1)
+        self.items.weight[at] = functional.normalize(toward + _OWN * own, dim=-1)
 
     def table(self, rows: int) -> Tensor:
         """Item vectors of the first `rows` rows; not for training. [rows, dim]"""

@@ -22,9 +22,11 @@ from service.settings import (
     TrainerSettings,
 )
 from service.trainer.row_adam import RowAdam
+from service.trainer.sequences import pairs
 
 _ITEMS = "items.weight"
 _STEPS = "optimizer.steps"
+_BESIDE = 2  # places from an item within which others tell a new one where to begin
 # What the optimizers keep of a weight; another one's is of no use.
 _KEPT: dict[type[Optimizer], tuple[str, ...]] = {
     AdamW: ("step", "exp_avg", "exp_avg_sq"),
@@ -144,6 +146,20 @@ class Challenger:
             alike = alike[(alike != NO_ROW) & (alike < before)]
             if rows[place] >= before and len(alike):
                 self.model.resemble(int(rows[place]), alike)
+
+    def settle(self, items: Int64s) -> None:
+        """Let items that no step has moved begin beside those they are met with.
+
+        items [sequences, length] are item keys. An item that is described stays where its
+        description puts it.
+        """
+        rows = self.vocabulary.rows(items)
+        is_taught = self.item_optimizer.steps.cpu().numpy()[rows] > 0
+        is_new = ~is_taught
+        if self.model.tower:
+            is_new &= ~self.model.tower.digests[rows].any(axis=-1)
+        is_item = rows != NO_ROW
+        self.model.settle(*pairs(rows, is_new & is_item, is_taught & is_item, _BESIDE))
 
     def digests(self, keys: Int64s) -> Int64s:
         """Of what each source says of items, as far as it was told. [keys, sources]"""

@@ -164,6 +164,7 @@ class Learner:
         labels = self._begin_clicks()
         taught = join([self._retry, *fresh], self._length + 1)
         self._retry = empty_sequences(self._length + 1)
+        self._challenger.settle(taught.item)
         steps, diverged, skipped = [], False, 0
         before = self._challenger.checkpoint()
         try:

@@ -99,3 +99,19 @@ def strip(item: Int64s) -> Int64s:
     """A padded row without its padding."""
     known: Int64s = item[item != NO_KEY]
     return known
+
+
+def pairs(rows: Int64s, ones: Bools, others: Bools, apart: int) -> tuple[Int64s, Int64s]:
+    """What stands together in sequences, up to `apart` places from each other, in either order.
+
+    rows [sequences, length]; one of each pair is where `ones` is true, the other where `others`
+    is. [pairs] each
+    """
+    found, beside = [], []
+    for distance in range(1, apart + 1):
+        ahead, behind = np.s_[:, :-distance], np.s_[:, distance:]
+        for here, there in ((ahead, behind), (behind, ahead)):
+            both = ones[here] & others[there]
+            found.append(rows[here][both])
+            beside.append(rows[there][both])
+    return np.concatenate(found), np.concatenate(beside)

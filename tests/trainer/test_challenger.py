@@ -21,7 +21,7 @@ from service.settings import (
 )
 from service.trainer.challenger import Challenger, Checkpoint
 from service.trainer.step import train_step
-from tests.trainer.examples import CPU, a_challenger, known, packed, small_settings
+from tests.trainer.examples import CPU, a_challenger, keys, known, packed, small_settings
 
 SETTINGS = small_settings()
 EVERY_KIND: list[Trained] = [
@@ -334,3 +334,36 @@ def test_a_new_item_without_a_text_begins_as_the_mean_of_its_category() -> None:
     kept = challenger.model.table(row + 1)[row].clone()
     challenger.describe(untold)  # told again: it is not new any more
     torch.testing.assert_close(challenger.model.table(row + 1)[row], kept)
+
+
+def test_a_new_item_begins_beside_those_it_is_met_with_and_others_stay() -> None:
+    challenger = a_challenger(SETTINGS, items=5)
+    train(challenger, [1, 2, 3])
+    challenger.learn_items([known(50), known(60)])
+    before = challenger.model.items.weight.clone()
+    met = keys([0, 50, 1])[None]
+    challenger.settle(met)
+    after = challenger.model.items.weight.clone()
+    row = int(challenger.vocabulary.rows(keys([50]))[0])
+    assert (after != before).any(dim=1).nonzero().flatten().tolist() == [row]
+    near = unit_rows(before[challenger.vocabulary.rows(keys([0, 1]))])
+    assert ((unit_rows(after) - unit_rows(before))[row] @ near.T > 0.2).all()
+    train(challenger, [row, 1])
+    trained = challenger.model.items.weight.clone()
+    challenger.settle(met)  # it is not new any more
+    assert torch.equal(challenger.model.items.weight, trained)
+
+
+def test_a_described_item_stays_where_its_description_puts_it() -> None:
+    challenger = a_challenger(SETTINGS, items=5)
+    train(challenger, [1, 2, 3])
+    described = some_described(50, 52)
+    model = challenger.model.with_tower(described.sources)
+    challenger = Challenger(model, challenger.vocabulary, SETTINGS.trainer, CPU)
+    train(challenger, [1, 2, 3])
+    challenger.describe(described)
+    challenger.learn_items([known(60)])
+    before = challenger.model.items.weight.clone()
+    challenger.settle(keys([0, 50, 1, 60])[None])
+    moved = (challenger.model.items.weight != before).any(dim=1).nonzero().flatten()
+    assert moved.tolist() == challenger.vocabulary.rows(keys([60])).tolist()

@@ -6,7 +6,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from service.domain import Int64s, Partition
-from service.trainer.sequences import contexts, empty_sequences, from_lists, join, windows_over
+from service.trainer.sequences import (
+    contexts,
+    empty_sequences,
+    from_lists,
+    join,
+    pairs,
+    windows_over,
+)
 from tests.state.examples import a_slab
 from tests.trainer.examples import PARTITION, Stream, keys
 
@@ -104,3 +111,13 @@ def test_taking_rows_keeps_items_and_targets_together(counts: list[int], length:
     turned = sequences.take(np.arange(len(rows))[::-1])
     assert turned.item.tolist() == sequences.item.tolist()[::-1]
     assert turned.target.tolist() == sequences.target.tolist()[::-1]
+
+
+def test_pairs_are_of_what_stands_together_in_a_sequence() -> None:
+    rows = np.array([[1, 2, 3, 4], [5, 6, 0, 0]], np.int64)
+    ones = np.isin(rows, [2, 5])
+    others = np.isin(rows, [1, 3, 4])
+    found, beside = pairs(rows, ones, others, apart=1)
+    assert set(zip(found.tolist(), beside.tolist(), strict=True)) == {(2, 1), (2, 3)}
+    found, beside = pairs(rows, ones, others, apart=2)
+    assert set(zip(found.tolist(), beside.tolist(), strict=True)) == {(2, 1), (2, 3), (2, 4)}
