@@ -80,7 +80,10 @@ class AdminServer:
             ) from None
         self._server.daemon_threads = True
         threading.Thread(target=self._server.serve_forever, name="admin", daemon=True).start()
-        log.info("metrics and health at http://%s:%d", host, self.port)
+
+    @property
+    def address(self) -> str:
+        return f"http://{self._settings.host}:{self.port}"
 
     @property
     def port(self) -> int:

@@ -109,6 +109,7 @@ class Server:
         champion = await loop.run_in_executor(
             self._loading_thread, first_servable, self._registry, settings
         )
+        log.info("metrics and health at %s", self._admin.address)
         log.info("version %d serves (%d items)", champion.version, len(champion.vocabulary) - 1)
         scorer = Scorer(
             champion,
@@ -159,7 +160,8 @@ class Server:
 
     async def _shut_down(self) -> None:
         """Deliver and commit what is under way, then let go of everything that was started."""
-        log.info("stopping")
+        if self._made is not None:
+            log.info("stopping")
         self._health.not_ready("stop", "stopping")
         try:
             await self._finish()

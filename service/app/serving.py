@@ -29,7 +29,6 @@ _UNSERVED = 1_000  # announced versions whose delay is still to be measured; a p
 def first_servable(registry: Registry, settings: Settings) -> Servable:
     """What `chosen_servable` loads; a new model as version 1 where there is no version."""
     if not registry.versions():
-        log.info("the registry is empty: publishing a new model as its first version")
         model = Recommender.new(settings.model)
         model.backbone.train_only(settings.trainer.trained)  # adds what it needs, or refuses
         registry.publish(
@@ -46,6 +45,7 @@ def first_servable(registry: Registry, settings: Settings) -> Servable:
             gate=None,
             now_ms=time.time_ns() // 1_000_000,
         )
+        log.info("the registry was empty: its first version is a new model")
     return chosen_servable(registry, settings)
 
 

@@ -5,6 +5,7 @@ from aiokafka import AIOKafkaConsumer
 from service.settings import KafkaSettings
 from service.stream.codec import Record
 from service.stream.connection import client_arguments, told
+from service.stream.header_names import accept_any_header_names
 from service.stream.source import records_of
 
 _RECORDS_AT_ONCE = 1_000
@@ -26,6 +27,7 @@ class CatalogueReader:
 
     async def start(self) -> None:
         """Raises ConfigurationError or TransientError where Kafka does not take us."""
+        accept_any_header_names()
         self._consumer = AIOKafkaConsumer(
             self._topic,
             **client_arguments(self._kafka),

@@ -81,7 +81,8 @@ class Sink:
                 (
                     self._topics.dead_letter,
                     record.key,
-                    record.value,
+                    # aiokafka sends nothing that has neither.
+                    b"" if record.key is record.value is None else record.value,
                     dead_letter_headers(topic or self._topics.events, record, error),
                 )
                 for record, error in letters

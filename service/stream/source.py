@@ -15,11 +15,11 @@ from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, TopicPartition
 from aiokafka.errors import CommitFailedError, IllegalStateError, KafkaError
 
 from service.domain import Offset, Offsets, Partition
-from service.errors import ConfigurationError
 from service.metrics import Metrics
 from service.settings import KafkaSettings, TopicsSettings
 from service.stream.codec import Record
 from service.stream.connection import client_arguments, told
+from service.stream.header_names import accept_any_header_names
 
 log = logging.getLogger(__name__)
 
@@ -76,6 +76,7 @@ class Source(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has n
     async def start(self) -> None:
         """Join the group; returns when partitions are assigned. Raises ConfigurationError or
         TransientError where Kafka does not take us."""
+        accept_any_header_names()
         self._consumer = AIOKafkaConsumer(
             **client_arguments(self._kafka),
             group_id=self._kafka.group_id,
@@ -108,27 +109,12 @@ class Source(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has n
 
         The caller holds `lock` while it works on them, but not while it waits here.
         """
-        try:
-            with told(f"read topic {self._topic!r}"):
-                return records_of(
-                    await self._open.getmany(
-                        timeout_ms=round(timeout_s * 1000), max_records=max_records
-                    )
+        with told(f"read topic {self._topic!r}"):
+            return records_of(
+                await self._open.getmany(
+                    timeout_ms=round(timeout_s * 1000), max_records=max_records
                 )
-        except UnicodeDecodeError:
-            # From aiokafka, which would raise it at every further read of the partition.
-            raise await self._unreadable() from None
-
-    async def _unreadable(self) -> ConfigurationError:
-        places = [
-            f"{partition.partition}/{await self._open.position(partition)}"
-            for partition in sorted(self._open.assignment())
-        ]
-        return ConfigurationError(
-            f"a record of topic {self._topic!r} has a header name that is not UTF-8, and nothing "
-            f"can be read past it: delete it with kafka-delete-records.sh; we stand at "
-            f"PARTITION/OFFSET {', '.join(places)}"
-        )
+            )
 
     def rewind(self) -> None:
         """Read the assignment from its start again. For a read during which it changed: what it

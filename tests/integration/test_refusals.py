@@ -18,8 +18,7 @@ def stream(kafka: str) -> Stream:
 
 def refusal(stream: Stream, folder: Path, more: Environment) -> str:
     """The one line that `serve` ends with."""
-    quiet = {"HEADWATER_LOG__LEVEL": "ERROR", **more}
-    done = headwater(["serve"], environment(stream, folder / "storage", quiet))
+    done = headwater(["serve"], environment(stream, folder / "storage", more))
     assert done.returncode == 2, done.stderr
     assert "Traceback" not in done.stderr
     lines = done.stderr.splitlines()

@@ -181,19 +181,6 @@ class TestRefusals:
         with pytest.raises(ConfigurationError, match="read topic 'events'"):
             asyncio.run(read(a_source()))
 
-    def test_a_record_that_the_client_cannot_read_is_a_configuration_error(
-        self, consumer: Consumer
-    ) -> None:
-        async def read(made: Source) -> None:
-            await made.start()
-            consumer.read[TopicPartition("events", 1)] = 4
-            consumer.faults = [UnicodeDecodeError("utf-8", b"\xff", 0, 1, "invalid start byte")]
-            await made.read(1, 0.0)
-
-        with pytest.raises(ConfigurationError, match="0/0, 1/4") as told:
-            asyncio.run(read(a_source()))
-        assert "\n" not in str(told.value)
-
     def test_a_failed_take_over_is_kept_for_who_reads(self, consumer: Consumer) -> None:
         made = a_source()
 
