@@ -56,3 +56,7 @@ class HoldoutMismatchError(HeadwaterError):
 
 class NonFiniteError(HeadwaterError):
     """A loss, gradient or weight is NaN or infinite."""
+
+
+class LossSpikeError(HeadwaterError):
+    """A round's loss is far above the usual."""

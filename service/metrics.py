@@ -44,6 +44,9 @@ class Metrics:
             "events", "Records read, by outcome: scored, applied, dead_letter.", "outcome"
         )
         self.dead_letters = counter("dead_letters", "Dead-lettered records, by reason.", "reason")
+        self.unknown_items = counter(
+            "unknown_item_events", "Answered events whose item the serving version does not know."
+        )
         self.event_age = histogram(
             "event_age_seconds", "Age of an event by its own timestamp when read.", _LONG_SECONDS
         )
@@ -103,9 +106,14 @@ class Metrics:
         self.train_step_seconds = histogram("train_step_seconds", "One optimizer step.", _SECONDS)
         self.train_loss = gauge("train_loss", "Mean loss of the last round, in nats.")
         self.non_finite = counter(
-            "non_finite_rounds", "Rounds undone because a loss, gradient or weight was not finite."
+            "non_finite_rounds",
+            "Rounds undone: a loss, gradient or weight not finite, or a loss far above the usual.",
         )
         self.holdout_ndcg = gauge("holdout_ndcg_at_10", "NDCG@10 on the rolling holdout.", "model")
+        self.holdout_shift = gauge(
+            "holdout_shift_ndcg_at_10",
+            "NDCG@10 of the champion on the holdout, less that when it was published.",
+        )
         self.holdout_rows = gauge("holdout_rows", "Interactions in the rolling holdout.")
         self.gate_decisions = counter("gate_decisions", "Verdicts of the gate.", "verdict")
         self.labels = counter("click_labels", "Labels taught to the click head.")

@@ -504,6 +504,9 @@ class HoldoutSettings(Section):
     window_rows: PositiveInt = Field(
         default=512, description="Rows held at most; the oldest are released to training."
     )
+    max_user_rows: PositiveInt = Field(
+        default=16, description="Rows of one user at most; what is more is taught at once."
+    )
     max_age_s: PositiveFloat = Field(
         default=604_800.0, description="Older rows are released, by event time."
     )
@@ -598,6 +601,15 @@ class TrainerSettings(Section):
     )
     max_round_events: PositiveInt = Field(
         default=4096, description="Waiting micro-batches are joined up to this many events."
+    )
+    max_loss_ratio: Annotated[float, Field(gt=1.0)] = Field(
+        default=2.0,
+        description="A round with a loss of so many times the usual, that is worse than guessing, "
+        "is undone.",
+    )
+    # So that one busy user does not decide what a micro-batch teaches.
+    max_user_events: PositiveInt = Field(
+        default=256, description="Events of a user that a micro-batch teaches at most: the newest."
     )
     max_rejections: PositiveInt = Field(
         default=3, description="After so many in a row the round's events are given up, counted."

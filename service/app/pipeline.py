@@ -241,6 +241,7 @@ class Pipeline:
     ) -> None:
         metrics, events = self._metrics, scored.events
         metrics.events.labels("scored").inc(answered)
+        metrics.unknown_items.inc(scored.unknown)
         metrics.events.labels("applied").inc(len(events) - answered)
         metrics.events.labels("dead_letter").inc(len(letters))
         for _, error in letters:

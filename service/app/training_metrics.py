@@ -32,7 +32,9 @@ def record(message: FromWorker | WorkerEnded | Covered, metrics: Metrics) -> Non
             metrics.non_finite.inc(report.diverged)
             metrics.skipped_sequences.inc(report.skipped)
             metrics.labels.inc(report.labels)
-        case Judged(report=report, skipped=skipped, clicks=clicks):
+        case Judged(report=report, skipped=skipped, shift=shift, clicks=clicks):
+            if shift is not None:
+                metrics.holdout_shift.set(shift)
             if clicks is not None:
                 _record_clicks(clicks, metrics)
             metrics.gate_decisions.labels(report.verdict.value).inc()

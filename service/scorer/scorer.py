@@ -54,6 +54,7 @@ class Scored:
     servable: Servable
     rankings: list[RankedItems | None]  # None where no answer was asked for
     ranks: Int64s  # of the events that the live model was tested on; MISSED where not ranked
+    unknown: int  # of those to be answered, whose items the servable does not know
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +115,8 @@ class Scorer:
         if answer.any():
             ranked, rank = self._rank(servable, pasts, events.item[answer])
         rankings = self._complete(events, done, answer, ranked, pasts.kept)
-        return Scored(events, places, servable, rankings, rank)
+        unknown = int((servable.vocabulary.rows(events.item[answer]) == NO_ROW).sum())
+        return Scored(events, places, servable, rankings, rank, unknown)
 
     def _complete(
         self, events: Events, done: Bools, answer: Bools, ranked: list[RankedItems], kept: Int64s

@@ -84,6 +84,24 @@ def admit(
     return both.take(np.flatnonzero(~out)), both.take(np.flatnonzero(out))
 
 
+def capped(member: Bools, user: Int64s, held: Int64s, most: int) -> Bools:
+    """The members that may be held when no user may have more than `most` rows.
+
+    member and user [events]; held [rows] are the users of what is held already. Of a user's
+    events the first are held.
+    """
+    asked = np.flatnonzero(member)
+    found, which, counts = np.unique(user[asked], return_inverse=True, return_counts=True)
+    order = np.argsort(which, kind="stable")
+    place = np.empty(len(asked), np.int64)  # of each among its user's
+    place[order] = np.arange(len(asked)) - np.repeat(counts.cumsum() - counts, counts)
+    held = np.sort(held)
+    already = np.searchsorted(held, found, "right") - np.searchsorted(held, found, "left")
+    allowed = np.zeros_like(member)
+    allowed[asked[place + already[which] < most]] = True
+    return allowed
+
+
 def are_released(time: Int64s, window_rows: int, max_age_s: float, now_ms: int) -> Bools:
     """Which of the held rows, oldest first, are held no more."""
     too_many = np.arange(len(time)) < len(time) - window_rows

@@ -30,7 +30,7 @@ from service.domain import (
     Offsets,
     Partition,
 )
-from service.errors import NonFiniteError
+from service.errors import LossSpikeError, NonFiniteError
 from service.model.inference import compact, states_at
 from service.model.item_tower import Described
 from service.model.memory import Memory, Recollection
@@ -44,7 +44,7 @@ from service.trainer.early_stopping import EarlyStopping
 from service.trainer.evaluation import evaluate, recalled
 from service.trainer.gate import GateReport, Verdict, judge
 from service.trainer.herding import herd
-from service.trainer.holdout import HoldoutRows, admit, is_member
+from service.trainer.holdout import HoldoutRows, admit, capped, is_member
 from service.trainer.packing import Packed, pack
 from service.trainer.replay import Replay
 from service.trainer.reranking import ClickReport, best_weight, reranked
@@ -70,6 +70,8 @@ _STOPPING_ROWS = 256
 _SHARES = tuple(tenth / 10 for tenth in range(11))
 _NEWS = 0.1
 _PULL = 0.01
+# A loss spike is worse than this part of what a guess among the candidates would lose.
+_WORSE_THAN_A_GUESS = 1.2
 _SLOWEST = 1 / 64  # of the learning rate, after rejections
 # Rounds remembered in case the challenger is rejected: at 500 sequences a round about 100 MB.
 # The oldest make room; if the challenger is rejected after that, they are given up.
@@ -136,6 +138,11 @@ class Learner:
         self._retry = empty_sequences(self._length + 1)
         self._rejections = 0
         self._slowdown = 1.0
+        self._usual = math.nan  # loss, as a part of that of a guess; the last rounds foremost
+        self._crowned_ndcg: float | None = None  # of the champion when it was published
+        self._asked_ndcg: float | None = None  # of the challenger when the gate was last asked
+        # NDCG@10 of the champion on the holdout as it is now, less that when it was published.
+        self.shift: float | None = None
         # Whether anything was learned since the gate was last asked: it would answer the same.
         self.has_news = False
         self._crown()
@@ -169,13 +176,15 @@ class Learner:
         before = self._challenger.checkpoint()
         try:
             steps = self._fit(taught, replayable, epochs, ratio)
-        except NonFiniteError as error:
+        except (NonFiniteError, LossSpikeError) as error:
             log.warning("round undone: %s", error)
             self._challenger.restore(before)
             diverged = True
             # `trained_through` is past events that wait to be taught again: publish nothing now.
             self.has_news = False
             skipped = self._try_again(taught)
+            if skipped:
+                self._usual = math.nan  # the stream itself may have changed
         else:
             self._remember(taught)
             self.has_news = True
@@ -216,7 +225,12 @@ class Learner:
             return empty_sequences(self._length + 1)
         self._latest_ms = max(self._latest_ms, int(batch.timestamp.max()))
         settings = self._settings.holdout
-        member = is_member(batch.user, batch.item, batch.timestamp, settings.fraction)
+        member = capped(
+            is_member(batch.user, batch.item, batch.timestamp, settings.fraction),
+            batch.user,
+            self.held.user,
+            settings.max_user_rows,
+        )
         before, times = contexts(batch, self._slabs, batch.ordinal, self._length)
         owner = np.broadcast_to(batch.user[:, None], before.shape)
         # Whatever is a member may be held; a released one is missed as context, no more.
@@ -288,7 +302,8 @@ class Learner:
         # Where the next user starts, or the same one's history in another partition.
         others = 1 + np.flatnonzero((user[1:] != user[:-1]) | (partition[1:] != partition[:-1]))
         rows: list[tuple[Int64s, int]] = []
-        for one in np.split(order, others) if len(order) else []:
+        for every in np.split(order, others) if len(order) else []:
+            one = every[-self._settings.max_user_events :]
             rows += windows_over(strip(before[one[0]]), batch.item[one], self._length + 1)
         return [row for row in rows if len(row[0]) > 1]
 
@@ -318,6 +333,7 @@ class Learner:
             steps += self._pass(taught, replayable, ratio)
             if not self._challenger.is_finite():
                 raise NonFiniteError("a weight is not finite")
+            self._expect([loss for loss, _ in steps])
             if epochs == 1:
                 break
             stopping = stopping.saw(self._stopping_score())
@@ -328,6 +344,20 @@ class Learner:
         if best and not stopping.improved:
             self._challenger.restore(best)
         return steps
+
+    def _expect(self, losses: list[float]) -> None:
+        """Raise LossSpikeError where a round's losses are far above the usual."""
+        guess = math.log(1 + min(self.items, self._settings.negatives))
+        if not losses or not guess:
+            return
+        part = statistics.fmean(losses) / guess
+        if part > max(self._settings.max_loss_ratio * self._usual, _WORSE_THAN_A_GUESS):
+            raise LossSpikeError(
+                f"its loss is {part:.2f} of that of a guess, where {self._usual:.2f} is usual"
+            )
+        if math.isnan(self._usual):
+            self._usual = part
+        self._usual += (part - self._usual) * _NEWS
 
     def _pass(
         self, taught: Sequences, replayable: Offsets, ratio: float
@@ -450,6 +480,9 @@ class Learner:
             exclude_seen=self._exclude_seen,
         )[0]
         report = judge(champion, self.fit_blend(), self._settings.gate)
+        if self._crowned_ndcg is not None:
+            self.shift = report.champion - self._crowned_ndcg
+        self._asked_ndcg = report.challenger
         self._fit_rerank()
         skipped = 0
         if report.verdict is Verdict.REJECT:
@@ -486,6 +519,7 @@ class Learner:
     def promoted(self) -> None:
         """The challenger was published: it is the champion now."""
         self._crown()
+        self._crowned_ndcg = self._asked_ndcg
         self._rejections = 0
         self._slowdown = min(self._slowdown * 2, 1.0)
 

@@ -54,6 +54,7 @@ class Judged:
 
     report: GateReport
     skipped: int
+    shift: float | None = None  # of the champion's NDCG since it was published
     clicks: ClickReport | None = None  # where a click head is trained
 
 

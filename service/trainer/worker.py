@@ -221,7 +221,7 @@ class Worker:
         """The newest version after the gate has spoken; None when this worker has to end
         because the lineage that it stands on was rolled back."""
         report, skipped = learner.judge()
-        self._say(Judged(report, skipped, learner.click_report))
+        self._say(Judged(report, skipped, learner.shift, learner.click_report))
         if report.verdict is not Verdict.PROMOTE:
             return parent
         if self._registry.versions()[-1] != self._newest:

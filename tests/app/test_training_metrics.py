@@ -73,9 +73,10 @@ def test_a_round_that_diverged_is_counted() -> None:
 
 
 def test_the_gate_tells_its_verdict_and_both_sides() -> None:
-    samples = after(Judged(GateReport(Verdict.REJECT, 70, -0.1, 0.01, 0.3, 0.2), skipped=6))
+    samples = after(Judged(GateReport(Verdict.REJECT, 70, -0.1, 0.01, 0.3, 0.2), 6, shift=-0.2))
     assert samples["gate_decisions_total{reject}"] == 1
     assert samples["holdout_ndcg_at_10{champion}"] == 0.3
+    assert samples["holdout_shift_ndcg_at_10"] == -0.2
     assert samples["holdout_ndcg_at_10{challenger}"] == 0.2
     assert samples["skipped_sequences_total"] == 6
 
@@ -85,8 +86,8 @@ def test_a_click_head_tells_its_figures_as_far_as_there_are_any() -> None:
     scores = ClickScores(90, 5, auc=0.7, log_loss=0.2, accuracy=0.9, rmse=0.25)
     samples = after(
         RoundDone(ROUND),
-        Judged(gate, 0, ClickReport(scores, rerank=0.5)),
-        Judged(gate, 0, ClickReport(replace(scores, rows=91, auc=math.nan), rerank=0.0)),
+        Judged(gate, 0, clicks=ClickReport(scores, rerank=0.5)),
+        Judged(gate, 0, clicks=ClickReport(replace(scores, rows=91, auc=math.nan), rerank=0.0)),
     )
     assert samples["click_labels_total"] == 7
     assert (samples["click_auc"], samples["click_log_loss_nats"]) == (0.7, 0.2)

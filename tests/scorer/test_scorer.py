@@ -514,3 +514,9 @@ class TestMemory:
         assert ranking is not None
         assert_probabilities(foreseen(ranking))
         assert set(names(foreseen(ranking))) == KNOWN - {IDS[3]}
+
+
+def test_counts_the_answered_events_of_items_that_the_servable_does_not_know(
+    slab: HistorySlab,
+) -> None:
+    assert score(a_scorer(slab), [0, 1, 2], [1, 28, 29]).unknown == 2

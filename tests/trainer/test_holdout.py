@@ -10,6 +10,7 @@ from service.settings import HoldoutSettings
 from service.trainer.holdout import (
     HoldoutRows,
     admit,
+    capped,
     empty_rows,
     is_member,
     rows_from_tensors,
@@ -87,3 +88,20 @@ def test_tensors_bring_the_same_rows_back() -> None:
     back = rows_from_tensors({**held.tensors()})
     assert back.context.tolist() == held.context.tolist()
     assert back.marks().tolist() == held.marks().tolist()
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 3), st.booleans()), max_size=30),
+    st.lists(st.integers(0, 3), max_size=10),
+    st.integers(1, 4),
+)
+def test_no_user_has_more_held_rows_than_the_cap(
+    events: list[tuple[int, bool]], held: list[int], most: int
+) -> None:
+    user = np.array([user for user, _ in events], np.int64)
+    member = np.array([is_member for _, is_member in events], np.bool_)
+    expected, counts = [], {one: held.count(one) for one in range(4)}
+    for one, asked in events:
+        expected.append(asked and counts[one] < most)
+        counts[one] += expected[-1]
+    assert capped(member, user, np.array(held, np.int64), most).tolist() == expected

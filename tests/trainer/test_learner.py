@@ -40,6 +40,7 @@ from service.trainer.learner import Learner
 from service.trainer.packing import Packed
 from service.trainer.replay import Replay
 from service.trainer.sequences import Sequences, empty_sequences
+from service.trainer.step import train_step
 from tests.state.examples import a_slab
 from tests.trainer.examples import (
     CPU,
@@ -845,3 +846,66 @@ class TestFitBlend:
         assert challenger.is_finite()  # the champion's again
         learner.fit_blend()  # nothing of it is left in the mean
         assert np.isfinite(learner.fit_blend()).all()
+
+
+class TestGuards:
+    def test_a_round_with_a_loss_far_above_the_usual_is_undone(
+        self, slab: HistorySlab, stream: Stream, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        challenger = a_champion(slab, stream)
+        learner = a_learner(slab, challenger=challenger)
+        learner.learn([stream.walk(USERS, CATALOGUE, steps=2)])
+        before = challenger.checkpoint()
+        monkeypatch.setattr(
+            learner_module, "train_step", lambda *given, **named: 30.0 + train_step(*given, **named)
+        )
+        spiked = [learner.learn([stream.walk(USERS, CATALOGUE, steps=1)]) for _ in range(3)]
+        assert all(report.diverged for report in spiked)
+        for name, weight in challenger.checkpoint().weights.items():
+            assert torch.equal(weight, before.weights[name])
+        assert [bool(report.skipped) for report in spiked] == [False, False, True]
+        # What it gave up may have been the stream's new way: it is the usual from now on.
+        assert not learner.learn([stream.walk(USERS, CATALOGUE, steps=1)]).diverged
+
+    def test_the_first_loss_is_taken_for_usual(self, slab: HistorySlab, stream: Stream) -> None:
+        learner = a_learner(slab)
+        for _ in range(3):  # while the catalogue grows
+            assert not learner.learn([stream.walk(USERS, CATALOGUE, steps=4)]).diverged
+
+    def test_of_a_busy_user_the_newest_events_are_taught_with_what_came_before(
+        self, slab: HistorySlab, stream: Stream
+    ) -> None:
+        settings = small_settings()
+        trainer = settings.trainer.model_copy(
+            update={"max_user_events": 3, "holdout": HoldoutSettings(fraction=0.0)}
+        )
+        learner = a_learner(slab, settings.model_copy(update={"trainer": trainer}))
+        taught = learner._prepare(stream.batch([0] * 8 + [1] * 2, [*range(8), 3, 4]))
+        targets = [
+            row[is_target].tolist()
+            for row, is_target in zip(taught.item, taught.target, strict=True)
+        ]
+        assert sorted(targets) == sorted([keys([5, 6, 7]).tolist(), keys([4]).tolist()])
+        assert np.isin(keys([2, 3, 4]), taught.item).all()  # before them, as their context
+
+    def test_a_busy_user_does_not_fill_the_holdout(self, slab: HistorySlab, stream: Stream) -> None:
+        settings = small_settings()
+        trainer = settings.trainer.model_copy(
+            update={"holdout": HoldoutSettings(fraction=0.9, max_user_rows=2)}
+        )
+        learner = a_learner(slab, settings.model_copy(update={"trainer": trainer}))
+        learner.learn([stream.batch([0] * 12 + [1] * 2, [*range(12), 3, 4])])
+        _, counts = np.unique(learner.held.user, return_counts=True)
+        assert counts.max() == 2
+
+    def test_tells_how_the_champion_has_shifted_since_it_was_published(
+        self, slab: HistorySlab, stream: Stream
+    ) -> None:
+        learner = a_learner(slab)
+        learner.learn([stream.walk(USERS, CATALOGUE, steps=4)])
+        first, _ = learner.judge()
+        assert learner.shift is None
+        learner.promoted()
+        learner.learn([stream.walk(USERS, CATALOGUE, steps=4)])
+        second, _ = learner.judge()
+        assert learner.shift == pytest.approx(second.champion - first.challenger)
