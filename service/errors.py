@@ -6,6 +6,7 @@
     ├── TransientError             try again with backoff
     ├── DamagedVersionError        the registry refuses the version and serves the one before
     ├── HoldoutMismatchError       a bug: the gate was given rows that do not pair
+    ├── LossSpikeError             training may have diverged: undo the round, teach it again
     └── NonFiniteError             training diverged: go back to the last finite weights
 
 Anything else is a bug: it ends the process loudly, and Kafka still holds the events.
