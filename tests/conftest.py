@@ -18,3 +18,11 @@ def _one_torch_thread() -> None:
     torch = sys.modules.get("torch")  # a run without model tests need not import it
     if torch is not None:
         torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def _one_torch_seed() -> None:
+    """What a test trains does not depend on which tests came before it: their order is random."""
+    torch = sys.modules.get("torch")
+    if torch is not None:
+        torch.manual_seed(1)
