@@ -18,8 +18,8 @@ from service.backtest.engine import Engine
 from service.backtest.options import Columns, Protocol, TimeUnit
 from service.backtest.preparing import prepared
 from service.backtest.reading import read
-from service.backtest.table import Table, earlier, keys_of
-from service.domain import Float32s, Int64s, ItemId, UserId
+from service.backtest.table import Table, keys_of
+from service.domain import Float32s, Int64s, ItemId, UserId, earlier
 from service.model.click_metrics import auc
 from service.settings import ClickSettings, EventsSettings, Settings
 from service.trainer.device import choose_threads

@@ -242,3 +242,13 @@ class MicroBatch:
             self.next_offsets,
             self.opened_s,
         )
+
+
+def earlier(keys: Int64s) -> Int64s:
+    """How often each key stands before its place."""
+    order = np.argsort(keys, kind="stable")
+    ordered = keys[order]
+    starts = np.flatnonzero(np.diff(ordered, prepend=ordered[:1] - 1)) if len(keys) else order
+    count = np.empty(len(keys), np.int64)
+    count[order] = np.arange(len(keys)) - np.repeat(starts, np.diff(np.append(starts, len(keys))))
+    return count

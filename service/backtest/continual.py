@@ -13,8 +13,8 @@ import numpy as np
 import torch
 
 from service.backtest.engine import Engine
-from service.backtest.table import Table, earlier
-from service.domain import NO_KEY, Int64s
+from service.backtest.table import Table
+from service.domain import NO_KEY, Int64s, earlier
 from service.model.memory import Memory
 from service.model.mixture import ranks
 from service.registry.servable import Servable

@@ -21,8 +21,8 @@ from service.backtest.results import Part, SeedResult, plain_decision
 from service.backtest.retrain import retrain
 from service.backtest.scores import COLD, Result, result, score
 from service.backtest.still import still
-from service.backtest.table import Table, earlier
-from service.domain import Bools, Int64s
+from service.backtest.table import Table
+from service.domain import Bools, Int64s, earlier
 from service.model.item_tower import Described
 from service.model.memory import Memory
 from service.settings import Settings

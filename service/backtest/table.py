@@ -73,13 +73,3 @@ def keys_of(ids: Sequence[str]) -> Int64s:
     """The stable key of each id, hashed once."""
     key = {text: stable_key(text) for text in set(ids)}
     return np.array([key[text] for text in ids], np.int64)
-
-
-def earlier(keys: Int64s) -> Int64s:
-    """How often each key stands before its place."""
-    order = np.argsort(keys, kind="stable")
-    ordered = keys[order]
-    starts = np.flatnonzero(np.diff(ordered, prepend=ordered[:1] - 1)) if len(keys) else order
-    count = np.empty(len(keys), np.int64)
-    count[order] = np.arange(len(keys)) - np.repeat(starts, np.diff(np.append(starts, len(keys))))
-    return count

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from service.domain import Float32s, Int64s
 from service.model.click_head import ClickHead, echoes
-from service.model.inference import compact, states_at
+from service.model.inference import states_after
 from service.model.recommender import Recommender, unit_rows
 from service.model.vocabulary import NO_ROW, Vocabulary
 
@@ -35,20 +35,13 @@ def foretold(
     for start in range(0, len(item), _ROWS_AT_ONCE):
         part, of = context[start : start + _ROWS_AT_ONCE], item[start : start + _ROWS_AT_ONCE]
         found = head(
-            states_after(model, vocabulary, part),
+            without_history(*states_after(model, vocabulary.rows(part))),
             table[_like(vocabulary.rows(of), table)],
             _like(echoes(part, of[:, None]).squeeze(1), table),
         )
         parts.append(head.expected(found).cpu().numpy())
     model.train(was_training)
     return np.concatenate(parts)
-
-
-def states_after(model: Recommender, vocabulary: Vocabulary, context: Int64s) -> Tensor:
-    """Unit states [rows, dim] after contexts [rows, length] of item keys; 0 where no item of it
-    is known. The caller sees to it that the model is in evaluation mode."""
-    rows, lengths = compact(vocabulary.rows(context))
-    return without_history(states_at(model, rows, lengths[:, None] - 1).squeeze(1), lengths)
 
 
 def without_history(state: Tensor, lengths: Int64s) -> Tensor:

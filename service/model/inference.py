@@ -46,6 +46,13 @@ def states_at(model: Recommender, rows: Int64s, places: Int64s) -> Tensor:
     return functional.normalize(states.gather(1, chosen).float(), dim=-1)
 
 
+def states_after(model: Recommender, rows: Int64s) -> tuple[Tensor, Int64s]:
+    """Unit states [batch, dim] after histories [batch, length], unknown items passed over, and
+    how many items of each are known [batch]; with none, the caller has to disregard the state."""
+    rows, lengths = compact(rows)
+    return states_at(model, rows, lengths[:, None] - 1).squeeze(1), lengths
+
+
 def hide(scores: Tensor, rows: Int64s) -> Tensor:
     """Give the items at `rows` [batch, any] and row 0 a score of -inf, in place."""
     hidden = torch.from_numpy(rows).to(scores.device)

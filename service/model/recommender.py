@@ -18,8 +18,6 @@ from service.settings import ClickSettings, ModelSettings
 
 # Length of the id vector of a new item that is described: enough to have a direction.
 _FAINT = 0.1
-# Of a new item's random direction beside that of the items it is met with.
-_OWN = 0.5
 
 
 class Recommender(nn.Module):
@@ -116,8 +114,12 @@ class Recommender(nn.Module):
 
     def forward(self, rows: Tensor) -> Tensor:
         """States after each event. [batch, length, dim] from rows [batch, length]."""
-        vectors = self.items(rows)
-        return self.states(vectors + self.tower(rows) if self.tower else vectors)
+        return self.states(self.vectors(rows))
+
+    def vectors(self, rows: Tensor) -> Tensor:
+        """Item vectors. [any, dim] from rows [any]."""
+        own: Tensor = self.items(rows)
+        return own + self.tower(rows) if self.tower else own
 
     def states(self, vectors: Tensor, positions: Tensor | None = None) -> Tensor:
         """As `forward`, from item vectors; `positions` as in `Backbone`."""
@@ -156,7 +158,7 @@ class Recommender(nn.Module):
         if self.tower is None:
             return
         at = torch.from_numpy(rows).to(self.device)
-        kept = self.items.weight[at] + self.tower(at)
+        kept = self.vectors(at)
         self.tower.put(rows, frozen, digests)
         fresh = functional.normalize(self.items.weight[at], dim=-1)
         fresh *= torch.where(self.tower.is_described(0)[at], _FAINT, 1.0)[:, None]
@@ -164,29 +166,19 @@ class Recommender(nn.Module):
         self.items.weight[at] = torch.where(new[:, None], fresh, kept - self.tower(at))
 
     @torch.no_grad()
-    def resemble(self, row: int, alike: Int64s) -> None:
-        """Give an item of which nothing is known the mean of the vectors of others. A sum of
-        directions would be short: it is as long as a new one."""
-        at = torch.from_numpy(alike).to(self.device)
-        others = self.items.weight[at]
-        if self.tower:
-            others = others + self.tower(at)
-        self.items.weight[row] = functional.normalize(unit_rows(others).mean(dim=0), dim=0)
-
-    @torch.no_grad()
-    def settle(self, rows: Int64s, near: Int64s) -> None:
+    def settle(self, rows: Int64s, near: Int64s, own: float) -> None:
         """Turn the id vectors of `rows` [pairs] toward the items `near` [pairs] them, all of them
-        together. Something of its own direction stays, so that no two become the same."""
+        together. So much as `own` of its direction stays beside theirs, so that no two become
+        the same."""
         found, place = np.unique(rows, return_inverse=True)
         at, beside = (torch.from_numpy(one).to(self.device) for one in (found, near))
-        others = self.items.weight[beside]
-        if self.tower:
-            others = others + self.tower(beside)
-        own = functional.normalize(self.items.weight[at], dim=-1)  # [items, dim]
-        toward = torch.zeros_like(own)
-        toward.index_add_(0, torch.from_numpy(place).to(self.device), unit_rows(others))
+        kept = functional.normalize(self.items.weight[at], dim=-1)  # [items, dim]
+        toward = torch.zeros_like(kept)
+        toward.index_add_(
+            0, torch.from_numpy(place).to(self.device), unit_rows(self.vectors(beside))
+        )
         toward = functional.normalize(toward, dim=-1)
-        self.items.weight[at] = functional.normalize(toward + _OWN * own, dim=-1)
+        self.items.weight[at] = functional.normalize(toward + own * kept, dim=-1)
 
     def table(self, rows: int) -> Tensor:
         """Item vectors of the first `rows` rows; not for training. [rows, dim]"""

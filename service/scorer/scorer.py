@@ -112,11 +112,11 @@ class Scorer:
         places, pasts = self._apply(events, done, answer)
         ranked: list[RankedItems] = []
         rank = np.zeros(0, np.int64)
+        is_known = servable.vocabulary.rows(events.item[answer]) != NO_ROW
         if answer.any():
-            ranked, rank = self._rank(servable, pasts, events.item[answer])
+            ranked, rank = self._rank(servable, pasts, events.item[answer], is_known)
         rankings = self._complete(events, done, answer, ranked, pasts.kept)
-        unknown = int((servable.vocabulary.rows(events.item[answer]) == NO_ROW).sum())
-        return Scored(events, places, servable, rankings, rank, unknown)
+        return Scored(events, places, servable, rankings, rank, int((~is_known).sum()))
 
     def _complete(
         self, events: Events, done: Bools, answer: Bools, ranked: list[RankedItems], kept: Int64s
@@ -192,17 +192,18 @@ class Scorer:
 
     @torch.inference_mode()
     def _rank(
-        self, servable: Servable, pasts: _Pasts, item: Int64s
+        self, servable: Servable, pasts: _Pasts, item: Int64s, is_known: Bools
     ) -> tuple[list[RankedItems], Int64s]:
         """Rankings after each event, some of them short, and the rank of each tested one before it.
 
-        `item` [batch] are the events' items, the last of each past. An event is tested when its
+        `item` [batch] are the events' items, the last of each past; `is_known` those that the
+        servable knows. An event is tested when its
         user has a history.
         """
         vocabulary = servable.vocabulary
         rows, lengths = compact(vocabulary.rows(pasts.window))
         # Places that have not seen the event, and that have.
-        known = np.stack([lengths - (vocabulary.rows(item) != NO_ROW), lengths], axis=1)
+        known = np.stack([lengths - is_known, lengths], axis=1)
         states = states_at(servable.model, rows, known - 1)  # [batch, 2, dim]
         cosines = states @ servable.table.T  # [batch, 2, items]
         cosines[torch.from_numpy(known == 0)] = -torch.inf

@@ -55,8 +55,7 @@ class Anchor:
 
     @torch.no_grad()
     def _vectors(self, rows: Tensor) -> Tensor:
-        vectors: Tensor = self.model.items(rows)
-        return vectors + self.model.tower(rows) if self.model.tower else vectors
+        return self.model.vectors(rows)
 
     def _distance(self, challenger: Challenger, rows: Tensor, vectors: Tensor) -> Tensor:
         """Half the squared distance of what is trained, and of the vectors of `rows`."""

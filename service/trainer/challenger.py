@@ -26,6 +26,7 @@ from service.trainer.sequences import pairs
 
 _ITEMS = "items.weight"
 _STEPS = "optimizer.steps"
+_OWN = 0.5  # of a new item's random direction, beside that of the items it is met with
 _BESIDE = 2  # places from an item within which others tell a new one where to begin
 # What the optimizers keep of a weight; another one's is of no use.
 _KEPT: dict[type[Optimizer], tuple[str, ...]] = {
@@ -138,14 +139,12 @@ class Challenger:
         before = len(self.vocabulary)
         self.learn_items(list(described.items))
         rows = self.vocabulary.rows(described.keys)
-        at = torch.from_numpy(rows).to(self.item_optimizer.steps.device)
-        untaught = self.item_optimizer.steps[at].cpu().numpy() == 0
-        self.model.describe(rows, described.frozen, described.digests, untaught)
+        self.model.describe(rows, described.frozen, described.digests, ~self._are_taught(rows))
         for place, keys in described.alike.items():
             alike = self.vocabulary.rows(keys)
             alike = alike[(alike != NO_ROW) & (alike < before)]
             if rows[place] >= before and len(alike):
-                self.model.resemble(int(rows[place]), alike)
+                self.model.settle(np.full(len(alike), rows[place]), alike, own=0.0)
 
     def settle(self, items: Int64s) -> None:
         """Let items that no step has moved begin beside those they are met with.
@@ -154,12 +153,18 @@ class Challenger:
         description puts it.
         """
         rows = self.vocabulary.rows(items)
-        is_taught = self.item_optimizer.steps.cpu().numpy()[rows] > 0
+        is_taught = self._are_taught(rows)
         is_new = ~is_taught
         if self.model.tower:
             is_new &= ~self.model.tower.digests[rows].any(axis=-1)
         is_item = rows != NO_ROW
-        self.model.settle(*pairs(rows, is_new & is_item, is_taught & is_item, _BESIDE))
+        new, near = pairs(rows, is_new & is_item, is_taught & is_item, _BESIDE)
+        self.model.settle(new, near, own=_OWN)
+
+    def _are_taught(self, rows: Int64s) -> Bools:
+        """Which rows a step has moved. Same shape."""
+        steps = self.item_optimizer.steps
+        return (steps[torch.from_numpy(rows).to(steps.device)] > 0).cpu().numpy()
 
     def digests(self, keys: Int64s) -> Int64s:
         """Of what each source says of items, as far as it was told. [keys, sources]"""

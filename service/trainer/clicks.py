@@ -17,7 +17,7 @@ from service.model.recommender import Recommender
 from service.model.vocabulary import Vocabulary
 from service.settings import ClickLoss, ClickSettings, Settings
 from service.trainer.holdout import are_released, is_member
-from service.trainer.labels import LabelledRows, both, followed, labelled_from, no_rows
+from service.trainer.labels import LabelledRows, followed, labelled_from, no_rows
 from service.trainer.step import ClickBatch
 
 # Rows that wait for an act; past this the oldest count as no click early. At a length of 50 events
@@ -76,7 +76,7 @@ class Clicks:
         self, came: LabelledRows, batch: MicroBatch, now_ms: int
     ) -> tuple[LabelledRows, Int64s]:
         """The rows whose labels are known by now, and the events that are held-out rows' acts."""
-        waiting = both(self._waiting, replace(came, label=np.full(len(came), np.nan, np.float32)))
+        waiting = self._waiting.joined(replace(came, label=np.full(len(came), np.nan, np.float32)))
         acts = np.flatnonzero(np.isin(batch.kind, self._acts))
         within_ms = self._settings.within_s * 1000
         clicked, by = followed(
@@ -94,15 +94,15 @@ class Clicks:
     def _sort(self, known: LabelledRows, now_ms: int) -> None:
         """Hold out what belongs there; teach the rest, and what is held no more."""
         member = self._is_member(known.user, known.item)
-        held = both(self.held, known.take(np.flatnonzero(member)))
+        held = self.held.joined(known.take(np.flatnonzero(member)))
         out = are_released(held.time, self._settings.window_rows, self._holdout.max_age_s, now_ms)
         self.held = held.take(np.flatnonzero(~out))
-        taught = both(known.take(np.flatnonzero(~member)), held.take(np.flatnonzero(out)))
-        self._fresh = both(self._fresh, taught)
+        taught = known.take(np.flatnonzero(~member)).joined(held.take(np.flatnonzero(out)))
+        self._fresh = self._fresh.joined(taught)
 
     def begin_round(self) -> Float32s:
         """All labels that may be taught; from then on the new ones may also be taught again."""
-        known = both(self._past, self._fresh)
+        known = self._past.joined(self._fresh)
         self._past = known.take(slice(max(len(known) - self._settings.replay_rows, 0), None))
         return known.label
 
@@ -132,7 +132,7 @@ class Clicks:
         self, fresh: LabelledRows, vocabulary: Vocabulary, device: torch.device
     ) -> ClickBatch | None:
         again = min(self._settings.batch_rows - len(fresh), len(self._past))
-        rows = both(fresh, self._past.take(self._random.permutation(len(self._past))[:again]))
+        rows = fresh.joined(self._past.take(self._random.permutation(len(self._past))[:again]))
         if not len(rows):
             return None
         context, lengths = compact(vocabulary.rows(rows.context))

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from service.domain import Float32s, Int64s
-from service.model.inference import compact, states_at
+from service.model.inference import states_after
 from service.model.memory import Memory, Recollection
 from service.model.mixture import (
     Blend,
@@ -35,6 +35,10 @@ _ROWS_AT_ONCE = 256  # bounds the score matrix: 256 x catalogue
 class Questions:
     """Some held-out rows and what model and memory say of them."""
 
+    rows: HoldoutRows
+    state: Tensor  # [rows, dim] after each context
+    lengths: Int64s  # [rows] known items of each context
+    table: Tensor  # [items, dim] unit item vectors
     cosines: Tensor  # [rows, items], -inf where the model knows nothing of the context
     columns: Columns
     hidden: Int64s  # [rows, any] columns that must not be shown
@@ -97,11 +101,14 @@ def questions(
         part = held.take(slice(start, start + _ROWS_AT_ONCE))
         recalled = stack(list(islice(recollection, len(part))), memory_rows)
         columns = Columns(vocabulary, recalled)
-        rows, lengths = compact(vocabulary.rows(part.context))
-        states = states_at(model, rows, lengths[:, None] - 1).squeeze(1)  # [rows, dim]
-        cosines = states @ table.T  # [rows, items]
+        state, lengths = states_after(model, vocabulary.rows(part.context))
+        cosines = state @ table.T  # [rows, items]
         cosines[torch.from_numpy(lengths == 0)] = -torch.inf
         yield Questions(
+            part,
+            state,
+            lengths,
+            table,
             cosines,
             columns,
             columns.of(part.context) * exclude_seen,

@@ -7,12 +7,12 @@ released to training. Early stopping and the gate look at what is held out at th
 """
 
 from dataclasses import dataclass, fields
-from itertools import starmap
+from typing import Self
 
 import numpy as np
 from torch import Tensor, from_numpy
 
-from service.domain import Bools, Int64s
+from service.domain import Bools, Int64s, earlier
 from service.settings import HoldoutSettings
 
 _PARTS = 1_000_000
@@ -30,16 +30,24 @@ class HoldoutRows:
     def __len__(self) -> int:
         return len(self.item)
 
-    def take(self, rows: Int64s | slice) -> "HoldoutRows":
-        return HoldoutRows(self.context[rows], self.user[rows], self.item[rows], self.time[rows])
+    def take(self, rows: Int64s | slice) -> Self:
+        return type(self)(*(getattr(self, column.name)[rows] for column in fields(self)))
+
+    def joined(self, later: Self) -> Self:
+        return type(self)(
+            *(
+                np.concatenate([getattr(self, column.name), getattr(later, column.name)])
+                for column in fields(self)
+            )
+        )
 
     def marks(self) -> Int64s:
         """The hashes by which the held-out events are known."""
         return event_hash(self.user, self.item, self.time).view(np.int64)
 
-    def tensors(self) -> dict[str, Tensor]:
+    def tensors(self, name: str = "holdout") -> dict[str, Tensor]:
         return {
-            f"holdout.{column.name}": from_numpy(np.ascontiguousarray(getattr(self, column.name)))
+            f"{name}.{column.name}": from_numpy(np.ascontiguousarray(getattr(self, column.name)))
             for column in fields(self)
         }
 
@@ -79,7 +87,7 @@ def admit(
 
     `now_ms` is the latest event time seen: a stream that is replayed ages as it did live.
     """
-    both = HoldoutRows(*starmap(_concat, zip(_columns(held), _columns(added), strict=True)))
+    both = held.joined(added)
     out = are_released(both.time, settings.window_rows, settings.max_age_s, now_ms)
     return both.take(np.flatnonzero(~out)), both.take(np.flatnonzero(out))
 
@@ -91,14 +99,10 @@ def capped(member: Bools, user: Int64s, held: Int64s, most: int) -> Bools:
     events the first are held.
     """
     asked = np.flatnonzero(member)
-    found, which, counts = np.unique(user[asked], return_inverse=True, return_counts=True)
-    order = np.argsort(which, kind="stable")
-    place = np.empty(len(asked), np.int64)  # of each among its user's
-    place[order] = np.arange(len(asked)) - np.repeat(counts.cumsum() - counts, counts)
-    held = np.sort(held)
-    already = np.searchsorted(held, found, "right") - np.searchsorted(held, found, "left")
+    of, held = user[asked], np.sort(held)
+    already = np.searchsorted(held, of, "right") - np.searchsorted(held, of, "left")
     allowed = np.zeros_like(member)
-    allowed[asked[place + already[which] < most]] = True
+    allowed[asked[earlier(of) + already < most]] = True
     return allowed
 
 
@@ -107,11 +111,3 @@ def are_released(time: Int64s, window_rows: int, max_age_s: float, now_ms: int) 
     too_many = np.arange(len(time)) < len(time) - window_rows
     released: Bools = (time < now_ms - max_age_s * 1000) | too_many
     return released
-
-
-def _columns(rows: HoldoutRows) -> tuple[Int64s, ...]:
-    return rows.context, rows.user, rows.item, rows.time
-
-
-def _concat(one: Int64s, other: Int64s) -> Int64s:
-    return np.concatenate([one, other])

@@ -7,33 +7,17 @@ same item within a time. Until then, or until the time has passed, it waits.
 from dataclasses import dataclass, fields
 
 import numpy as np
-from torch import Tensor, from_numpy
+from torch import Tensor
 
 from service.domain import Bools, Float32s, Int64s
-from service.trainer.holdout import event_hash
+from service.trainer.holdout import HoldoutRows, event_hash
 
 
 @dataclass(frozen=True, slots=True)
-class LabelledRows:
-    """Oldest first. Element i of every column is the same event."""
+class LabelledRows(HoldoutRows):
+    """Shown events, oldest first, whether held out or not."""
 
-    context: Int64s  # [rows, length] item keys before it, NO_KEY where padded
-    user: Int64s
-    item: Int64s
-    time: Int64s  # epoch ms
     label: Float32s  # 0 or 1, or a number; NaN while it waits
-
-    def __len__(self) -> int:
-        return len(self.item)
-
-    def take(self, rows: Int64s | slice) -> "LabelledRows":
-        return LabelledRows(*(getattr(self, column.name)[rows] for column in fields(self)))
-
-    def tensors(self, name: str) -> dict[str, Tensor]:
-        return {
-            f"{name}.{column.name}": from_numpy(np.ascontiguousarray(getattr(self, column.name)))
-            for column in fields(self)
-        }
 
 
 def no_rows(length: int) -> LabelledRows:
@@ -47,15 +31,6 @@ def labelled_from(tensors: dict[str, Tensor], name: str, length: int) -> Labelle
         return no_rows(length)
     columns = (tensors[f"{name}.{column.name}"].numpy() for column in fields(LabelledRows))
     return LabelledRows(*columns)
-
-
-def both(one: LabelledRows, other: LabelledRows) -> LabelledRows:
-    return LabelledRows(
-        *(
-            np.concatenate([getattr(one, column.name), getattr(other, column.name)])
-            for column in fields(LabelledRows)
-        )
-    )
 
 
 def followed(

@@ -31,7 +31,7 @@ from service.domain import (
     Partition,
 )
 from service.errors import LossSpikeError, NonFiniteError
-from service.model.inference import compact, states_at
+from service.model.inference import states_after
 from service.model.item_tower import Described
 from service.model.memory import Memory, Recollection
 from service.model.mixture import Blend
@@ -404,9 +404,9 @@ class Learner:
         pool = self._replay.draw(choice.of * count, marks, through)
         if len(pool) <= count:
             return pool
-        rows, lengths = compact(self._champion_vocabulary.rows(pool.item[:, : self._length]))
+        rows = self._champion_vocabulary.rows(pool.item[:, : self._length])
         with torch.inference_mode():
-            states = states_at(self._champion, rows, lengths[:, None] - 1).squeeze(1)
+            states, _ = states_after(self._champion, rows)
         return pool.take(herd(states.cpu().numpy(), count))
 
     def _click_portions(self, steps: int) -> Sequence[ClickBatch | None]:

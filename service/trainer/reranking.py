@@ -13,15 +13,14 @@ import torch
 from service.domain import Float32s
 from service.model.click_head import ClickHead
 from service.model.click_metrics import ClickScores
-from service.model.clicks import ranks_after, reordered, states_after
+from service.model.clicks import ranks_after, reordered, without_history
 from service.model.memory import Memory
 from service.model.mixture import Blend, best, ranks
 from service.model.ranking import ndcg
-from service.model.recommender import Recommender, unit_rows
+from service.model.recommender import Recommender
 from service.model.vocabulary import Vocabulary
 from service.settings import GateSettings
 from service.trainer.evaluation import CUTOFF, questions, recalled
-from service.trainer.holdout import HoldoutRows
 from service.trainer.labels import LabelledRows
 
 # Exponents of the click probability that are tried; the first leaves the order as it is.
@@ -49,19 +48,15 @@ def reranked(
     exclude_seen: bool,
 ) -> Float32s:
     """NDCG@10 of every click under each of `WEIGHTS`. [weights, clicks]"""
-    held = HoldoutRows(clicks.context, clicks.user, clicks.item, clicks.time)
-    table = unit_rows(model.table(len(vocabulary))).float()
-    parts, start = [np.zeros((len(WEIGHTS), 0), np.float32)], 0
-    told = recalled(memory, held)
-    for asked in questions(model, vocabulary, held, told, exclude_seen=exclude_seen):
+    parts = [np.zeros((len(WEIGHTS), 0), np.float32)]
+    told = recalled(memory, clicks)
+    for asked in questions(model, vocabulary, clicks, told, exclude_seen=exclude_seen):
         mixture = asked.mixture(blend)
         rank = ranks(mixture, asked.target)
         chance, column = best(mixture, candidates)
-        context = clicks.context[start : start + len(rank)]
-        start += len(rank)
-        state = states_after(model, vocabulary, context)
+        state = without_history(asked.state, asked.lengths)
         scores = reordered(
-            head, vocabulary, table, state, context, chance, column, WEIGHTS
+            head, vocabulary, asked.table, state, asked.rows.context, chance, column, WEIGHTS
         )  # [weights, events, k]
         parts.append(
             np.stack(

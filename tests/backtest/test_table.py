@@ -2,7 +2,8 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.backtest.table import earlier, join
+from service.backtest.table import join
+from service.domain import earlier
 from tests.backtest.examples import table_of
 
 

@@ -7,6 +7,8 @@ import pytest
 
 from service.sandbox.kafka import LocalKafka
 from service.settings import ENV_TEST_KAFKA
+from tests.integration.running import Service
+from tests.integration.traffic import Stream, make_stream
 
 
 @pytest.fixture(scope="session")
@@ -21,3 +23,16 @@ def kafka() -> Iterator[str]:
         return
     with LocalKafka() as broker:
         yield broker.bootstrap
+
+
+@pytest.fixture(scope="module")
+def stream(kafka: str) -> Stream:
+    """Topics of a module's own."""
+    return make_stream(kafka)
+
+
+@pytest.fixture(scope="module")
+def live(stream: Stream, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    """Shared by a module whose tests only add records."""
+    with Service(stream, tmp_path_factory.mktemp("live")) as service:
+        yield service

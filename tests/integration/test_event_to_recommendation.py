@@ -4,7 +4,6 @@ import json
 import shutil
 import subprocess
 import time
-from collections.abc import Iterator
 
 import confluent_kafka
 import orjson
@@ -19,7 +18,6 @@ from tests.integration.traffic import (
     answer,
     dead_letters,
     event,
-    make_stream,
     produce,
     recommendations,
     send,
@@ -30,18 +28,6 @@ pytestmark = pytest.mark.integration
 
 TRACE = b"00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
 WITHIN_S = 90.0
-
-
-@pytest.fixture(scope="module")
-def stream(kafka: str) -> Stream:
-    return make_stream(kafka)
-
-
-@pytest.fixture(scope="module")
-def live(stream: Stream, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    """Shared: tests only add records."""
-    with Service(stream, tmp_path_factory.mktemp("live")) as service:
-        yield service
 
 
 def test_an_event_comes_back_as_a_recommendation(live: Service, stream: Stream) -> None:

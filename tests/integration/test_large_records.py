@@ -5,29 +5,16 @@ Compressed they fit into an events topic of that limit; what we write is not com
 
 import hashlib
 import json
-from collections.abc import Iterator
 
 import pytest
 
 from tests.integration.running import Service
-from tests.integration.traffic import Stream, answer, dead_letter, event, make_stream, send
+from tests.integration.traffic import Stream, answer, dead_letter, event, send
 
 pytestmark = pytest.mark.integration
 
 TRACE = b"00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
 MIB = 1024 * 1024
-
-
-@pytest.fixture(scope="module")
-def stream(kafka: str) -> Stream:
-    return make_stream(kafka)
-
-
-@pytest.fixture(scope="module")
-def live(stream: Stream, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    """Shared: tests only add records."""
-    with Service(stream, tmp_path_factory.mktemp("live")) as service:
-        yield service
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,6 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 
 import pytest
 from confluent_kafka import Producer
@@ -14,7 +13,6 @@ from tests.integration.traffic import (
     Stream,
     dead_letter,
     event,
-    make_stream,
     recommendations,
 )
 
@@ -57,17 +55,6 @@ def send_together(stream: Stream, records: list[tuple[int, str, bool]]) -> list[
         check=True,
     )
     return done.stdout.split()
-
-
-@pytest.fixture(scope="module")
-def stream(kafka: str) -> Stream:
-    return make_stream(kafka)
-
-
-@pytest.fixture(scope="module")
-def live(stream: Stream, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    with Service(stream, tmp_path_factory.mktemp("live")) as service:
-        yield service
 
 
 def test_a_header_name_that_is_not_utf_8_stops_nothing(live: Service, stream: Stream) -> None:

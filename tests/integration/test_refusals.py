@@ -6,14 +6,9 @@ from pathlib import Path
 import pytest
 
 from tests.integration.running import Environment, environment, headwater
-from tests.integration.traffic import Stream, make_stream
+from tests.integration.traffic import Stream
 
 pytestmark = pytest.mark.integration
-
-
-@pytest.fixture(scope="module")
-def stream(kafka: str) -> Stream:
-    return make_stream(kafka)
 
 
 def refusal(stream: Stream, folder: Path, more: Environment) -> str:

@@ -121,7 +121,7 @@ def test_a_tower_that_is_added_or_changed_leaves_the_vectors_as_they_are() -> No
 
 def test_an_item_that_resembles_others_stands_between_them() -> None:
     model = a_tower_model(3)
-    model.resemble(3, np.array([1, 2]))
+    model.settle(np.array([3, 3]), np.array([1, 2]), own=0.0)
     table = functional.normalize(model.table(4), dim=-1)
     assert min(table[3] @ table[1], table[3] @ table[2]) > 0.5
     assert model.table(4)[3].norm().item() == pytest.approx(1.0, abs=1e-5)

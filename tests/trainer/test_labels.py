@@ -1,7 +1,7 @@
 import numpy as np
 
 from service.domain import Int64s
-from service.trainer.labels import both, followed, labelled_from, no_rows
+from service.trainer.labels import followed, labelled_from, no_rows
 
 
 def events(*rows: tuple[int, int, int]) -> tuple[Int64s, Int64s, Int64s]:
@@ -28,7 +28,7 @@ def test_rows_come_back_from_their_tensors_and_none_from_nothing() -> None:
     rows = no_rows(3)
     assert len(labelled_from({}, "click.held", 3)) == 0
     one = labelled_from(
-        {**both(rows, rows).tensors("click.held"), "other.label": rows.tensors("a")["a.label"]},
+        {**rows.joined(rows).tensors("click.held"), "other.label": rows.tensors("a")["a.label"]},
         "click.held",
         3,
     )
