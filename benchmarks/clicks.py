@@ -19,7 +19,7 @@ from service.backtest.options import Columns, Protocol, TimeUnit
 from service.backtest.preparing import prepared
 from service.backtest.reading import read
 from service.backtest.table import Table, keys_of
-from service.domain import Float32s, Int64s, ItemId, UserId, earlier
+from service.domain import Float32s, Int64s, ItemId, UserId, earlier, no_codes
 from service.model.click_metrics import auc
 from service.settings import ClickSettings, EventsSettings, Settings
 from service.trainer.device import choose_threads
@@ -71,6 +71,7 @@ def generated(events: int, seed: int = 0) -> Case:
         kind=np.where(shown, kinds.index("impression"), kinds.index("view")).astype(np.uint8),
         timestamp=1000 * np.arange(events, dtype=np.int64),
         value=np.where(shown, clicked, np.nan).astype(np.float32),
+        codes=no_codes(events),
         user_ids=user_ids,
         item_ids=item_ids,
     )

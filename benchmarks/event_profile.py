@@ -34,6 +34,7 @@ from service.registry.registry import Registry
 from service.registry.servable import Servable
 from service.scorer.scorer import Scorer
 from service.settings import KafkaSettings, Settings, StorageSettings, TopicsSettings
+from service.state.features import keys_of
 from service.state.histories import HistorySlab
 from service.state.popularity import Popularity
 from service.stream.codec import EventCodec, Header, RecommendationCodec, Record, encode_offsets
@@ -77,7 +78,7 @@ class Bench:
         self._servable = servable
         self._stages = stages
         self._shoppers = Shoppers()
-        self._codec = EventCodec(settings.events)
+        self._codec = EventCodec(settings.events, settings.model.context)
         self._encoder = RecommendationCodec(settings.topics.events, settings.events.kinds)
         self._popularity = Popularity(settings.scorer.popularity_half_life_events)
         self._memory = Memory(settings.memory)
@@ -86,7 +87,9 @@ class Bench:
         self._metrics = Metrics()
         self._offset = 0
         self._slabs = {
-            Partition(number): HistorySlab.create(Partition(number), settings.history)
+            Partition(number): HistorySlab.create(
+                Partition(number), settings.history, keys_of(settings.model.context)
+            )
             for number in range(_PARTITIONS)
         }
         self._scorer = Scorer(
@@ -151,7 +154,12 @@ class Bench:
         vocabulary, settings = servable.vocabulary, self._settings
         with stages.timed("slab_append"):
             slot, ordinal = slab.append(
-                events.user, events.item, events.kind, events.timestamp, events.offset
+                events.user,
+                events.item,
+                events.kind,
+                events.timestamp,
+                events.offset,
+                codes=events.codes,
             )
         with stages.timed("windows"):
             earlier = slab.windows(slot, ordinal, settings.model.max_length).item

@@ -23,13 +23,14 @@ from benchmarks.scale import Scale
 from benchmarks.shoppers import ITEMS, USERS
 from benchmarks.versions import publish_random
 from service.app.serving import Serving, load_servable
-from service.domain import Events, ItemId, Partition, UserId, Version, item_key, user_key
+from service.domain import Events, ItemId, Partition, UserId, Version, item_key, no_codes, user_key
 from service.metrics import Metrics
 from service.model.memory import Memory
 from service.registry.registry import Registry
 from service.registry.servable import Servable
 from service.scorer.scorer import Scored, Scorer
 from service.settings import BatchSettings, Settings, StorageSettings
+from service.state.features import keys_of
 from service.state.histories import HistorySlab
 from service.state.popularity import Popularity
 from service.trainer.device import choose_threads
@@ -107,6 +108,7 @@ def _batch(random: np.random.Generator, offset: int) -> Events:
         timestamp=np.full(_BATCH, now_ms, np.int64),
         appended=np.full(_BATCH, now_ms, np.int64),
         value=np.full(_BATCH, np.nan, np.float32),
+        codes=no_codes(_BATCH),
         user_ids=user_ids,
         item_ids=items,
         event_ids=[None] * _BATCH,
@@ -174,7 +176,7 @@ def _measure(scale: Scale, root: Path, thread: ThreadPoolExecutor) -> list[Row]:
         own = [ItemId(f"own-{seed}-{item}") for item in range(ITEMS - _COMMON)]
         own_items[publish_random(root, common + own, seed)] = frozenset(own)
     load = Loader(Registry(root / "registry", settings.registry), settings, thread)
-    slab = HistorySlab.create(_PARTITION, settings.history)
+    slab = HistorySlab.create(_PARTITION, settings.history, keys_of(settings.model.context))
     metrics = Metrics()
     scorer = Scorer(
         load(next(iter(own_items))),

@@ -38,6 +38,11 @@ _MAX_CATEGORIES = 100
 _AWARE = TypeAdapter(AwareDatetime)
 
 
+def no_codes(*shape: int) -> Int32s:
+    """Codes [*shape, features] where there are no features."""
+    return np.zeros((*shape, 0), np.int32)
+
+
 def stable_key(text: str) -> int:
     """The signed 64-bit BLAKE2b hash of an id; the same on every machine and never `NO_KEY`."""
     digest = hashlib.blake2b(text.encode(), digest_size=8).digest()
@@ -86,7 +91,9 @@ class Event(BaseModel):
     timestamp: EpochMs
     event_id: Id | None = None
     value: Value | None = Field(default=None, description="A price, a rating, a dwell time.")
-    context: dict[str, Any] | None = None
+    context: dict[str, Any] | None = Field(
+        default=None, description="What the model may read beside the item: see `model.context`."
+    )
 
 
 class CatalogueRecord(BaseModel):
@@ -175,6 +182,7 @@ class Events:
     timestamp: Int64s  # epoch ms, by the event itself
     appended: Int64s  # epoch ms, by Kafka
     value: Float32s  # NaN where absent
+    codes: Int32s  # [events, features] what the model may read of the context; 0 where absent
     user_ids: list[UserId]
     item_ids: list[ItemId]
     event_ids: list[str | None]
@@ -195,6 +203,7 @@ class Events:
             self.timestamp[rows],
             self.appended[rows],
             self.value[rows],
+            self.codes[rows],
             [self.user_ids[row] for row in chosen],
             [self.item_ids[row] for row in chosen],
             [self.event_ids[row] for row in chosen],
@@ -219,6 +228,7 @@ class MicroBatch:
     kind: Uint8s  # index in the settings' kinds
     timestamp: Int64s  # epoch ms
     value: Float32s  # NaN where absent
+    codes: Int32s  # [events, features]
     item_ids: tuple[tuple[ItemKey, ItemId], ...]  # of every item in it
     next_offsets: Offsets
     opened_s: float  # monotonic time at which its oldest event was read
@@ -238,6 +248,7 @@ class MicroBatch:
             self.kind[rows],
             self.timestamp[rows],
             self.value[rows],
+            self.codes[rows],
             self.item_ids,
             self.next_offsets,
             self.opened_s,

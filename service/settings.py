@@ -180,7 +180,8 @@ class EventsSettings(Section):
 class HistorySettings(Section):
     """Bounds of the history slab, per input partition.
 
-    Shared memory per partition: about users x (events + 64) x 25 bytes, touched as it fills.
+    Shared memory per partition: about users x (events + 64) x 25 bytes, touched as it fills, and
+    4 bytes more for each feature in `model.context`.
     """
 
     users: PositiveInt = Field(
@@ -244,6 +245,83 @@ class GruBackbone(Section):
 Backbone = Annotated[SmallBackbone | GruBackbone | PretrainedBackbone, Field(discriminator="kind")]
 
 
+_Path = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*$", max_length=64)]
+
+
+class CategoryFeature(Section):
+    """A text of the context: one of a few, such as a country or a device."""
+
+    kind: Literal["category"] = "category"
+    name: _Path = Field(
+        description="Its name in `context`; a dotted name reads a nested object. A number or a "
+        "boolean counts as its text, anything else as absent."
+    )
+    buckets: Annotated[int, Field(ge=2, le=100_000)] = Field(
+        default=1000, description="Values are hashed into so many, each with a vector."
+    )
+
+    @property
+    def key(self) -> str:
+        return f"category:{self.name}"
+
+
+class NumberFeature(Section):
+    """A number of the context, such as a price."""
+
+    kind: Literal["number"] = "number"
+    name: _Path = Field(
+        description="Its name in `context`; a dotted name reads a nested object. A text that is a "
+        "number counts, anything else is absent."
+    )
+    log: bool = Field(
+        default=False, description="Take log(1 + size) first, with its sign: for prices and counts."
+    )
+    mean: float = Field(default=0.0, description="Taken off.")
+    scale: PositiveFloat = Field(default=1.0, description="Then divided by.")
+    clip: PositiveFloat = Field(default=5.0, description="What is farther from 0 counts as this.")
+
+    @property
+    def key(self) -> str:
+        return f"number:{self.name}"
+
+
+class EventKindFeature(Section):
+    """The event's kind, such as view or buy."""
+
+    kind: Literal["event_kind"] = "event_kind"
+
+    @property
+    def key(self) -> str:
+        return self.kind
+
+
+class HourFeature(Section):
+    """The hour of the event's day, UTC."""
+
+    kind: Literal["hour"] = "hour"
+
+    @property
+    def key(self) -> str:
+        return self.kind
+
+
+class GapFeature(Section):
+    """The time since the user's event before, in steps that double (as TiSASRec looks at
+    intervals: Li et al., 2020)."""
+
+    kind: Literal["gap"] = "gap"
+
+    @property
+    def key(self) -> str:
+        return self.kind
+
+
+Feature = Annotated[
+    CategoryFeature | NumberFeature | EventKindFeature | HourFeature | GapFeature,
+    Field(discriminator="kind"),
+]
+
+
 class ModelSettings(Section):
     """The sequence model."""
 
@@ -262,6 +340,21 @@ class ModelSettings(Section):
         default=0.1, description="Cosine similarities are divided by it before the softmax."
     )
     seed: int = Field(default=0, description="Of the weights of a new model.")
+    context: Annotated[tuple[Feature, ...], Field(max_length=16)] = Field(
+        default=(),
+        description="What the model reads of each event beside its item, 16 at most: `category`, "
+        "`number`, `event_kind`, `hour` or `gap`. May change between starts: one that is added "
+        "begins without effect, and what else was learned stays.",
+    )
+
+    @field_validator("context")
+    @classmethod
+    def _each_once(cls, context: tuple[Feature, ...]) -> tuple[Feature, ...]:
+        keys = [feature.key for feature in context]
+        twice = sorted({key for key in keys if keys.count(key) > 1})
+        if twice:
+            raise ValueError(f"each feature may be there once; more than once are {twice}")
+        return context
 
 
 class TextSettings(Section):

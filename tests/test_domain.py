@@ -239,6 +239,7 @@ def _columns(events: int) -> Events:
         timestamp=whole,
         appended=whole,
         value=whole.astype(np.float32),
+        codes=whole.astype(np.int32),
         user_ids=[UserId(name) for name in names],
         item_ids=[ItemId(name) for name in names],
         event_ids=list(names),

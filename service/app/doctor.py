@@ -73,7 +73,7 @@ def _model(settings: Settings) -> list[str]:
     try:
         backbone = make_backbone(settings.model)
         device = choose_device(settings.trainer.device)
-        require_room(settings.history, settings.topics.partitions)
+        require_room(settings.history, settings.topics.partitions, len(settings.model.context))
     except ConfigurationError as error:
         return [f"FAIL  {error}"]
     weights = sum(parameter.numel() for parameter in backbone.parameters())

@@ -63,7 +63,7 @@ class Pipeline:
         self._scorer = scorer
         self._trainer = trainer
         self._scoring_thread = scoring_thread
-        self._events = EventCodec(settings.events)
+        self._events = EventCodec(settings.events, settings.model.context)
         self._recommendations = RecommendationCodec(settings.topics.events, settings.events.kinds)
         answered = settings.events.answered
         self._answered_kinds = np.array([kind in answered for kind in settings.events.kinds])

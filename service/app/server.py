@@ -19,6 +19,7 @@ from service.model.memory import Memory
 from service.registry.registry import Registry
 from service.scorer.scorer import Scorer
 from service.settings import Settings
+from service.state.features import keys_of
 from service.state.histories import HistorySlab, require_room
 from service.state.popularity import Popularity
 from service.stream.connection import calm_client_logs
@@ -198,10 +199,10 @@ class Server:
         self._popularity.clear()
         if self._memory is not None:
             self._memory.clear()
-        require_room(self._settings.history, len(partitions))
+        require_room(self._settings.history, len(partitions), len(self._settings.model.context))
         for assigned in partitions:
             self._slabs[assigned.partition] = HistorySlab.create(
-                assigned.partition, self._settings.history
+                assigned.partition, self._settings.history, keys_of(self._settings.model.context)
             )
         trained_through = await asyncio.to_thread(trained_so_far, self._settings)
         committed = {one.partition: one.committed for one in partitions}

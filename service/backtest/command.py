@@ -49,7 +49,13 @@ def run_backtest(options: Options, settings: Settings) -> int:
     if options.protocol is Protocol.CONTINUAL:
         return backtest(_periods(options, settings), options, settings, items)
     found = [
-        read(file, options.columns, settings.events, skip_bad=options.skip_bad)
+        read(
+            file,
+            options.columns,
+            settings.events,
+            settings.model.context,
+            skip_bad=options.skip_bad,
+        )
         for file in options.files
     ]
     return backtest(found, options, settings, items)
@@ -123,7 +129,13 @@ def _periods(options: Options, settings: Settings) -> list[Read]:
     """Sessions belong to their period: the same id in another one is another session."""
     found, events = [], 0
     for number, file in enumerate(options.files):
-        one = read(file, options.columns, settings.events, skip_bad=options.skip_bad)
+        one = read(
+            file,
+            options.columns,
+            settings.events,
+            settings.model.context,
+            skip_bad=options.skip_bad,
+        )
         table = one.table
         user_ids = [UserId(f"{number}/{user}") for user in table.user_ids]
         time = table.timestamp

@@ -15,6 +15,7 @@ from service.registry.artifact import NO_ITEM, Artifact
 from service.registry.servable import Servable, build_servable, first_blend
 from service.scorer.scorer import Scorer
 from service.settings import Settings
+from service.state.features import keys_of
 from service.state.histories import HistorySlab
 from service.state.popularity import Popularity
 
@@ -55,7 +56,9 @@ class Follower:
     """The service's scorer over histories of its own, with the model that it is given."""
 
     def __init__(self, settings: Settings, champion: Servable, memory: Memory | None) -> None:
-        self._slab = HistorySlab.create(PARTITION, settings.history)
+        self._slab = HistorySlab.create(
+            PARTITION, settings.history, keys_of(settings.model.context)
+        )
         self._scorer = Scorer(
             champion,
             {PARTITION: self._slab},

@@ -18,6 +18,7 @@ from service.domain import NO_KEY, Int64s, earlier
 from service.model.memory import Memory
 from service.model.mixture import ranks
 from service.registry.servable import Servable
+from service.state.features import gap_codes, gap_place
 from service.trainer.evaluation import Questions, questions, recalled
 from service.trainer.holdout import HoldoutRows
 
@@ -36,16 +37,22 @@ def asked_events(period: Table, known: Int64s) -> Int64s:
     return _asked(period, known)[0]
 
 
-def queries(period: Table, known: Int64s, length: int) -> HoldoutRows:
+def queries(period: Table, known: Int64s, length: int, features: Sequence[str] = ()) -> HoldoutRows:
     """The test rows of a period, in the same order. `known` are the keys of the items met
-    before it."""
+    before it, `features` those of its codes."""
     event, order, place, asked = _asked(period, known)
     item = period.item[order]
     before = asked[:, None] - place[asked, None] + np.arange(length)  # [queries, length]
     before = before + np.maximum(place[asked] - length, 0)[:, None]
     inside = before < asked[:, None]
-    context = np.where(inside, item[np.minimum(before, len(item) - 1)], NO_KEY)
-    return HoldoutRows(context, period.user[event], period.item[event], np.zeros_like(event))
+    at = np.minimum(before, len(item) - 1)
+    context = np.where(inside, item[at], NO_KEY)
+    codes, gap = period.codes[order], gap_place(features)
+    if gap is not None:
+        time = period.timestamp[order]
+        codes[:, gap] = gap_codes(time, np.roll(time, 1), place == 0)
+    codes = np.where(inside[..., None], codes[at], 0)
+    return HoldoutRows(context, codes, period.user[event], period.item[event], np.zeros_like(event))
 
 
 def _asked(period: Table, known: Int64s) -> tuple[Int64s, Int64s, Int64s, Int64s]:

@@ -19,6 +19,7 @@ from service.model.memory import Memory
 from service.registry.servable import Servable, build_servable, first_blend
 from service.scorer.scorer import Scored, Scorer
 from service.settings import Settings
+from service.state.features import keys_of
 from service.state.histories import HistorySlab
 from service.state.popularity import Popularity
 from service.trainer.batcher import Batcher
@@ -59,13 +60,15 @@ class Engine:
         # What the champion's click head expected of each event, NaN where it was not asked.
         self.expected: list[Float32s] = []
         self._gate_every = gate_every
-        self._slab = HistorySlab.create(PARTITION, settings.history)
+        self._slab = HistorySlab.create(
+            PARTITION, settings.history, keys_of(settings.model.context)
+        )
         slabs = {PARTITION: self._slab}
         self._learner = Learner(
             settings,
             slabs,
             Challenger.new(settings.model, settings.trainer, device, described, settings.click),
-            empty_rows(settings.model.max_length),
+            empty_rows(settings.model.max_length, len(settings.model.context)),
             {},
             Memory.of(settings.memory),
             first_blend(settings),
@@ -109,7 +112,7 @@ class Engine:
         self._events += len(events)
         if self.settings.click.enabled:
             self.expected.append(self._expect(scored))
-        self._batcher.add(events, scored.places.slot, scored.places.ordinal, 0.0)
+        self._batcher.add(scored.events, scored.places.slot, scored.places.ordinal, 0.0)
         return scored
 
     def _expect(self, scored: Scored) -> Float32s:
@@ -120,9 +123,14 @@ class Engine:
         rows = np.flatnonzero(np.isin(events.kind, kinds))
         if champion.model.click and len(rows):
             slot, ordinal = scored.places.slot[rows], scored.places.ordinal[rows]
-            before = self._slab.windows(slot, ordinal, self.settings.model.max_length).item
+            before = self._slab.windows(slot, ordinal, self.settings.model.max_length)
             expected[rows] = foretold(
-                champion.model, champion.model.click, champion.vocabulary, before, events.item[rows]
+                champion.model,
+                champion.model.click,
+                champion.vocabulary,
+                before.item,
+                events.item[rows],
+                before.codes,
             )
         return expected
 

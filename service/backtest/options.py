@@ -31,6 +31,7 @@ class Columns:
     event: str | None = None
     value: str | None = None
     time_unit: TimeUnit | None = None
+    context: tuple[str, ...] = ()  # columns that are put into the events' context
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +105,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     names = parser.add_argument_group("columns (defaults: events.fields in the settings)")
     for column in ("user", "item", "time", "event", "value"):
         names.add_argument(f"--{column}", metavar="NAME", help=f"the column of the {column}")
+    names.add_argument(
+        "--context", nargs="+", default=[], metavar="NAME",
+        help="columns that belong to the event's context, for features of model.context",
+    )  # fmt: skip
     names.add_argument("--time-unit", type=TimeUnit, choices=list(TimeUnit), help="of numbers")
     names.add_argument("--skip-bad", action="store_true", help="count bad rows instead of ending")
     of_items = parser.add_argument_group("what is known of items (needs items.text.encoder)")
@@ -148,7 +153,8 @@ def options_from(arguments: argparse.Namespace) -> Options:
     """Raises ConfigurationError for what does not go together."""
     given = vars(arguments)
     columns = Columns(
-        **{name: given[name] for name in ("user", "item", "time", "event", "value", "time_unit")}
+        **{name: given[name] for name in ("user", "item", "time", "event", "value", "time_unit")},
+        context=tuple(arguments.context),
     )
     if arguments.items and arguments.movielens:
         raise ConfigurationError("--movielens brings its own items; --items goes with a FILE")

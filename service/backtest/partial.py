@@ -37,7 +37,8 @@ def fingerprint(
     digest = hashlib.blake2b(digest_size=16)
     for table in tables:
         digest.update(len(table).to_bytes(8, "little"))
-        for column in (table.user, table.item, table.kind, table.timestamp, table.value):
+        columns = (table.user, table.item, table.kind, table.timestamp, table.value, table.codes)
+        for column in columns:
             digest.update(column.tobytes())
     if described:
         digest.update(described.keys.tobytes())

@@ -19,6 +19,7 @@ from service.domain import Bools, Int64s
 from service.errors import ConfigurationError
 from service.model.item_tower import Described
 from service.settings import Settings
+from service.state.features import keys_of
 from service.trainer.holdout import HoldoutRows
 
 
@@ -132,7 +133,8 @@ class _Run:
 
     def _rows(self, number: int, event: Int64s) -> HoldoutRows:
         period, known = self._periods[number], self._known[number]
-        rows = queries(period, known, self._settings.model.max_length)
+        model = self._settings.model
+        rows = queries(period, known, model.max_length, keys_of(model.context))
         return rows.take(np.flatnonzero(np.isin(asked_events(period, known), event)))
 
     def _retrained(self, number: int, rows: HoldoutRows) -> tuple[Ranks, float]:

@@ -9,7 +9,7 @@ import gzip
 import importlib
 import io
 import math
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from datetime import UTC, datetime
 from pathlib import Path
@@ -22,7 +22,8 @@ from service.backtest.options import Columns, TimeUnit
 from service.backtest.table import Table, keys_of
 from service.domain import ItemId, UserId
 from service.errors import ConfigurationError
-from service.settings import EventsSettings
+from service.settings import CategoryFeature, EventsSettings, Feature, NumberFeature
+from service.state.features import Context, Features
 
 _Row = Mapping[str, object]
 # Line numbers, from 1, and rows; a text says why a line is no row.
@@ -52,21 +53,30 @@ class _Event:
     kind: int
     time_ms: int
     value: float
+    context: Context | None
 
 
 class BadRowError(Exception):
     """Why a row is no event."""
 
 
-def read(file: Path, columns: Columns, settings: EventsSettings, *, skip_bad: bool = False) -> Read:
-    """All events of a file, in time order. Raises ConfigurationError."""
+def read(
+    file: Path,
+    columns: Columns,
+    settings: EventsSettings,
+    features: Sequence[Feature] = (),
+    *,
+    skip_bad: bool = False,
+) -> Read:
+    """All events of a file, in time order, with codes of `features`. Raises ConfigurationError."""
+    _require_read(columns.context, features)
     events: list[_Event] = []
     parser, bad, first_bad = None, 0, None
     for line, row in numbered(file):
         try:
             if isinstance(row, str):
                 raise BadRowError(row)
-            parser = parser or _parser(file, row.keys(), columns, settings)
+            parser = parser or _parser(file, row.keys(), columns, settings, features)
             events.append(parser.event(row, len(events)))
         except BadRowError as error:
             if not skip_bad:
@@ -76,11 +86,26 @@ def read(file: Path, columns: Columns, settings: EventsSettings, *, skip_bad: bo
             bad, first_bad = bad + 1, first_bad or f"{file.name}:{line}: {error}"
     if parser is None or not events:
         raise ConfigurationError(f"{file} holds no events{f': {first_bad}' if first_bad else ''}")
-    return Read(_table(events), bad, first_bad, parser.timed)
+    return Read(_table(events, Features(features, settings.kinds)), bad, first_bad, parser.timed)
+
+
+def _require_read(context: Sequence[str], features: Sequence[Feature]) -> None:
+    """Raises ConfigurationError where a column was named that no feature reads."""
+    named = {one.name for one in features if isinstance(one, CategoryFeature | NumberFeature)}
+    unread = [name for name in context if name not in named]
+    if unread:
+        raise ConfigurationError(
+            f"--context names {', '.join(unread)}, which no feature in model.context reads: set "
+            'HEADWATER_MODEL__CONTEXT=[{"kind": "category", "name": "NAME"}], or number'
+        )
 
 
 def _parser(
-    file: Path, found: Collection[str], columns: Columns, settings: EventsSettings
+    file: Path,
+    found: Collection[str],
+    columns: Columns,
+    settings: EventsSettings,
+    features: Sequence[Feature],
 ) -> "_Parser":
     """Raises ConfigurationError where a column is missing that was named, or that must be."""
     names = _names(columns, settings)
@@ -93,7 +118,20 @@ def _parser(
                 f"{file} has no column {theirs!r} but {', '.join(map(repr, found))}; "
                 "--user, --item, --time, --event and --value name them"
             )
-    return _Parser(names, settings, columns.time_unit, timed=there["time"], has_kind=there["event"])
+    missing = [name for name in columns.context if name not in found]
+    if missing:
+        raise ConfigurationError(
+            f"{file} has no column {missing[0]!r} but {', '.join(map(repr, found))}"
+        )
+    return _Parser(
+        names,
+        settings,
+        columns.time_unit,
+        columns.context,
+        features,
+        timed=there["time"],
+        has_kind=there["event"],
+    )
 
 
 def _names(columns: Columns, settings: EventsSettings) -> dict[str, str]:
@@ -102,7 +140,7 @@ def _names(columns: Columns, settings: EventsSettings) -> dict[str, str]:
     return {
         column.name: getattr(columns, column.name) or getattr(default, column.name)
         for column in fields(Columns)
-        if column.name != "time_unit"
+        if column.name not in ("time_unit", "context")
     }
 
 
@@ -114,6 +152,8 @@ class _Parser:
         names: Mapping[str, str],
         settings: EventsSettings,
         unit: TimeUnit | None,
+        context: Sequence[str],
+        features: Sequence[Feature],
         *,
         timed: bool,
         has_kind: bool,
@@ -122,6 +162,9 @@ class _Parser:
         self._name = names
         self._kinds = {kind: code for code, kind in enumerate(settings.kinds)}
         self._unit = unit
+        self._context_path = tuple(settings.fields.context.split("."))
+        self._context_columns = context
+        self._has_features = bool(features)
         self.timed = timed
         self._has_kind = has_kind
 
@@ -133,16 +176,23 @@ class _Parser:
             self._kind(row) if self._has_kind else 0,
             self._time(row) if self.timed else number * _MS_APART,
             self._value(row),
+            self._context(row) if self._has_features else None,
         )
 
     def _get(self, row: _Row, column: str) -> Any:
         name = self._name[column]
-        if name in row:
-            return row[name]
-        place: Any = row
-        for key in self._path[column]:
-            place = place.get(key) if isinstance(place, Mapping) else None
-        return place
+        return row[name] if name in row else _at(row, self._path[column])
+
+    def _context(self, row: _Row) -> Context:
+        """An object, or its JSON, and the columns that belong to it."""
+        context = _at(row, self._context_path)
+        if isinstance(context, str):
+            found = _json_row(context.encode()) if context else {}
+            if isinstance(found, str):
+                raise BadRowError(f"{'.'.join(self._context_path)} is {found}")
+            context = found
+        own = {name: row[name] for name in self._context_columns}
+        return {**context, **own} if isinstance(context, Mapping) else own
 
     def _id(self, row: _Row, column: str) -> str:
         value = self._get(row, column)
@@ -188,6 +238,13 @@ class _Parser:
         return time_ms
 
 
+def _at(row: _Row, path: Sequence[str]) -> Any:
+    place: Any = row
+    for key in path:
+        place = place.get(key) if isinstance(place, Mapping) else None
+    return place
+
+
 def _number(value: object) -> float | None:
     """A finite number, from a text too."""
     if isinstance(value, bool) or not isinstance(value, int | float | str):
@@ -218,18 +275,20 @@ def _shown(value: object) -> str:
     return repr(value)[:80]
 
 
-def _table(events: list[_Event]) -> Table:
+def _table(events: list[_Event], features: Features) -> Table:
     time = np.array([event.time_ms for event in events], np.int64)
     order = np.argsort(time, kind="stable")
     ordered = [events[place] for place in order.tolist()]
     user_ids = [UserId(event.user) for event in ordered]
     item_ids = [ItemId(event.item) for event in ordered]
+    kind, time = np.array([event.kind for event in ordered], np.uint8), time[order]
     return Table(
         keys_of(user_ids),
         keys_of(item_ids),
-        np.array([event.kind for event in ordered], np.uint8),
-        time[order],
+        kind,
+        time,
         np.array([event.value for event in ordered], np.float32),
+        features.codes([event.context for event in ordered], kind, time),
         user_ids,
         item_ids,
     )

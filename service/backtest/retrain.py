@@ -19,6 +19,7 @@ from service.model.memory import Memory
 from service.registry.servable import Servable, build_servable, first_blend
 from service.scorer.scorer import Scorer
 from service.settings import HistorySettings, Settings
+from service.state.features import keys_of
 from service.state.histories import SLACK, HistorySlab
 from service.state.popularity import Popularity
 from service.trainer.batcher import Batcher
@@ -51,7 +52,7 @@ def retrain(
     """Teach a new model `events`; what is `described` it knows from the start. Blocks for minutes
     where they are many."""
     settings = _for_all_at_once(settings, events, epochs, patience)
-    slab = HistorySlab.create(PARTITION, settings.history)
+    slab = HistorySlab.create(PARTITION, settings.history, keys_of(settings.model.context))
     # Numbers of its own: the live model learns the same with and without a retrain beside it.
     with torch.random.fork_rng(), contextlib.closing(slab):
         torch.manual_seed(settings.model.seed)
@@ -60,7 +61,7 @@ def retrain(
             settings,
             slabs,
             Challenger.new(settings.model, settings.trainer, device, described, settings.click),
-            empty_rows(settings.model.max_length),
+            empty_rows(settings.model.max_length, len(settings.model.context)),
             {},
             Memory.of(settings.memory),
             first_blend(settings),
@@ -109,8 +110,8 @@ def _micro_batches(events: Table, scorer: Scorer, settings: Settings) -> list[Mi
     size = settings.batch.score_max_events
     for start in range(0, len(events), size):
         part = events.events(start, start + size, start)
-        places = scorer.score(part, np.zeros(len(part), np.bool_)).places
-        batcher.add(part, places.slot, places.ordinal, 0.0)
+        scored = scorer.score(part, np.zeros(len(part), np.bool_))
+        batcher.add(scored.events, scored.places.slot, scored.places.ordinal, 0.0)
         batches.append(batcher.close_if_due(0.0))
     batches.append(batcher.close_if_due(np.inf))
     return [batch for batch in batches if batch is not None]

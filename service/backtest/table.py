@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from service.domain import Events, Float32s, Int64s, ItemId, Uint8s, UserId, stable_key
+from service.domain import Events, Float32s, Int32s, Int64s, ItemId, Uint8s, UserId, stable_key
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,6 +17,7 @@ class Table:
     kind: Uint8s  # index in the settings' kinds
     timestamp: Int64s  # epoch ms
     value: Float32s  # NaN where absent
+    codes: Int32s  # [events, features] as a codec gives them
     user_ids: list[UserId]
     item_ids: list[ItemId]
 
@@ -37,6 +38,7 @@ class Table:
             timestamp=timestamp,
             appended=timestamp,
             value=self.value[start:end],
+            codes=self.codes[start:end],
             user_ids=self.user_ids[start:end],
             item_ids=self.item_ids[start:end],
             event_ids=[None] * count,
@@ -51,6 +53,7 @@ class Table:
             self.kind[:end],
             self.timestamp[:end],
             self.value[:end],
+            self.codes[:end],
             self.user_ids[:end],
             self.item_ids[:end],
         )
@@ -64,6 +67,7 @@ def join(tables: Sequence[Table]) -> Table:
         np.concatenate([table.kind for table in tables]),
         np.concatenate([table.timestamp for table in tables]),
         np.concatenate([table.value for table in tables]),
+        np.concatenate([table.codes for table in tables]),
         [user for table in tables for user in table.user_ids],
         [item for table in tables for item in table.item_ids],
     )

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from service.domain import Float32s, Int64s
+from service.domain import Float32s, Int32s, Int64s
 from service.model.click_head import ClickHead, echoes
 from service.model.inference import states_after
 from service.model.recommender import Recommender, unit_rows
@@ -22,9 +22,15 @@ _ROWS_AT_ONCE = 1024
 
 @torch.inference_mode()
 def foretold(
-    model: Recommender, head: ClickHead, vocabulary: Vocabulary, context: Int64s, item: Int64s
+    model: Recommender,
+    head: ClickHead,
+    vocabulary: Vocabulary,
+    context: Int64s,
+    item: Int64s,
+    codes: Int32s | None = None,
 ) -> Float32s:
-    """What the head expects of each item [rows] after its context [rows, length], both keys.
+    """What the head expects of each item [rows] after its context [rows, length], both keys, with
+    codes [rows, length, features] as in `states_at`.
 
     The probability of a click, or a number. [rows]
     """
@@ -34,8 +40,9 @@ def foretold(
     parts = [np.zeros(0, np.float32)]
     for start in range(0, len(item), _ROWS_AT_ONCE):
         part, of = context[start : start + _ROWS_AT_ONCE], item[start : start + _ROWS_AT_ONCE]
+        beside = None if codes is None else codes[start : start + _ROWS_AT_ONCE]
         found = head(
-            without_history(*states_after(model, vocabulary.rows(part))),
+            without_history(*states_after(model, vocabulary.rows(part), beside)),
             table[_like(vocabulary.rows(of), table)],
             _like(echoes(part, of[:, None]).squeeze(1), table),
         )

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from service.domain import Int64s
+from service.domain import Int32s, Int64s
 from service.model.precision import has_fast_bf16
 from service.model.recommender import Recommender
 from service.model.vocabulary import NO_ROW
@@ -30,10 +30,20 @@ def compact(rows: Int64s) -> tuple[Int64s, Int64s]:
     return np.take_along_axis(rows, order, axis=1)[:, :longest], lengths
 
 
-def states_at(model: Recommender, rows: Int64s, places: Int64s) -> Tensor:
+def compact_codes(rows: Int64s, codes: Int32s) -> Int32s:
+    """Codes [batch, length, features] as `compact` moves their items. [batch, longest, features]"""
+    order, lengths = known_first(rows)
+    longest = max(int(lengths.max(initial=0)), 1)
+    return np.take_along_axis(codes, order[:, :longest, None], axis=1)
+
+
+def states_at(
+    model: Recommender, rows: Int64s, places: Int64s, codes: Int32s | None = None
+) -> Tensor:
     """Unit states at the given places of each sequence. [batch, chosen, dim]
 
-    rows [batch, length] padded at the end; places [batch, chosen]. A place below 0 gives the
+    rows [batch, length] padded at the end; places [batch, chosen]; codes [batch, length, features]
+    of what the model reads, or None where it is to do without. A place below 0 gives the
     state of place 0, which the caller has to disregard. The body computes in bfloat16 where that
     is fast, which moves ranks by a place or two in a thousand; what is made of its states stays
     in 32 bits.
@@ -41,16 +51,27 @@ def states_at(model: Recommender, rows: Int64s, places: Int64s) -> Tensor:
     sequences = torch.from_numpy(np.ascontiguousarray(rows)).to(model.device)
     chosen = torch.from_numpy(np.maximum(places, 0)).to(model.device)
     with torch.autocast(model.device.type, torch.bfloat16, enabled=has_fast_bf16(model.device)):
-        states = model(sequences)  # [batch, length, dim]
+        states = model(sequences, _read_by(model, codes))  # [batch, length, dim]
     chosen = chosen[:, :, None].expand(-1, -1, states.shape[2])  # [batch, chosen, dim]
     return functional.normalize(states.gather(1, chosen).float(), dim=-1)
 
 
-def states_after(model: Recommender, rows: Int64s) -> tuple[Tensor, Int64s]:
-    """Unit states [batch, dim] after histories [batch, length], unknown items passed over, and
-    how many items of each are known [batch]; with none, the caller has to disregard the state."""
+def states_after(
+    model: Recommender, rows: Int64s, codes: Int32s | None = None
+) -> tuple[Tensor, Int64s]:
+    """Unit states [batch, dim] after histories [batch, length] with their codes as in `states_at`,
+    unknown items passed over, and how many items of each are known [batch]; with none, the caller
+    has to disregard the state."""
+    if model.context and codes is not None:
+        codes = compact_codes(rows, codes)
     rows, lengths = compact(rows)
-    return states_at(model, rows, lengths[:, None] - 1).squeeze(1), lengths
+    return states_at(model, rows, lengths[:, None] - 1, codes).squeeze(1), lengths
+
+
+def _read_by(model: Recommender, codes: Int32s | None) -> Tensor | None:
+    if model.context is None or codes is None:
+        return None
+    return torch.from_numpy(np.ascontiguousarray(codes)).to(model.device)
 
 
 def hide(scores: Tensor, rows: Int64s) -> Tensor:

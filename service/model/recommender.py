@@ -13,8 +13,9 @@ from service.domain import Bools, Float32s, Int64s
 from service.model.added import added_from
 from service.model.backbone import Backbone, backbone_from_config, make_backbone
 from service.model.click_head import ClickHead, head_from
+from service.model.context import ContextFeatures
 from service.model.item_tower import ItemTower, Source
-from service.settings import ClickSettings, ModelSettings
+from service.settings import ClickSettings, Feature, ModelSettings
 
 # Length of the id vector of a new item that is described: enough to have a direction.
 _FAINT = 0.1
@@ -25,7 +26,7 @@ class Recommender(nn.Module):
 
     Row 0 of the item table is no item: padding. The table may have more rows than the
     vocabulary; only the first `rows` count. A `tower`, where there is one, adds to its vectors.
-    `click` is None where no clicks are learned.
+    `click` is None where no clicks are learned, `context` where nothing but items is read.
     """
 
     def __init__(
@@ -36,6 +37,7 @@ class Recommender(nn.Module):
         self.click = click
         self.items = nn.Embedding(rows, dim)
         self.tower: ItemTower | None = None
+        self.context: ContextFeatures | None = None
         _init_rows(self.items.weight, 0)
 
     @classmethod
@@ -45,6 +47,7 @@ class Recommender(nn.Module):
             torch.manual_seed(settings.seed)
             model = cls(make_backbone(settings), rows=1, dim=settings.dim)
             model.tower = ItemTower(sources, 1, settings.dim) if sources else None
+            model.fit_context(settings.context)
             return model
 
     @classmethod
@@ -71,6 +74,8 @@ class Recommender(nn.Module):
             model = cls(backbone, rows, dim, head_from(shape.get("click"), dim))
             if "tower" in shape:
                 model.tower = ItemTower.from_plain(shape["tower"], *table.shape)
+            if "context" in shape:
+                model.context = ContextFeatures.from_plain(shape["context"], dim)
             return model
 
         with torch.device("meta"):
@@ -89,11 +94,13 @@ class Recommender(nn.Module):
         """What `from_weights` needs beside the weights, as plain data."""
         added = self.backbone.added
         tower = {"tower": self.tower.plain} if self.tower else {}
+        context = {"context": self.context.plain} if self.context else {}
         return {
             "backbone": self.backbone.config,
             "added": None if added is None else added.model_dump(mode="json"),
             "click": None if self.click is None else self.click.shape,
             **tower,
+            **context,
         }
 
     @property
@@ -108,21 +115,39 @@ class Recommender(nn.Module):
         if (wanted and wanted.shape) != (self.click and self.click.shape):
             self.click = wanted.to(self.device) if wanted else None
 
+    def fit_context(self, features: Sequence[Feature]) -> list[str]:
+        """Read these features of the context: what was learned of the very same ones stays, others
+        begin without effect. Gives the names of the weights that begin so."""
+        wanted = ContextFeatures(features, self.items.embedding_dim).to(self.device)
+        anew = wanted.adopt(self.context) if self.context else list(wanted.parts)
+        self.context = wanted if features else None
+        return [f"context.parts.{name}.weight" for name in anew]
+
+    @property
+    def features(self) -> tuple[str, ...]:
+        """Keys of the columns of codes that it reads."""
+        return self.context.keys if self.context else ()
+
     @property
     def device(self) -> torch.device:
         return self.items.weight.device
 
-    def forward(self, rows: Tensor) -> Tensor:
-        """States after each event. [batch, length, dim] from rows [batch, length]."""
-        return self.states(self.vectors(rows))
+    def forward(self, rows: Tensor, codes: Tensor | None = None) -> Tensor:
+        """States after each event. [batch, length, dim] from rows [batch, length] and codes
+        [batch, length, features]; without codes nothing is known of the context."""
+        return self.states(self.vectors(rows), codes=codes)
 
     def vectors(self, rows: Tensor) -> Tensor:
         """Item vectors. [any, dim] from rows [any]."""
         own: Tensor = self.items(rows)
         return own + self.tower(rows) if self.tower else own
 
-    def states(self, vectors: Tensor, positions: Tensor | None = None) -> Tensor:
+    def states(
+        self, vectors: Tensor, positions: Tensor | None = None, codes: Tensor | None = None
+    ) -> Tensor:
         """As `forward`, from item vectors; `positions` as in `Backbone`."""
+        if self.context is not None and codes is not None:
+            vectors = vectors + self.context(codes)
         states: Tensor = self.backbone(vectors, positions)
         return states
 
@@ -205,7 +230,7 @@ class Recommender(nn.Module):
         table = self.table(self.items.num_embeddings)
         folded = Recommender(self.backbone, 1, self.items.embedding_dim).train(self.training)
         folded.items = nn.Embedding.from_pretrained(table, freeze=False)
-        folded.click = self.click
+        folded.click, folded.context = self.click, self.context
         return folded
 
 

@@ -65,7 +65,8 @@ def make_servable(manifest: Manifest, artifact: Artifact, *, batch: int, length:
     with torch.inference_mode():
         for size in (1, min(batch, _WARM_ROWS)):
             sequences = np.zeros((size, length), np.int64)
-            states_at(servable.model, sequences, np.zeros((size, 2), np.int64))
+            codes = np.zeros((size, length, len(servable.model.features)), np.int32)
+            states_at(servable.model, sequences, np.zeros((size, 2), np.int64), codes)
     return servable
 
 

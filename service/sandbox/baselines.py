@@ -9,6 +9,7 @@ from service.sandbox.replay import Ratings
 from service.sandbox.scoreboard import CUTOFF
 from service.scorer.scorer import Scorer
 from service.settings import Settings
+from service.state.features import Features, keys_of
 from service.state.histories import HistorySlab
 from service.state.popularity import Popularity
 
@@ -26,7 +27,8 @@ class FrozenModel:
         self, servable: Servable, memory: StillMemory, ratings: Ratings, settings: Settings
     ) -> None:
         self._ratings = ratings
-        self._slab = HistorySlab.create(_ALL, settings.history)
+        self._features = Features(settings.model.context, settings.events.kinds)
+        self._slab = HistorySlab.create(_ALL, settings.history, keys_of(settings.model.context))
         self._scorer = Scorer(
             servable,
             {_ALL: self._slab},
@@ -42,7 +44,8 @@ class FrozenModel:
 
     def answer(self, chosen: Int64s, wanted: Bools) -> list[list[int]]:
         """Apply events, in stream order, and rank films after each one that is `wanted`."""
-        events = self._ratings.columns(chosen, np.zeros(len(chosen), np.int32), chosen)
+        partition = np.zeros(len(chosen), np.int32)
+        events = self._ratings.columns(chosen, partition, chosen, self._features)
         number = self._ratings.number
         return [
             [number[item] for item, _ in ranking or ()]

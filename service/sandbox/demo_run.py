@@ -30,6 +30,7 @@ from service.sandbox.serve_process import ServeFailedError, ServeProcess
 from service.sandbox.view import SHAPE_POINTS, Status, View
 from service.sandbox.warm_start import publish_first_version
 from service.settings import Settings
+from service.state.features import Features
 from service.stream.client import EventProducer, RecommendationReader, commit_offsets
 from service.stream.topics import create_topics
 
@@ -131,8 +132,12 @@ class Demo:
         self._phase = "teaching the first fifth of the events"
         await replay.send_all(self._first)
         chosen = np.arange(self._first)
+        settings = self._settings
         events = self._ratings.columns(
-            chosen, replay.partition[: self._first], replay.offset[: self._first]
+            chosen,
+            replay.partition[: self._first],
+            replay.offset[: self._first],
+            Features(settings.model.context, settings.events.kinds),
         )
         manifest = await asyncio.get_running_loop().run_in_executor(
             executor, publish_first_version, events, self._settings, self._registry

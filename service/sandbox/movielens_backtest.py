@@ -13,6 +13,7 @@ from service.domain import ItemId, UserId, item_key
 from service.sandbox.movielens import MovieLens, load_movielens
 from service.settings import Settings
 from service.state.catalogue import CatalogueItem
+from service.state.features import Features
 
 
 def backtest_movielens(options: Options, settings: Settings) -> int:
@@ -35,12 +36,16 @@ def movielens_table(ratings: MovieLens, settings: Settings) -> Table:
     kind = kinds.index("rating") if "rating" in kinds else 0
     user_ids = [UserId(user) for user in ratings.user_ids.tolist()]
     item_ids = [ItemId(item) for item in ratings.item_ids.tolist()]
+    kinds_of = np.full(len(ratings), kind, np.uint8)
+    timestamp = ratings.timestamps * 1000
+    features = Features(settings.model.context, kinds)
     return Table(
         keys_of(user_ids),
         keys_of(item_ids),
-        np.full(len(ratings), kind, np.uint8),
-        ratings.timestamps * 1000,
+        kinds_of,
+        timestamp,
         ratings.ratings,
+        features.codes([None] * len(ratings), kinds_of, timestamp),
         user_ids,
         item_ids,
     )

@@ -28,6 +28,7 @@ from service.domain import (
     stable_key,
 )
 from service.sandbox.movielens import MovieLens
+from service.state.features import Features
 from service.stream.client import Appended, EventProducer
 
 KIND = "rating"
@@ -68,8 +69,11 @@ class Ratings:
         }
         return user.encode(), orjson.dumps(plain)
 
-    def columns(self, chosen: Int64s, partition: Int32s, offset: Int64s) -> Events:
+    def columns(
+        self, chosen: Int64s, partition: Int32s, offset: Int64s, features: Features
+    ) -> Events:
         """Events as the service decodes them, placed as Kafka has placed them."""
+        kind, timestamp = np.zeros(len(chosen), np.uint8), self._timestamp[chosen]
         user, item = self.user[chosen], self.item[chosen]
         nothing = [None] * len(chosen)
         return Events(
@@ -77,10 +81,11 @@ class Ratings:
             offset=offset,
             user=self._user_keys[user],
             item=self._item_keys[item],
-            kind=np.zeros(len(chosen), np.uint8),
-            timestamp=self._timestamp[chosen],
-            appended=self._timestamp[chosen],
+            kind=kind,
+            timestamp=timestamp,
+            appended=timestamp,
             value=self._value[chosen],
+            codes=features.codes(nothing, kind, timestamp),
             user_ids=[self.user_ids[number] for number in user.tolist()],
             item_ids=[self.item_ids[number] for number in item.tolist()],
             event_ids=list(nothing),

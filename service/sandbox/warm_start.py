@@ -17,6 +17,7 @@ from service.registry.manifest import Manifest, Origin
 from service.registry.registry import Registry
 from service.registry.servable import first_blend
 from service.settings import Settings
+from service.state.features import keys_of
 from service.state.histories import SLACK, HistorySlab
 from service.trainer.challenger import Challenger
 from service.trainer.holdout import empty_rows
@@ -31,7 +32,9 @@ def publish_first_version(events: Events, settings: Settings, registry: Registry
     trainer = settings.trainer.model_copy(update={"max_epochs": _MAX_EPOCHS, "patience": _PATIENCE})
     settings = settings.model_copy(update={"trainer": trainer})
     slabs = {
-        Partition(partition): HistorySlab.create(Partition(partition), settings.history)
+        Partition(partition): HistorySlab.create(
+            Partition(partition), settings.history, keys_of(settings.model.context)
+        )
         for partition in np.unique(events.partition).tolist()
     }
     try:
@@ -39,7 +42,7 @@ def publish_first_version(events: Events, settings: Settings, registry: Registry
             settings,
             slabs,
             Challenger.new(settings.model, trainer, torch.device("cpu")),
-            empty_rows(settings.model.max_length),
+            empty_rows(settings.model.max_length, len(settings.model.context)),
             {},
             Memory.of(settings.memory),
             first_blend(settings),
@@ -77,7 +80,12 @@ def _micro_batches(events: Events, slabs: dict[Partition, HistorySlab]) -> list[
 
 def _micro_batch(events: Events, slab: HistorySlab, through: Offsets) -> MicroBatch:
     slot, ordinal = slab.append(
-        events.user, events.item, events.kind, events.timestamp, events.offset
+        events.user,
+        events.item,
+        events.kind,
+        events.timestamp,
+        events.offset,
+        codes=events.codes,
     )
     return MicroBatch(
         partition=events.partition,
@@ -89,6 +97,7 @@ def _micro_batch(events: Events, slab: HistorySlab, through: Offsets) -> MicroBa
         kind=events.kind,
         timestamp=events.timestamp,
         value=events.value,
+        codes=slab.codes(slot, ordinal),
         item_ids=tuple(dict(zip(events.item.tolist(), events.item_ids, strict=True)).items()),
         next_offsets=through,
         opened_s=time.monotonic(),

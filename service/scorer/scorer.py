@@ -7,7 +7,7 @@ pass serves two ends: the state before an event tells how well the live model fo
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -25,12 +25,13 @@ from service.domain import (
     stable_key,
 )
 from service.model.clicks import ranks_after, reordered, without_history
-from service.model.inference import compact, states_at
+from service.model.inference import compact, compact_codes, states_at
 from service.model.memory import Memory, Recollection
 from service.model.mixture import Columns, MemoryRows, Mixture, best, blended, ranks, stack
 from service.model.vocabulary import NO_ROW
 from service.registry.servable import Servable
 from service.settings import ScorerSettings
+from service.state.features import picked
 from service.state.histories import SLACK, HistorySlab
 from service.state.popularity import Popularity
 
@@ -62,6 +63,7 @@ class _Pasts:
     """Histories at some events, each with the event itself in it."""
 
     window: Int64s  # [rows, length] item keys, oldest first
+    codes: Int32s  # [rows, length, features] beside them
     kept: Int64s  # [rows, width] every remembered item key, in no order
     is_earlier: Bools  # [rows, width], False for the event itself
     recalled_before: list[Recollection]  # the event; empty where there is no memory
@@ -109,13 +111,14 @@ class Scorer:
         None of a kind that tells what was shown may be marked."""
         servable = self.champion
         done = ~np.isin(events.kind, self._shown)
-        places, pasts = self._apply(events, done, answer)
+        places, codes, pasts = self._apply(events, done, answer)
         ranked: list[RankedItems] = []
         rank = np.zeros(0, np.int64)
         is_known = servable.vocabulary.rows(events.item[answer]) != NO_ROW
         if answer.any():
             ranked, rank = self._rank(servable, pasts, events.item[answer], is_known)
         rankings = self._complete(events, done, answer, ranked, pasts.kept)
+        events = replace(events, codes=codes)
         return Scored(events, places, servable, rankings, rank, int((~is_known).sum()))
 
     def _complete(
@@ -134,15 +137,22 @@ class Scorer:
                 rankings[row] = self._filled(*next(asked))
         return rankings
 
-    def _apply(self, events: Events, done: Bools, answer: Bools) -> tuple[Places, _Pasts]:
-        """Append what users have `done`; give the histories at the events marked in `answer`, as
-        they were just then."""
+    @property
+    def _features(self) -> tuple[str, ...]:
+        """Keys of the slabs' columns of codes; all slabs have the same."""
+        return next((slab.address.features for slab in self._slabs.values()), ())
+
+    def _apply(self, events: Events, done: Bools, answer: Bools) -> tuple[Places, Int32s, _Pasts]:
+        """Append what users have `done`; give the codes that their histories hold of it, and the
+        histories at the events marked in `answer`, as they were just then."""
         slot = np.empty(len(events), np.int32)
         ordinal = np.empty(len(events), np.int64)
         asked = int(answer.sum())
         place = np.cumsum(answer) - 1  # among those asked
         width = max((slab.address.width for slab in self._slabs.values()), default=1)
         window = np.zeros((asked, self._length), np.int64)
+        beside = np.zeros((asked, self._length, len(self._features)), np.int32)
+        codes = events.codes.copy()
         kept = np.zeros((asked, width), np.int64)
         is_earlier = np.zeros((asked, width), np.bool_)
         before = np.zeros((len(events), self._length), np.int64)
@@ -157,17 +167,22 @@ class Scorer:
                     events.timestamp[rows],
                     events.offset[rows],
                     done[rows],
+                    codes[rows],
                 )
+                if self._features:
+                    own = rows[done[rows]]
+                    codes[own] = slab.codes(slot[own], ordinal[own])
                 if self.memory is not None:  # an empty one is false
                     before[rows] = slab.windows(slot[rows], ordinal[rows], self._length).item
                 rows = rows[answer[rows]]
                 end = ordinal[rows] + 1
-                window[place[rows]] = slab.windows(slot[rows], end, self._length).item
+                windows = slab.windows(slot[rows], end, self._length)
+                window[place[rows]], beside[place[rows]] = windows.item, windows.codes
                 kept[place[rows]], kept_ordinal = slab.remembered(slot[rows], end)
                 earlier = (kept_ordinal >= 0) & (kept_ordinal < ordinal[rows, None])
                 is_earlier[place[rows]] = earlier
         recalled = self._learn(events, before, done, answer)
-        return Places(slot, ordinal), _Pasts(window, kept, is_earlier, *recalled)
+        return Places(slot, ordinal), codes, _Pasts(window, beside, kept, is_earlier, *recalled)
 
     def _learn(
         self, events: Events, before: Int64s, done: Bools, answer: Bools
@@ -201,10 +216,15 @@ class Scorer:
         user has a history.
         """
         vocabulary = servable.vocabulary
-        rows, lengths = compact(vocabulary.rows(pasts.window))
+        padded = vocabulary.rows(pasts.window)
+        rows, lengths = compact(padded)
+        codes = None
+        if servable.model.context:
+            codes = picked(pasts.codes, self._features, servable.model.features)
+            codes = compact_codes(padded, codes)
         # Places that have not seen the event, and that have.
         known = np.stack([lengths - is_known, lengths], axis=1)
-        states = states_at(servable.model, rows, known - 1)  # [batch, 2, dim]
+        states = states_at(servable.model, rows, known - 1, codes)  # [batch, 2, dim]
         cosines = states @ servable.table.T  # [batch, 2, items]
         cosines[torch.from_numpy(known == 0)] = -torch.inf
 

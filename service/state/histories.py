@@ -12,10 +12,12 @@ was overwritten under its hands is found out and left out.
     item   [users, width]  item keys
     time   [users, width]  epoch ms
     offset [users, width]  Kafka offsets in the partition
+    codes  [users, width, features]  what `state/features.py` keeps of the context
     kind   [users, width]  index in the settings' kinds
 """
 
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass
 from multiprocessing import shared_memory
 from pathlib import Path
@@ -25,6 +27,7 @@ import numpy as np
 from service.domain import NO_KEY, Bools, Int32s, Int64s, Partition, Uint8s
 from service.errors import ConfigurationError
 from service.settings import HistorySettings
+from service.state.features import gap_codes, gap_place
 
 # Room beyond the remembered events, so that the histories at every event of a scored batch can
 # be read after the whole batch was appended. A user with more events in one batch splits it.
@@ -41,6 +44,7 @@ class SlabAddress:
     name: str
     users: int
     width: int
+    features: tuple[str, ...] = ()  # keys of the columns of codes
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +54,7 @@ class Windows:
     item: Int64s  # [rows, length], NO_KEY where padded
     time: Int64s  # [rows, length], 0 where padded
     offset: Int64s  # [rows, length], -1 where padded
+    codes: Int32s  # [rows, length, features], 0 where padded
     intact: Bools  # [rows], False where a row was overwritten while it was read
 
 
@@ -61,6 +66,7 @@ class _Columns:
     item: Int64s  # [users, width]
     time: Int64s  # [users, width]
     offset: Int64s  # [users, width]
+    codes: Int32s  # [users, width, features]
     kind: Uint8s  # [users, width]
 
 
@@ -76,17 +82,22 @@ class HistorySlab:
         self._memory = memory
         self._owner = owner
         self._columns: _Columns | None = _map(address, memory)
+        self._gap = gap_place(address.features)
         # The writer's own index, longest idle first (a dict keeps the order of insertion).
         self._slots: dict[int, int] = {}
 
     @classmethod
-    def create(cls, partition: Partition, settings: HistorySettings) -> "HistorySlab":
-        """Make an empty slab. Raises ConfigurationError where shared memory is too small."""
-        require_room(settings, slabs=1)
+    def create(
+        cls, partition: Partition, settings: HistorySettings, features: Sequence[str] = ()
+    ) -> "HistorySlab":
+        """Make an empty slab with a column for each of the `features`. Raises ConfigurationError
+        where shared memory is too small."""
+        require_room(settings, slabs=1, features=len(features))
         width = settings.events + SLACK
-        size = slab_bytes(settings)
+        size = slab_bytes(settings, len(features))
         memory = shared_memory.SharedMemory(create=True, size=size)
-        return cls(SlabAddress(partition, memory.name, settings.users, width), memory, owner=True)
+        address = SlabAddress(partition, memory.name, settings.users, width, tuple(features))
+        return cls(address, memory, owner=True)
 
     @classmethod
     def attach(cls, address: SlabAddress) -> "HistorySlab":
@@ -119,11 +130,12 @@ class HistorySlab:
         time: Int64s,
         offset: Int64s,
         keep: Bools | None = None,
+        codes: Int32s | None = None,
     ) -> tuple[Int32s, Int64s]:
         """Add events in order; give each one's slot and its ordinal in the user's history.
 
         One that is not to `keep` (None: all are) only finds its place: its ordinal is that of the
-        event which comes next.
+        event which comes next. Without `codes` [events, features] nothing is known of the context.
 
         No user may have more than SLACK events in one call, or `windows` at the first of
         them would no longer be whole.
@@ -149,6 +161,11 @@ class HistorySlab:
         columns.time[at] = time[kept]
         columns.offset[at] = offset[kept]
         columns.kind[at] = kind[kept]
+        if self.address.features:
+            columns.codes[at] = 0 if codes is None else codes[kept]
+        if self._gap is not None:
+            before = columns.time[slot[kept], (ordinal[kept] - 1) % self.address.width]
+            columns.codes[(*at, self._gap)] = gap_codes(time[kept], before, ordinal[kept] == 0)
         # Last: a reader trusts an ordinal only below the count.
         touched = np.fromiter(counts, np.int64, len(counts))
         columns.count[touched] = np.fromiter(counts.values(), np.int64, len(counts))
@@ -179,16 +196,18 @@ class HistorySlab:
         item = columns.item[slot[:, None], ring]
         time = columns.time[slot[:, None], ring]
         offset = columns.offset[slot[:, None], ring]
+        codes = columns.codes[slot[:, None], ring]
         missing = ordinal >= end[:, None]
         item[missing] = NO_KEY
         time[missing] = 0
         offset[missing] = -1
+        codes[missing] = 0
         after = columns.count[slot]
         # An append may have written `after - before` places of the ring meanwhile, the oldest
         # first; an eviction sets the count back, and before the count has grown to `end` again
         # the ring still holds what was forgotten.
         intact = (end <= before) & (after >= before) & (after - width <= start)
-        return Windows(item, time, offset, intact)
+        return Windows(item, time, offset, codes, intact)
 
     def remembered(self, slot: Int32s, end: Int64s) -> tuple[Int64s, Int64s]:
         """The remembered items from before ordinal `end` in each slot, and their ordinals.
@@ -206,6 +225,10 @@ class HistorySlab:
         ordinal[missing] = -1
         return item, ordinal
 
+    def codes(self, slot: Int32s, ordinal: Int64s) -> Int32s:
+        """The codes of events that were just appended. [events, features]"""
+        return self._open.codes[slot, ordinal % self.address.width]
+
     def users(self, slot: Int32s) -> Int64s:
         """The user key at each slot."""
         return self._open.user[slot]
@@ -220,13 +243,13 @@ class HistorySlab:
         return self._open.count[slot]
 
 
-def require_room(settings: HistorySettings, slabs: int) -> None:
+def require_room(settings: HistorySettings, slabs: int, features: int) -> None:
     """Raises ConfigurationError where shared memory has no room for so many new slabs.
 
     Asked for all of them at once, before the first is made: Linux reserves what it does not
     have, and writing to a page that cannot be had kills the process with SIGBUS, much later.
     """
-    size = slabs * slab_bytes(settings)
+    size = slabs * slab_bytes(settings, features)
     if _SHARED_MEMORY.is_dir() and shutil.disk_usage(_SHARED_MEMORY).free < size:
         raise ConfigurationError(
             f"cannot reserve {size / 1e6:.0f} MB of shared memory for histories: lower "
@@ -234,10 +257,10 @@ def require_room(settings: HistorySettings, slabs: int) -> None:
         )
 
 
-def slab_bytes(settings: HistorySettings) -> int:
+def slab_bytes(settings: HistorySettings, features: int = 0) -> int:
     """What one partition's slab takes of shared memory."""
     width = settings.events + SLACK
-    return 8 + settings.users * (8 + 8 + width * (8 + 8 + 8 + 1))
+    return 8 + settings.users * (8 + 8 + width * (8 + 8 + 8 + 4 * features + 1))
 
 
 def _map(address: SlabAddress, memory: shared_memory.SharedMemory) -> _Columns:
@@ -252,5 +275,6 @@ def _map(address: SlabAddress, memory: shared_memory.SharedMemory) -> _Columns:
 
     used, user, count = int64s(1), int64s(users), int64s(users)
     item, time, offset = (int64s(users, width) for _ in range(3))
-    kind: Uint8s = np.ndarray((users, width), np.uint8, buffer, start)
-    return _Columns(used, user, count, item, time, offset, kind)
+    codes: Int32s = np.ndarray((users, width, len(address.features)), np.int32, buffer, start)
+    kind: Uint8s = np.ndarray((users, width), np.uint8, buffer, start + codes.nbytes)
+    return _Columns(used, user, count, item, time, offset, codes, kind)

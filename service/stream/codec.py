@@ -1,6 +1,6 @@
 """Bytes to events and recommendations to bytes."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,8 +22,9 @@ from service.domain import (
     user_key,
 )
 from service.errors import DeadLetterReason, InvalidEventError
-from service.settings import EventsSettings
+from service.settings import EventsSettings, Feature
 from service.state.catalogue import CatalogueItem
+from service.state.features import Features
 
 Header = tuple[str, bytes]
 
@@ -43,8 +44,10 @@ class Record:
 class EventCodec:
     """Decodes and checks events by the user's settings."""
 
-    def __init__(self, settings: EventsSettings) -> None:
+    def __init__(self, settings: EventsSettings, features: Sequence[Feature] = ()) -> None:
+        """`features` are what is kept of an event's context."""
         self._settings = settings
+        self._features = Features(features, settings.kinds)
         self._kinds = {kind: code for code, kind in enumerate(settings.kinds)}
         names = settings.fields.model_dump()
         self._paths = {ours: tuple(theirs.split(".")) for ours, theirs in names.items()}
@@ -95,17 +98,20 @@ class EventCodec:
         records = [record for record, _ in decoded]
         events = [event for _, event in decoded]
         missing = float("nan")
+        kind = np.array([self._kinds[event.event] for event in events], np.uint8)
+        timestamp = np.array([event.timestamp for event in events], np.int64)
         return Events(
             partition=np.array([record.partition for record in records], np.int32),
             offset=np.array([record.offset for record in records], np.int64),
             user=np.array([user_key(UserId(event.user_id)) for event in events], np.int64),
             item=np.array([item_key(ItemId(event.item_id)) for event in events], np.int64),
-            kind=np.array([self._kinds[event.event] for event in events], np.uint8),
-            timestamp=np.array([event.timestamp for event in events], np.int64),
+            kind=kind,
+            timestamp=timestamp,
             appended=np.array([record.appended_ms for record in records], np.int64),
             value=np.array(
                 [missing if event.value is None else event.value for event in events], np.float32
             ),
+            codes=self._features.codes([event.context for event in events], kind, timestamp),
             user_ids=[UserId(event.user_id) for event in events],
             item_ids=[ItemId(event.item_id) for event in events],
             event_ids=[event.event_id for event in events],

@@ -64,6 +64,7 @@ class Batcher:
             kind=np.concatenate([events.kind for events in batches]),
             timestamp=np.concatenate([events.timestamp for events in batches]),
             value=np.concatenate([events.value for events in batches]),
+            codes=np.concatenate([events.codes for events in batches]),
             item_ids=tuple(ids.items()),
             next_offsets=offsets,
             opened_s=self._opened_s,

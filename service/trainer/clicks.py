@@ -8,14 +8,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from service.domain import Bools, Float32s, Int64s, MicroBatch
+from service.domain import Bools, Float32s, Int32s, Int64s, MicroBatch
 from service.model.click_head import ClickHead, echoes
 from service.model.click_metrics import ClickScores, click_scores, is_click
 from service.model.clicks import foretold
-from service.model.inference import compact
+from service.model.inference import compact, compact_codes
 from service.model.recommender import Recommender
 from service.model.vocabulary import Vocabulary
 from service.settings import ClickLoss, ClickSettings, Settings
+from service.state.features import keys_of
 from service.trainer.holdout import are_released, is_member
 from service.trainer.labels import LabelledRows, followed, labelled_from, no_rows
 from service.trainer.step import ClickBatch
@@ -35,10 +36,12 @@ class Clicks:
         self._kinds = settings.events.codes(settings.click.kinds)
         self._acts = settings.events.codes(settings.click.followed_by)
         length = settings.model.max_length
-        self._waiting = labelled_from(tensors, "click.waiting", length)
-        self.held = labelled_from(tensors, "click.held", length)
-        self._fresh = no_rows(length)  # to be taught in the round at hand
-        self._past = no_rows(length)
+        self._features = keys_of(settings.model.context)
+        self._waiting = labelled_from(tensors, "click.waiting", length, self._features)
+        self.held = labelled_from(tensors, "click.held", length, self._features)
+        self._none = no_rows(length, len(self._features))
+        self._fresh = self._none  # to be taught in the round at hand
+        self._past = self._none
         self._random = np.random.default_rng(settings.model.seed)
 
     @classmethod
@@ -46,9 +49,11 @@ class Clicks:
         """None where the settings do without."""
         return cls(settings, tensors) if settings.click.enabled else None
 
-    def admit(self, batch: MicroBatch, before: Int64s, clean: Int64s, now_ms: int) -> Bools:
-        """Take in a micro-batch, whose events have the histories `before` [rows, length], and
-        `clean` without what may be held out.
+    def admit(
+        self, batch: MicroBatch, before: Int64s, clean: Int64s, codes: Int32s, now_ms: int
+    ) -> Bools:
+        """Take in a micro-batch, whose events have the histories `before` [rows, length] with their
+        `codes` [rows, length, features], and `clean` without what may be held out.
 
         Gives the events that must be held out because they are the act of a held-out row.
         """
@@ -56,6 +61,7 @@ class Clicks:
         held = self._is_member(batch.user[rows], batch.item[rows])
         came = LabelledRows(
             np.where(held[:, None], before[rows], clean[rows]),
+            codes[rows],
             batch.user[rows],
             batch.item[rows],
             batch.timestamp[rows],
@@ -112,7 +118,7 @@ class Clicks:
         return len(self._fresh)
 
     def end_round(self) -> None:
-        self._fresh = no_rows(self._fresh.context.shape[1])
+        self._fresh = self._none
 
     def steps(self) -> int:
         """In which all new labels are taught once."""
@@ -135,9 +141,11 @@ class Clicks:
         rows = fresh.joined(self._past.take(self._random.permutation(len(self._past))[:again]))
         if not len(rows):
             return None
-        context, lengths = compact(vocabulary.rows(rows.context))
+        padded = vocabulary.rows(rows.context)
+        context, lengths = compact(padded)
+        codes = compact_codes(padded, rows.codes)
         echo = echoes(rows.context, rows.item[:, None]).squeeze(1)
-        columns = (context, lengths, vocabulary.rows(rows.item), echo, rows.label)
+        columns = (context, lengths, vocabulary.rows(rows.item), echo, rows.label, codes)
         return ClickBatch(
             self._settings.weight,
             *(torch.from_numpy(np.ascontiguousarray(one)).to(device) for one in columns),
@@ -145,7 +153,8 @@ class Clicks:
 
     def scores(self, model: Recommender, head: ClickHead, vocabulary: Vocabulary) -> ClickScores:
         """Of the head, over the labels that are held out."""
-        expected = foretold(model, head, vocabulary, self.held.context, self.held.item)
+        held = self.held
+        expected = foretold(model, head, vocabulary, held.context, held.item, held.codes)
         return click_scores(expected, self.held.label, self._settings)
 
     def held_clicks(self) -> LabelledRows:
@@ -153,7 +162,10 @@ class Clicks:
         return self.held.take(np.flatnonzero(is_click(self.held.label, self._settings)))
 
     def tensors(self) -> dict[str, Tensor]:
-        return {**self._waiting.tensors("click.waiting"), **self.held.tensors("click.held")}
+        return {
+            **self._waiting.tensors("click.waiting", self._features),
+            **self.held.tensors("click.held", self._features),
+        }
 
 
 def label_of(value: Float32s, settings: ClickSettings) -> Float32s:

@@ -101,7 +101,7 @@ def questions(
         part = held.take(slice(start, start + _ROWS_AT_ONCE))
         recalled = stack(list(islice(recollection, len(part))), memory_rows)
         columns = Columns(vocabulary, recalled)
-        state, lengths = states_after(model, vocabulary.rows(part.context))
+        state, lengths = states_after(model, vocabulary.rows(part.context), part.codes)
         cosines = state @ table.T  # [rows, items]
         cosines[torch.from_numpy(lengths == 0)] = -torch.inf
         yield Questions(

@@ -6,13 +6,14 @@ any training context. When newer ones push it out of the window, or it is too ol
 released to training. Early stopping and the gate look at what is held out at the moment.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 from torch import Tensor, from_numpy
 
-from service.domain import Bools, Int64s, earlier
+from service.domain import Bools, Int32s, Int64s, earlier
 from service.settings import HoldoutSettings
 
 _PARTS = 1_000_000
@@ -23,6 +24,7 @@ class HoldoutRows:
     """Held-out interactions, oldest first. Element i of every column is the same one."""
 
     context: Int64s  # [rows, length] item keys before it, NO_KEY where padded
+    codes: Int32s  # [rows, length, features] beside them
     user: Int64s
     item: Int64s
     time: Int64s  # epoch ms
@@ -45,22 +47,42 @@ class HoldoutRows:
         """The hashes by which the held-out events are known."""
         return event_hash(self.user, self.item, self.time).view(np.int64)
 
-    def tensors(self, name: str = "holdout") -> dict[str, Tensor]:
+    def tensors(self, name: str = "holdout", features: Sequence[str] = ()) -> dict[str, Tensor]:
+        """The columns, and those of the codes by their `features`: others may read them back."""
+        columns = {column.name: getattr(self, column.name) for column in fields(self)}
+        codes = columns.pop("codes")
+        columns |= {f"codes.{key}": codes[..., place] for place, key in enumerate(features)}
         return {
-            f"{name}.{column.name}": from_numpy(np.ascontiguousarray(getattr(self, column.name)))
-            for column in fields(self)
+            f"{name}.{column}": from_numpy(np.ascontiguousarray(values))
+            for column, values in columns.items()
         }
 
 
-def empty_rows(length: int) -> HoldoutRows:
+def empty_rows(length: int, features: int = 0) -> HoldoutRows:
     none = np.zeros(0, np.int64)
-    return HoldoutRows(np.zeros((0, length), np.int64), none, none, none)
+    codes = np.zeros((0, length, features), np.int32)
+    return HoldoutRows(np.zeros((0, length), np.int64), codes, none, none, none)
 
 
-def rows_from_tensors(tensors: dict[str, Tensor]) -> HoldoutRows:
-    return HoldoutRows(
-        **{column.name: tensors[f"holdout.{column.name}"].numpy() for column in fields(HoldoutRows)}
-    )
+def rows_from_tensors(tensors: dict[str, Tensor], features: Sequence[str] = ()) -> HoldoutRows:
+    """What `HoldoutRows.tensors` gave; of features that it had not, nothing is known."""
+    return HoldoutRows(**columns_from(HoldoutRows, tensors, "holdout", features))
+
+
+def columns_from(
+    rows: type[HoldoutRows], tensors: dict[str, Tensor], name: str, features: Sequence[str]
+) -> dict[str, Any]:
+    """The columns of such rows as `tensors` gave them under this name."""
+    columns = {
+        column.name: tensors[f"{name}.{column.name}"].numpy()
+        for column in fields(rows)
+        if column.name != "codes"
+    }
+    codes = np.zeros((*columns["context"].shape, len(features)), np.int32)
+    for place, key in enumerate(features):
+        if f"{name}.codes.{key}" in tensors:
+            codes[..., place] = tensors[f"{name}.codes.{key}"].numpy()
+    return {**columns, "codes": codes}
 
 
 def event_hash(

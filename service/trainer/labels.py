@@ -4,13 +4,14 @@ An event's label is its value, or whether something follows it: an act of the sa
 same item within a time. Until then, or until the time has passed, it waits.
 """
 
-from dataclasses import dataclass, fields
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from torch import Tensor
 
 from service.domain import Bools, Float32s, Int64s
-from service.trainer.holdout import HoldoutRows, event_hash
+from service.trainer.holdout import HoldoutRows, columns_from, event_hash
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,17 +21,25 @@ class LabelledRows(HoldoutRows):
     label: Float32s  # 0 or 1, or a number; NaN while it waits
 
 
-def no_rows(length: int) -> LabelledRows:
+def no_rows(length: int, features: int = 0) -> LabelledRows:
     none = np.zeros(0, np.int64)
-    return LabelledRows(np.zeros((0, length), np.int64), none, none, none, np.zeros(0, np.float32))
+    return LabelledRows(
+        np.zeros((0, length), np.int64),
+        np.zeros((0, length, features), np.int32),
+        none,
+        none,
+        none,
+        np.zeros(0, np.float32),
+    )
 
 
-def labelled_from(tensors: dict[str, Tensor], name: str, length: int) -> LabelledRows:
+def labelled_from(
+    tensors: dict[str, Tensor], name: str, length: int, features: Sequence[str] = ()
+) -> LabelledRows:
     """What `LabelledRows.tensors` gave under this name; no rows where it gave none."""
     if f"{name}.label" not in tensors:
-        return no_rows(length)
-    columns = (tensors[f"{name}.{column.name}"].numpy() for column in fields(LabelledRows))
-    return LabelledRows(*columns)
+        return no_rows(length, len(features))
+    return LabelledRows(**columns_from(LabelledRows, tensors, name, features))
 
 
 def followed(

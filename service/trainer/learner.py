@@ -23,6 +23,7 @@ import torch
 from service.domain import (
     Bools,
     Float32s,
+    Int32s,
     Int64s,
     ItemKey,
     MicroBatch,
@@ -37,6 +38,7 @@ from service.model.memory import Memory, Recollection
 from service.model.mixture import Blend
 from service.registry.artifact import Artifact
 from service.settings import HerdingReplay, RecencyReplay, Settings
+from service.state.features import keys_of
 from service.trainer.anchor import Anchor
 from service.trainer.challenger import Challenger, Checkpoint
 from service.trainer.clicks import Clicks
@@ -51,10 +53,12 @@ from service.trainer.reranking import ClickReport, best_weight, reranked
 from service.trainer.sequences import (
     Sequences,
     Slabs,
+    Stretch,
     contexts,
     empty_sequences,
     from_lists,
     join,
+    stretch,
     strip,
     windows_over,
 )
@@ -121,6 +125,7 @@ class Learner:
         self._candidates = settings.click.candidates
         self._shown = settings.events.codes(settings.events.shown)
         self._length = settings.model.max_length
+        self._features = keys_of(settings.model.context)
         self._slabs = slabs
         self._challenger = challenger
         self.held = held
@@ -231,21 +236,22 @@ class Learner:
             self.held.user,
             settings.max_user_rows,
         )
-        before, times = contexts(batch, self._slabs, batch.ordinal, self._length)
+        before, times, codes = contexts(batch, self._slabs, batch.ordinal, self._length)
         owner = np.broadcast_to(batch.user[:, None], before.shape)
         # Whatever is a member may be held; a released one is missed as context, no more.
         clean = np.where(is_member(owner, before, times, settings.fraction), 0, before)
         if self._clicks:
-            member |= self._clicks.admit(batch, before, clean, self._latest_ms)
+            member |= self._clicks.admit(batch, before, clean, codes, self._latest_ms)
         done = np.flatnonzero(~np.isin(batch.kind, self._shown))
         batch, member, before, clean = batch.take(done), member[done], before[done], clean[done]
-        added = HoldoutRows(before, batch.user, batch.item, batch.timestamp)
+        codes = codes[done]
+        added = HoldoutRows(before, codes, batch.user, batch.item, batch.timestamp)
         self.held, released = admit(
             self.held, added.take(np.flatnonzero(member)), settings, self._latest_ms
         )
         if self._memory is not None:
             self._remind(self._memory, batch, member, clean, added, released)
-        rows = _released(released) + self._new(batch, member, clean)
+        rows = _released(released) + self._new(batch, member, clean, codes)
         return from_lists(rows, self._length + 1)
 
     def _begin_clicks(self) -> int:
@@ -294,17 +300,21 @@ class Learner:
             return []
         return [self._recollections[mark] for mark in self.held.marks().tolist()]
 
-    def _new(self, batch: MicroBatch, member: Bools, before: Int64s) -> list[tuple[Int64s, int]]:
+    def _new(
+        self, batch: MicroBatch, member: Bools, before: Int64s, codes: Int32s
+    ) -> list[tuple[Stretch, int]]:
         """Windows over each user's events in a partition, without those held out."""
         order = np.lexsort((batch.ordinal, batch.user, batch.partition))
         order = order[~member[order]]
         user, partition = batch.user[order], batch.partition[order]
         # Where the next user starts, or the same one's history in another partition.
         others = 1 + np.flatnonzero((user[1:] != user[:-1]) | (partition[1:] != partition[:-1]))
-        rows: list[tuple[Int64s, int]] = []
+        rows: list[tuple[Stretch, int]] = []
         for every in np.split(order, others) if len(order) else []:
             one = every[-self._settings.max_user_events :]
-            rows += windows_over(strip(before[one[0]]), batch.item[one], self._length + 1)
+            past = stretch(before[one[0]], codes[one[0]])
+            own = Stretch(batch.item[one], batch.codes[one])
+            rows += windows_over(past, own, self._length + 1)
         return [row for row in rows if len(row[0]) > 1]
 
     def _remember(self, taught: Sequences) -> None:
@@ -406,7 +416,7 @@ class Learner:
             return pool
         rows = self._champion_vocabulary.rows(pool.item[:, : self._length])
         with torch.inference_mode():
-            states, _ = states_after(self._champion, rows)
+            states, _ = states_after(self._champion, rows, pool.codes[:, : self._length])
         return pool.take(herd(states.cpu().numpy(), count))
 
     def _click_portions(self, steps: int) -> Sequence[ClickBatch | None]:
@@ -426,6 +436,7 @@ class Learner:
             model.device,
             together=model.backbone.packs,
             replayed=replayed,
+            codes=sequences.codes,
         )
 
     def _stopping_score(self) -> float:
@@ -552,7 +563,7 @@ class Learner:
             vocabulary=self._challenger.vocabulary.ids,
             trainer={
                 **self._challenger.optimizer_tensors(),
-                **self.held.tensors(),
+                **self.held.tensors(features=self._features),
                 **(self._memory.tensors() if self._memory else {}),
                 **(self._clicks.tensors() if self._clicks else {}),
             },
@@ -560,10 +571,14 @@ class Learner:
         )
 
 
-def _released(rows: HoldoutRows) -> list[tuple[Int64s, int]]:
+def _released(rows: HoldoutRows) -> list[tuple[Stretch, int]]:
     """What left the holdout, as sequences whose last event is the only target."""
+    # Its own codes are not needed: nothing is foretold from it.
+    last = np.zeros_like(rows.codes[:, :1])
     return [
-        (np.append(strip(context), item), 1)
-        for context, item in zip(rows.context, rows.item, strict=True)
+        (stretch(context, codes).followed_by(Stretch(item, none)), 1)
+        for context, codes, item, none in zip(
+            rows.context, rows.codes, rows.item[:, None], last, strict=True
+        )
         if context[0] != 0
     ]

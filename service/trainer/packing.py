@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from service.domain import Bools, Int64s
+from service.domain import Bools, Int32s, Int64s, no_codes
 from service.model.inference import known_first
 from service.model.vocabulary import NO_ROW
 
@@ -23,6 +23,7 @@ class Packed:
     position: torch.Tensor  # in the sequence
     label: torch.Tensor  # the item row that comes next, NO_ROW where it is not a target
     replayed: torch.Tensor  # whether it was learned before
+    codes: torch.Tensor  # [rows, width, features] beside the items
 
 
 def pack(
@@ -33,20 +34,24 @@ def pack(
     *,
     together: bool,
     replayed: int = 0,
+    codes: Int32s | None = None,
 ) -> Packed:
     """Sequences of item rows [sequences, length], of which `target` are to be foretold.
 
     Unknown items (NO_ROW) are taken out. A sequence without a target left is left out.
     `width` is at least length - 1. With `together`, sequences share rows. The last `replayed`
-    of them are.
+    of them are. `codes` [sequences, length, features] stand beside the items; None: there are none.
     """
     order, lengths = known_first(rows)
     rows = np.take_along_axis(rows, order, axis=1)
+    codes = no_codes(*rows.shape) if codes is None else codes
+    codes = np.take_along_axis(codes, order[..., None], axis=1)
     target = np.take_along_axis(target, order, axis=1) & (rows != NO_ROW)
     target[:, 0] = False  # nothing stands before it
     kept = target.any(axis=1)
     old = (np.arange(len(rows)) >= len(rows) - replayed)[kept]
-    rows, target, lengths = rows[kept], target[kept], lengths[kept] - 1  # the last is no input
+    rows, target, codes = rows[kept], target[kept], codes[kept]
+    lengths = lengths[kept] - 1  # the last is no input
     row, start = _places(lengths, width) if together else _one_each(lengths)
     sequence = np.repeat(np.arange(len(lengths)), lengths)
     position = np.arange(len(sequence)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
@@ -58,8 +63,9 @@ def pack(
         position,
         np.where(target[sequence, position + 1], rows[sequence, position + 1], NO_ROW),
         old[sequence],
+        codes[sequence, position],
     ):
-        column = np.zeros(shape, values.dtype)
+        column = np.zeros(shape + values.shape[1:], values.dtype)
         column[at] = values
         columns.append(torch.from_numpy(column).to(device))
     return Packed(*columns)

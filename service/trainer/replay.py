@@ -5,7 +5,7 @@ import numpy as np
 from service.domain import NO_KEY, Int32s, Int64s, Offsets
 from service.state.histories import HistorySlab
 from service.trainer.holdout import event_hash
-from service.trainer.sequences import Sequences, Slabs, empty_sequences, from_lists
+from service.trainer.sequences import Sequences, Slabs, Stretch, empty_sequences, from_lists
 
 _SPARE = 2
 
@@ -47,8 +47,8 @@ class Replay:
             marks = event_hash(user, windows.item, windows.time).view(np.int64)
             keep &= ~np.isin(marks, held)
             drawn += [
-                (items[kept], len(items))
-                for items, kept in zip(windows.item, keep, strict=True)
+                (Stretch(items[kept], codes[kept]), len(items))
+                for items, codes, kept in zip(windows.item, windows.codes, keep, strict=True)
                 if kept.sum() > 1
             ]
         return from_lists(drawn, self._length)

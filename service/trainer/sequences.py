@@ -10,10 +10,29 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from service.domain import NO_KEY, Bools, Int64s, MicroBatch, Partition
+from service.domain import NO_KEY, Bools, Int32s, Int64s, MicroBatch, Partition, no_codes
 from service.state.histories import HistorySlab
 
 Slabs = Mapping[Partition, HistorySlab]
+
+
+@dataclass(frozen=True, slots=True)
+class Stretch:
+    """Some of a user's events in order, without padding."""
+
+    item: Int64s  # [events]
+    codes: Int32s  # [events, features]
+
+    def __len__(self) -> int:
+        return len(self.item)
+
+    def part(self, start: int, end: int) -> "Stretch":
+        return Stretch(self.item[start:end], self.codes[start:end])
+
+    def followed_by(self, later: "Stretch") -> "Stretch":
+        return Stretch(
+            np.concatenate([self.item, later.item]), np.concatenate([self.codes, later.codes])
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,47 +41,57 @@ class Sequences:
 
     item: Int64s  # [rows, length], NO_KEY where padded
     target: Bools  # [rows, length]
+    codes: Int32s  # [rows, length, features]
 
     def __len__(self) -> int:
         return len(self.item)
 
     def take(self, rows: Int64s) -> "Sequences":
-        return Sequences(self.item[rows], self.target[rows])
+        return Sequences(self.item[rows], self.target[rows], self.codes[rows])
 
 
 def empty_sequences(length: int) -> Sequences:
-    return Sequences(np.zeros((0, length), np.int64), np.zeros((0, length), np.bool_))
+    none = np.zeros((0, length), np.int64)
+    return Sequences(none, none.astype(np.bool_), no_codes(0, length))
 
 
 def join(parts: list[Sequences], length: int) -> Sequences:
+    parts = [part for part in parts if len(part)]
     if not parts:
         return empty_sequences(length)
     return Sequences(
         np.concatenate([part.item for part in parts]),
         np.concatenate([part.target for part in parts]),
+        np.concatenate([part.codes for part in parts]),
     )
 
 
-def from_lists(rows: list[tuple[Int64s, int]], length: int) -> Sequences:
-    """Sequences from (items, number of places at the end that are targets)."""
+def from_lists(rows: list[tuple[Stretch, int]], length: int) -> Sequences:
+    """Sequences from (events, number of places at the end that are targets)."""
+    features = rows[0][0].codes.shape[1] if rows else 0
     item = np.zeros((len(rows), length), np.int64)
     target = np.zeros((len(rows), length), np.bool_)
-    for i, (items, targets) in enumerate(rows):
-        end = len(items)
-        item[i, :end] = items
+    codes = np.zeros((len(rows), length, features), np.int32)
+    for i, (events, targets) in enumerate(rows):
+        end = len(events)
+        item[i, :end], codes[i, :end] = events.item, events.codes
         target[i, max(end - targets, 1) : end] = True
-    return Sequences(item, target)
+    return Sequences(item, target, codes)
 
 
-def contexts(batch: MicroBatch, slabs: Slabs, end: Int64s, length: int) -> tuple[Int64s, Int64s]:
-    """Items and times of the events before ordinal `end` of each event's user.
+def contexts(
+    batch: MicroBatch, slabs: Slabs, end: Int64s, length: int
+) -> tuple[Int64s, Int64s, Int32s]:
+    """Items, times and codes of the events before ordinal `end` of each event's user.
 
-    [rows, length] each, NO_KEY and 0 where there is nothing: no history, or one that the
-    writer has overwritten since. A user who was forgotten and came back to the same slot has
-    other events at the same ordinals, all of them after the event: none is its context.
+    [rows, length] each, codes [rows, length, features]; NO_KEY and 0 where there is nothing: no
+    history, or one that the writer has overwritten since. A user who was forgotten and came back
+    to the same slot has other events at the same ordinals, all of them after the event: none is
+    its context.
     """
     item = np.zeros((len(batch), length), np.int64)
     time = np.zeros((len(batch), length), np.int64)
+    codes = np.zeros((len(batch), length, batch.codes.shape[1]), np.int32)
     for partition in np.unique(batch.partition).tolist():
         slab = slabs.get(Partition(partition))
         if slab is None:
@@ -74,23 +103,24 @@ def contexts(batch: MicroBatch, slabs: Slabs, end: Int64s, length: int) -> tuple
         usable = windows.intact & (slab.users(slot) == batch.user[here]) & earlier.all(axis=1)
         item[here[usable]] = windows.item[usable]
         time[here[usable]] = windows.time[usable]
-    return item, time
+        codes[here[usable]] = windows.codes[usable]
+    return item, time, codes
 
 
-def windows_over(context: Int64s, own: Int64s, length: int) -> list[tuple[Int64s, int]]:
-    """(items, targets at the end) windows in which each of `own` is a target once.
+def windows_over(context: Stretch, own: Stretch, length: int) -> list[tuple[Stretch, int]]:
+    """(events, targets at the end) windows in which each of `own` is a target once.
 
     `context` comes before `own`. A user with many events gets several windows, each of which
     reaches half a window back into what the one before it taught.
     """
-    items = np.concatenate([context, own])
+    events = context.followed_by(own)
     stride = max(length // 2, 1)
     rows = []
-    end = len(items)
+    end = len(events)
     while end > len(context):
         start = max(end - length, 0)
         targets = min(stride, end - len(context)) if start else end - len(context)
-        rows.append((items[start:end], targets))
+        rows.append((events.part(start, end), targets))
         end -= targets
     return rows
 
@@ -99,6 +129,12 @@ def strip(item: Int64s) -> Int64s:
     """A padded row without its padding."""
     known: Int64s = item[item != NO_KEY]
     return known
+
+
+def stretch(item: Int64s, codes: Int32s) -> Stretch:
+    """A padded row [length] and its codes [length, features] without the padding."""
+    known = item != NO_KEY
+    return Stretch(item[known], codes[known])
 
 
 def pairs(rows: Int64s, ones: Bools, others: Bools, apart: int) -> tuple[Int64s, Int64s]:

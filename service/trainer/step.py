@@ -29,6 +29,7 @@ class ClickBatch:
     item: Tensor  # [rows] item rows
     echo: Tensor  # [rows, ECHOES]
     label: Tensor  # [rows]
+    codes: Tensor  # [rows, length, features] beside the context
 
 
 def train_step(
@@ -60,7 +61,8 @@ def train_step(
     inputs, right, wrong, *of_clicks = place.split([len(one) for one in asked])
     with torch.autocast(device.type, torch.bfloat16, enabled=has_fast_bf16(device)):
         vectors = model.tower.join(own, used, settings.id_dropout) if model.tower else own
-        states = model.states(vectors[inputs].view(*batch.item.shape, -1), batch.position)
+        items = vectors[inputs].view(*batch.item.shape, -1)  # [rows, width, dim]
+        states = model.states(items, batch.position, batch.codes)
         loss = sampled_softmax(
             states[wanted],
             target,
@@ -92,7 +94,8 @@ def click_loss(
     items [rows, dim]."""
     device = context.device
     with torch.autocast(device.type, torch.bfloat16, enabled=has_fast_bf16(device)):
-        states = model.states(context.view(*clicks.context.shape, -1))  # [rows, length, dim]
+        items = context.view(*clicks.context.shape, -1)  # [rows, length, dim]
+        states = model.states(items, codes=clicks.codes)
     last = (clicks.length - 1).clamp(min=0)[:, None, None].expand(-1, 1, states.shape[2])
     state = functional.normalize(states.gather(1, last).squeeze(1).float(), dim=-1)  # [rows, dim]
     state = torch.where(clicks.length[:, None] > 0, state, 0.0)

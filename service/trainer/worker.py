@@ -30,6 +30,7 @@ from service.registry.registry import Registry
 from service.registry.servable import first_blend, model_identity
 from service.settings import Settings
 from service.state.catalogue import CatalogueItem
+from service.state.features import keys_of
 from service.state.histories import HistorySlab, SlabAddress
 from service.trainer.challenger import Challenger
 from service.trainer.clicks import Clicks
@@ -194,13 +195,16 @@ class Worker:
             manifest.model, dict(artifact.weights), dict(artifact.described)
         ).with_tower(sources)
         model.fit_click_head(settings.click)
+        anew = tuple(model.fit_context(settings.model.context))
         challenger = Challenger(model, vocabulary, settings.trainer, device)
-        challenger.load_optimizer(artifact.trainer)
+        moments = {name: kept for name, kept in artifact.trainer.items() if not name.endswith(anew)}
+        challenger.load_optimizer(moments)
         self._same_frozen = artifact.frozen == challenger.model.frozen
+        features = keys_of(settings.model.context)
         held = (
-            rows_from_tensors(dict(artifact.trainer))
+            rows_from_tensors(dict(artifact.trainer), features)
             if "holdout.item" in artifact.trainer
-            else empty_rows(settings.model.max_length)
+            else empty_rows(settings.model.max_length, len(features))
         )
         memory = Memory.of(settings.memory)
         if memory is not None:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from service.backtest.table import Table, keys_of
-from service.domain import ItemId, UserId
+from service.domain import ItemId, UserId, no_codes
 from service.settings import BatchSettings, Settings
 from tests.trainer.examples import quick_training, small_settings
 
@@ -21,6 +21,7 @@ def table_of(events: Sequence[tuple[str, str]], first_ms: int = 0) -> Table:
         np.zeros(count, np.uint8),
         first_ms + 1000 * np.arange(count, dtype=np.int64),
         np.full(count, np.nan, np.float32),
+        no_codes(count),
         user_ids,
         item_ids,
     )

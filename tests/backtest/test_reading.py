@@ -13,7 +13,8 @@ import pytest
 from service.backtest.options import Columns, TimeUnit
 from service.backtest.reading import read
 from service.errors import ConfigurationError
-from service.settings import EventsSettings, FieldsSettings
+from service.settings import CategoryFeature, EventsSettings, FieldsSettings, NumberFeature
+from service.state.features import hashed, number_codes
 
 SETTINGS = EventsSettings()
 ROWS = [
@@ -212,3 +213,45 @@ def test_quotes_are_the_csv_formats_own(tmp_path: Path) -> None:
     assert read(file, Columns(), SETTINGS).table.item_ids == ['say "tea"']
     file = a_file(tmp_path, 'user_id\titem_id\na\t"tea\n', ".tsv")
     assert read(file, Columns(), SETTINGS).table.item_ids == ['"tea']
+
+
+CONTEXT = (CategoryFeature(name="shop"), NumberFeature(name="price"))
+READ = [[hashed("north"), *number_codes([2.5])], [hashed("3"), 0]]
+
+
+@pytest.mark.parametrize(
+    ("text", "ending", "columns"),
+    [
+        ("user_id,item_id,shop,price\na,1,north,2.5\na,2,3,\n", ".csv", ("shop", "price")),
+        (
+            'user_id\titem_id\tprice\tcontext\na\t1\t2.5\t{"shop": "north"}\na\t2\t\t{"shop": 3}\n',
+            ".tsv",
+            ("price",),
+        ),
+        (
+            '{"user_id": "a", "item_id": "1", "context": {"shop": "north", "price": 2.5}}\n'
+            '{"user_id": "a", "item_id": "2", "context": {"shop": 3}}\n',
+            ".jsonl",
+            (),
+        ),
+    ],
+)
+def test_context_is_read_from_columns_and_objects(
+    text: str, ending: str, columns: tuple[str, ...], tmp_path: Path
+) -> None:
+    file = a_file(tmp_path, text, ending)
+    assert read(file, Columns(context=columns), SETTINGS, CONTEXT).table.codes.tolist() == READ
+
+
+def test_a_context_that_nobody_asks_for_may_hold_anything(tmp_path: Path) -> None:
+    file = a_file(tmp_path, "user_id,item_id,context\na,1,{\n")
+    assert read(file, Columns(), SETTINGS).table.codes.shape == (1, 0)
+    with pytest.raises(ConfigurationError, match="context is not JSON"):
+        read(file, Columns(), SETTINGS, CONTEXT)
+
+
+def test_a_context_column_must_be_there_and_read_by_a_feature(tmp_path: Path) -> None:
+    file = a_file(tmp_path, "user_id,item_id\na,1\n")
+    with pytest.raises(ConfigurationError, match="has no column 'shop'"):
+        read(file, Columns(context=("shop",)), SETTINGS, CONTEXT)
+    assert "--context names shop, which no feature" in refused(file, Columns(context=("shop",)))

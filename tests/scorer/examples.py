@@ -13,6 +13,7 @@ from service.domain import (
     UserId,
     Version,
     item_key,
+    no_codes,
     user_key,
 )
 from service.model.mixture import Blend
@@ -48,6 +49,7 @@ def events_of(
         timestamp=number,
         appended=number,
         value=np.full(count, np.nan, np.float32),
+        codes=no_codes(count),
         user_ids=user_ids,
         item_ids=list(items),
         event_ids=[None] * count,

@@ -1,5 +1,6 @@
 """Small slabs, and what a reader in another process sees of one."""
 
+from collections.abc import Sequence
 from multiprocessing.connection import Connection
 
 import numpy as np
@@ -9,8 +10,11 @@ from service.settings import HistorySettings
 from service.state.histories import HistorySlab, SlabAddress
 
 
-def a_slab(users: int = 8, events: int = 4, partition: int = 0) -> HistorySlab:
-    return HistorySlab.create(Partition(partition), HistorySettings(users=users, events=events))
+def a_slab(
+    users: int = 8, events: int = 4, partition: int = 0, features: Sequence[str] = ()
+) -> HistorySlab:
+    settings = HistorySettings(users=users, events=events)
+    return HistorySlab.create(Partition(partition), settings, features)
 
 
 def append(slab: HistorySlab, users: list[int], items: list[int]) -> tuple[Int32s, Int64s]:

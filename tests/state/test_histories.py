@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from service.domain import NO_KEY, Int32s, Int64s, Partition
 from service.errors import ConfigurationError
 from service.settings import HistorySettings
-from service.state.histories import SLACK, HistorySlab
+from service.state.histories import SLACK, HistorySlab, slab_bytes
 from tests.state.examples import a_slab, append, send_windows
 
 USERS, EVENTS = 3, 4
@@ -174,6 +174,59 @@ def test_another_process_reads_it_and_leaves_it_in_place() -> None:
         reader.join(60)
         assert reader.exitcode == 0
         HistorySlab.attach(slab.address).close()
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(
+        st.lists(st.tuples(st.integers(1, 3), st.booleans(), st.integers()), max_size=20),
+        max_size=6,
+    )
+)
+def test_codes_stand_beside_their_events(batches: list[list[tuple[int, bool, int]]]) -> None:
+    """The codes are those of their event's item, the gap that of the time before."""
+    features, last, item = ("hour", "gap", "category:a"), dict[int, int](), 0
+    gaps: dict[int, int] = {}
+    with closing(a_slab(USERS, EVENTS, features=features)) as slab:
+        for batch in batches:
+            if not batch:
+                continue
+            users, kept = (np.array([one[i] for one in batch]) for i in (0, 1))
+            items = np.arange(item + 1, item + 1 + len(batch))
+            item += len(batch)
+            time = items * 1000
+            codes = np.stack([items, np.zeros_like(items), -items], axis=1).astype(np.int32)
+            kind = np.zeros(len(batch), np.uint8)
+            slot, ordinal = slab.append(users, items, kind, time, time, kept, codes)
+            for user, number, stays in zip(users.tolist(), items.tolist(), kept, strict=True):
+                if stays:
+                    gaps[number] = 1 + number - last[user] if user in last else 0
+                    last[user] = number
+            windows = slab.windows(slot, ordinal, EVENTS)
+            found = windows.item.ravel()
+            expected = [[one, gaps.get(one, 0), -one] for one in found.tolist()]
+            assert windows.codes.reshape(-1, 3).tolist() == expected
+            own = slab.codes(slot[kept], ordinal[kept])
+            assert own[:, 0].tolist() == items[kept].tolist()
+
+
+def test_without_features_a_slab_is_laid_out_as_ever() -> None:
+    bounds = HistorySettings(users=10, events=6)
+    assert slab_bytes(bounds) == 8 + 10 * (16 + 70 * 25)
+    assert slab_bytes(bounds, features=2) == slab_bytes(bounds) + 10 * 70 * 2 * 4
+    with closing(a_slab()) as slab:
+        slot, ordinal = append(slab, [1], [5])
+        assert slab.windows(slot, ordinal + 1, 4).codes.shape == (1, 4, 0)
+
+
+def test_a_reader_finds_the_codes() -> None:
+    with closing(a_slab(features=("hour",))) as slab:
+        one = np.array([1], np.int64)
+        slot, ordinal = slab.append(
+            one, one, np.array([3], np.uint8), one, one, codes=np.array([[7]], np.int32)
+        )
+        with closing(HistorySlab.attach(slab.address)) as reader:
+            assert reader.windows(slot, ordinal + 1, 2).codes.tolist() == [[[7], [0]]]
 
 
 def test_close_removes_the_segment() -> None:

@@ -19,7 +19,14 @@ from service.domain import (
     item_key,
 )
 from service.errors import DeadLetterReason, InvalidEventError
-from service.settings import EventsSettings, FieldsSettings
+from service.settings import (
+    CategoryFeature,
+    EventsSettings,
+    FieldsSettings,
+    HourFeature,
+    NumberFeature,
+)
+from service.state.features import hashed, number_codes
 from service.stream.codec import (
     EventCodec,
     Header,
@@ -50,6 +57,40 @@ json_values = st.recursive(
     max_leaves=8,
 )
 NAMES = sorted(Event.model_fields)
+
+
+class TestContext:
+    """What is said beside an event is read as far as it can be, and never refuses the event."""
+
+    CODEC = EventCodec(
+        SETTINGS, (CategoryFeature(name="page.kind"), NumberFeature(name="price"), HourFeature())
+    )
+
+    def codes(self, *contexts: dict[str, Any] | None) -> list[list[int]]:
+        events = [plain_event(**({} if one is None else {"context": one})) for one in contexts]
+        records = [record(event) for event in events]
+        return self.CODEC.columns(
+            [(one, self.CODEC.decode(one, NOW_MS)) for one in records]
+        ).codes.tolist()
+
+    def test_features_become_codes(self) -> None:
+        hour = 1 + plain_event()["timestamp"] // 3_600_000 % 24
+        page, (price,) = hashed("home"), number_codes([2.5]).tolist()
+        assert self.codes({"page": {"kind": "home"}, "price": 2.5}, None) == [
+            [page, price, hour],
+            [0, 0, hour],
+        ]
+
+    @given(st.dictionaries(st.sampled_from(["page", "price", "page.kind", "x"]), json_values))
+    def test_no_context_refuses_an_event(self, context: dict[str, Any]) -> None:
+        event = Event.model_validate(plain_event(context=context))
+        (codes,) = self.CODEC.columns([(record({}), event)]).codes
+        number = codes[1:2].view(np.float32)
+        assert np.isfinite(number).all()
+
+    def test_without_features_there_are_no_codes(self) -> None:
+        event = plain_event(context={"price": 1})
+        assert CODEC.columns([(record(event), decoded(event))]).codes.shape == (1, 0)
 
 
 class TestDecoding:

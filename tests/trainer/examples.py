@@ -6,6 +6,7 @@ import numpy as np
 import torch
 
 from service.domain import (
+    Int32s,
     Int64s,
     ItemId,
     ItemKey,
@@ -14,6 +15,7 @@ from service.domain import (
     Partition,
     UserId,
     item_key,
+    no_codes,
     user_key,
 )
 from service.settings import (
@@ -112,6 +114,7 @@ class Stream:
         *,
         kinds: Sequence[int] = (),
         values: Sequence[float] = (),
+        codes: Int32s | None = None,
     ) -> MicroBatch:
         """The next events, dated `late_s` too early; views unless `kinds` says otherwise."""
         count = len(users)
@@ -120,7 +123,8 @@ class Stream:
         offset = np.arange(self.events, self.events + count, dtype=np.int64)
         self.events += count
         time = (offset - late_s) * 1000
-        slot, ordinal = self.slab.append(user, item, kind, time, offset, kind != IMPRESSION)
+        codes = no_codes(count) if codes is None else codes
+        slot, ordinal = self.slab.append(user, item, kind, time, offset, kind != IMPRESSION, codes)
         return MicroBatch(
             partition=np.full(count, PARTITION, np.int32),
             offset=offset,
@@ -131,6 +135,7 @@ class Stream:
             kind=kind,
             timestamp=time,
             value=np.array(values or [np.nan] * count, np.float32),
+            codes=codes,
             item_ids=tuple({known(number) for number in items}),
             next_offsets={PARTITION: Offset(self.events)},
             opened_s=0.0,

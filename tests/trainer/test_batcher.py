@@ -24,6 +24,7 @@ def some_events(*places: tuple[int, int]) -> Events:
         timestamp=np.arange(count),
         appended=np.arange(count),
         value=np.full(count, np.nan, np.float32),
+        codes=np.arange(count, dtype=np.int32)[:, None],
         user_ids=users,
         item_ids=items,
         event_ids=[None] * count,

@@ -75,8 +75,8 @@ def admit(clicks: Clicks, stream: Stream, *events: tuple[int, int, int, float]) 
     """Give it events of (user, item, kind, value), a second apart; what it wants held out."""
     users, items, kinds, values = (list(column) for column in zip(*events, strict=True))
     batch = stream.batch(users, items, kinds=kinds, values=values)
-    before, _ = contexts(batch, {PARTITION: stream.slab}, batch.ordinal, 8)
-    found = clicks.admit(batch, before, before, int(batch.timestamp.max()))
+    before, _, codes = contexts(batch, {PARTITION: stream.slab}, batch.ordinal, 8)
+    found = clicks.admit(batch, before, before, codes, int(batch.timestamp.max()))
     return [bool(one) for one in found]
 
 

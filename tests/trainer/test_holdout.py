@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.domain import Int64s
+from service.domain import Int64s, no_codes
 from service.settings import HoldoutSettings
 from service.trainer.holdout import (
     HoldoutRows,
@@ -19,7 +19,8 @@ from service.trainer.holdout import (
 
 def held_at(times: list[int]) -> HoldoutRows:
     number = np.array(times, np.int64)
-    return HoldoutRows(np.tile(number[:, None], 3), number + 1, number + 2, number)
+    context = np.tile(number[:, None], 3)
+    return HoldoutRows(context, no_codes(*context.shape), number + 1, number + 2, number)
 
 
 def random_keys(count: int, seed: int) -> Int64s:

@@ -53,6 +53,7 @@ def test_a_micro_batch_arrives_with_its_columns_types_and_offsets() -> None:
         kind=np.array([1], np.uint8),
         timestamp=np.array([123], np.int64),
         value=np.array([np.nan], np.float32),
+        codes=np.array([[7]], np.int32),
         item_ids=((item_key(item), item),),
         next_offsets=THROUGH,
         opened_s=1.25,

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.domain import MicroBatch, Offset, Offsets, Partition
+from service.domain import MicroBatch, Offset, Offsets, Partition, no_codes
 from service.settings import RestartSettings, Settings, TrainerSettings
 from service.trainer.process import TrainerProcess, UntrainedBatches, WorkerEnded, is_covered
 
@@ -30,6 +30,7 @@ def a_batch(events: int, through: int) -> MicroBatch:
         kind=np.zeros(events, np.uint8),
         timestamp=longs,
         value=np.full(events, np.nan, np.float32),
+        codes=no_codes(events),
         item_ids=(),
         next_offsets={FIRST: Offset(through)},
         opened_s=0.0,

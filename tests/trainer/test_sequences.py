@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from service.domain import Int64s, Partition
 from service.trainer.sequences import (
+    Stretch,
     contexts,
     empty_sequences,
     from_lists,
@@ -22,36 +23,43 @@ def numbered(start: int, count: int) -> Int64s:
     return np.arange(start, start + count, dtype=np.int64)
 
 
+def a_stretch(start: int, count: int) -> Stretch:
+    """Events of which the codes are twice the item keys."""
+    item = numbered(start, count)
+    return Stretch(item, 2 * item[:, None].astype(np.int32))
+
+
 @given(st.integers(0, 12), st.integers(0, 40), st.integers(2, 12))
 def test_every_own_event_is_a_target_once_and_follows_what_came_before(
     before: int, count: int, length: int
 ) -> None:
-    context, own = numbered(1, before), numbered(before + 1, count)
+    context, own = a_stretch(1, before), a_stretch(before + 1, count)
     rows = windows_over(context, own, length)
     sequences = from_lists(rows, length)
     taught = sequences.item[sequences.target]
-    with_context = own if before else own[1:]  # nothing stands before a first event
+    with_context = own.item if before else own.item[1:]  # nothing stands before a first event
     assert sorted(taught.tolist()) == with_context.tolist()
-    for items, _ in rows:
-        assert len(items) <= length
-        assert (np.diff(items) == 1).all()
+    for events, _ in rows:
+        assert len(events) <= length
+        assert (np.diff(events.item) == 1).all()
+    assert not rows or (sequences.codes[..., 0] == 2 * sequences.item).all()
 
 
 @given(st.integers(20, 60), st.integers(4, 12))
 def test_a_target_of_a_long_stretch_has_half_a_window_before_it(count: int, length: int) -> None:
-    for items, targets in windows_over(numbered(1, 0), numbered(1, count), length):
-        assert items[0] == 1 or len(items) - targets >= length // 2
+    for events, targets in windows_over(a_stretch(1, 0), a_stretch(1, count), length):
+        assert events.item[0] == 1 or len(events) - targets >= length // 2
 
 
 def test_the_first_place_is_never_a_target() -> None:
-    sequences = from_lists([(numbered(5, 3), 3), (numbered(7, 1), 1)], 4)
+    sequences = from_lists([(a_stretch(5, 3), 3), (a_stretch(7, 1), 1)], 4)
     assert sequences.item.tolist() == [[5, 6, 7, 0], [7, 0, 0, 0]]
     assert sequences.target.tolist() == [[False, True, True, False], [False] * 4]
 
 
 def test_joins_nothing_to_nothing() -> None:
     assert join([], 4).item.shape == (0, 4)
-    joined = join([empty_sequences(4), from_lists([(numbered(1, 2), 1)], 4)], 4)
+    joined = join([empty_sequences(4), from_lists([(a_stretch(1, 2), 1)], 4)], 4)
     assert len(joined) == 1
 
 
@@ -60,7 +68,7 @@ def test_a_context_is_what_stood_before_each_event() -> None:
         stream = Stream(slab)
         stream.batch([1, 2], [1, 2])
         batch = stream.batch([1, 2, 1], [3, 4, 5])
-        item, time = contexts(batch, {PARTITION: slab}, batch.ordinal, 3)
+        item, time, _ = contexts(batch, {PARTITION: slab}, batch.ordinal, 3)
     first, second, third = keys([1]), keys([2]), keys([1, 3])
     assert item.tolist() == [[*first, 0, 0], [*second, 0, 0], [*third, 0]]
     assert time.tolist() == [[0, 0, 0], [1000, 0, 0], [0, 2000, 0]]
@@ -71,11 +79,11 @@ def test_an_evicted_user_has_no_context() -> None:
         stream = Stream(slab)
         batch = stream.batch([1, 1, 1, 2, 2], [1, 2, 2, 3, 4])
         stream.batch([3], [5])  # takes the slot of user 1
-        item, _ = contexts(batch, {PARTITION: slab}, batch.ordinal, 2)
+        item, _, _ = contexts(batch, {PARTITION: slab}, batch.ordinal, 2)
         assert item.tolist() == [[0, 0]] * 4 + [[*keys([3]), 0]]
 
         stream.batch([2, 2, 1], [5, 6, 7])  # user 1 is back, where user 3 was
-        item, _ = contexts(batch, {PARTITION: slab}, batch.ordinal, 2)
+        item, _, _ = contexts(batch, {PARTITION: slab}, batch.ordinal, 2)
         assert item[2].tolist() == [0, 0]
 
 
@@ -87,18 +95,18 @@ def test_a_user_who_is_back_has_no_later_event_as_context(events: int) -> None:
         stream.batch([2, 3, 2], [4, 4, 4])  # user 3 takes the slot of user 1 ...
         back = stream.batch([1] * events, range(5, 5 + events))  # ... who takes it back
         assert set(back.slot.tolist()) == set(batch.slot.tolist())
-        item, time = contexts(batch, {PARTITION: slab}, batch.ordinal, 4)
+        item, time, _ = contexts(batch, {PARTITION: slab}, batch.ordinal, 4)
         assert not item.any()
         assert not time.any()
 
-        item, _ = contexts(back, {PARTITION: slab}, back.ordinal, 8)
+        item, _, _ = contexts(back, {PARTITION: slab}, back.ordinal, 8)
         assert (item != 0).sum(axis=1).tolist() == list(range(events))
 
 
 def test_events_of_a_partition_without_a_slab_have_no_context() -> None:
     with closing(a_slab(events=16)) as slab:
         batch = Stream(slab).batch([1, 1], [1, 2])
-        item, time = contexts(batch, {Partition(9): slab}, batch.ordinal, 2)
+        item, time, _ = contexts(batch, {Partition(9): slab}, batch.ordinal, 2)
     assert not item.any()
     assert not time.any()
 
@@ -106,11 +114,12 @@ def test_events_of_a_partition_without_a_slab_have_no_context() -> None:
 @given(st.lists(st.integers(0, 5), max_size=6), st.integers(2, 6))
 def test_taking_rows_keeps_items_and_targets_together(counts: list[int], length: int) -> None:
     starts = accumulate(counts, initial=1)
-    rows = [(numbered(start, min(n, length)), 1) for start, n in zip(starts, counts, strict=False)]
+    rows = [(a_stretch(start, min(n, length)), 1) for start, n in zip(starts, counts, strict=False)]
     sequences = from_lists(rows, length)
     turned = sequences.take(np.arange(len(rows))[::-1])
     assert turned.item.tolist() == sequences.item.tolist()[::-1]
     assert turned.target.tolist() == sequences.target.tolist()[::-1]
+    assert turned.codes.tolist() == sequences.codes.tolist()[::-1]
 
 
 def test_pairs_are_of_what_stands_together_in_a_sequence() -> None:
