@@ -882,6 +882,11 @@ def _annotation(path: list[str]) -> object:
     """The declared type of the setting at `path`; None where there is no such setting."""
     annotation: Any = Settings
     for key in path:
+        if get_origin(annotation) is tuple and key.isdecimal():
+            annotation = get_args(annotation)[0]
+            if get_origin(annotation) is Annotated:
+                annotation = get_args(annotation)[0]
+            continue
         field = getattr(annotation, "model_fields", {}).get(key)
         if field is None:
             return None
@@ -945,6 +950,7 @@ def _where(loc: tuple[int | str, ...], tree: Mapping[str, Any]) -> str:
     level: Any = tree
     for key in loc:
         known = isinstance(level, Mapping) and key in level
+        known |= isinstance(level, list) and isinstance(key, int)
         if known or key == loc[-1]:
             names.append(str(key))
         if known:

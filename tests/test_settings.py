@@ -10,6 +10,8 @@ from pydantic import ValidationError
 from service.errors import ConfigurationError
 from service.settings import (
     Backbone,
+    CategoryFeature,
+    GapFeature,
     PretrainedBackbone,
     Section,
     Settings,
@@ -151,6 +153,30 @@ def test_every_fault_is_named_at_once() -> None:
         ({"batch": {"train_max_wait_s": float("inf")}}, "train_max_wait_s: Input should be a fini"),
         ({"model": {"dropout": 1.0}}, "setting model.dropout: Input should be less than 1"),
         ({"model": {"backbone": {"dim": 8}}}, "kind is missing: small or gru or pretrained"),
+        (
+            {"model": {"context": [{"kind": "hour"}, {"name": "a"}]}},
+            "setting model.context.1.kind is missing: category or number or event_kind",
+        ),
+        (
+            {"model": {"context": [{"kind": "category", "name": "a", "buckets": 1}]}},
+            "setting model.context.0.buckets: Input should be greater than or equal to 2",
+        ),
+        (
+            {"model": {"context": [{"kind": "hour", "name": "a"}]}},
+            "unknown setting model.context.0.name",
+        ),
+        (
+            {"model": {"context": [{"kind": "category", "name": "a b"}]}},
+            "setting model.context.0.name: String should match",
+        ),
+        (
+            {"model": {"context": [{"kind": "gap"}, {"kind": "gap"}]}},
+            "setting model.context: each feature may be there once; more than once are ['gap']",
+        ),
+        (
+            {"model": {"context": [{"kind": "number", "name": f"n{i}"} for i in range(17)]}},
+            "setting model.context: Tuple should have at most 16 items",
+        ),
         ({"trainer": {"trained": {"n": 2}}}, "setting trainer.trained.kind is missing: full or h"),
         (
             {"model": {"backbone": {"kind": "pretrained"}}},
@@ -289,6 +315,14 @@ def test_every_plain_setting_can_come_from_the_environment() -> None:
     write(Settings(), "HEADWATER_")
     assert len(environ) > 60
     assert load_settings(None, environ) == Settings()
+
+
+def test_features_of_the_context_come_from_file_and_environment(tmp_path: Path) -> None:
+    file = _file(tmp_path, '[[model.context]]\nkind = "category"\nname = "geo.country"\n')
+    wanted = (CategoryFeature(name="geo.country"),)
+    assert load_settings(file, {}).model.context == wanted
+    environ = {"HEADWATER_MODEL__CONTEXT": '[{"kind": "gap"}]'}
+    assert load_settings(file, environ).model.context == (GapFeature(),)
 
 
 def test_the_union_of_backbones_is_told_apart_by_kind() -> None:

@@ -1,5 +1,6 @@
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, closing
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -16,11 +17,19 @@ from service.model.ranking import MISSED
 from service.registry.servable import Servable
 from service.scorer import scorer as scorer_module
 from service.scorer.scorer import RankedItems, Scored, Scorer
-from service.settings import ClickSettings, MemorySettings, ScorerSettings
+from service.settings import (
+    CategoryFeature,
+    ClickSettings,
+    Feature,
+    GapFeature,
+    MemorySettings,
+    ScorerSettings,
+)
+from service.state.features import Features, keys_of
 from service.state.histories import SLACK, HistorySlab
 from service.state.popularity import Popularity
 from service.trainer.sequences import strip
-from tests.model.examples import PLACES, item_ids
+from tests.model.examples import PLACES, a_recommender, item_ids
 from tests.scorer.examples import a_servable, events_of
 from tests.state.examples import a_slab
 
@@ -520,3 +529,54 @@ def test_counts_the_answered_events_of_items_that_the_servable_does_not_know(
     slab: HistorySlab,
 ) -> None:
     assert score(a_scorer(slab), [0, 1, 2], [1, 28, 29]).unknown == 2
+
+
+class TestContext:
+    """Versions read the columns that they know, whatever else the histories keep."""
+
+    SHOP, PAGE, GAP = CategoryFeature(name="shop"), CategoryFeature(name="page"), GapFeature()
+
+    def servable(self, *features: Feature) -> Servable:
+        model = a_recommender(25)
+        model.fit_context(features)
+        for number, weight in enumerate(model.context.parameters() if model.context else ()):
+            torch.nn.init.normal_(weight, generator=torch.Generator().manual_seed(number))
+        return replace(CHAMPION, model=model)
+
+    def rankings(self, champion: Servable, present: Sequence[Feature]) -> list[RankedItems | None]:
+        items = [1, 2, 3, 4, 5, 6, 2]
+        events = events_of([1, 2, 1, 1, 2, 2, 1], [IDS[item] for item in items])
+        shop = [{"shop": f"s{item % 3}", "page": f"p{item}"} for item in items]
+        codes = Features(present).codes(shop, events.kind, events.timestamp)
+        events = replace(events, codes=codes, timestamp=events.offset**2 * 1000)
+        keys = keys_of(present)
+        with closing(a_slab(users=8, events=16, features=keys)) as slab:
+            scorer = a_scorer(slab, champion=champion)
+            return scorer.score(events, np.ones(len(events), np.bool_)).rankings
+
+    def test_columns_are_found_by_name(self) -> None:
+        champion = self.servable(self.SHOP, self.GAP)
+        alone = self.rankings(champion, (self.SHOP, self.GAP))
+        assert self.rankings(champion, (self.GAP, self.PAGE, self.SHOP)) == alone
+        assert self.rankings(champion, (self.GAP,)) != alone
+        assert self.rankings(champion, (self.SHOP,)) != alone
+
+    def test_an_older_version_passes_over_columns_that_it_does_not_know(self) -> None:
+        without = self.rankings(CHAMPION, ())
+        assert self.rankings(CHAMPION, (self.SHOP, self.PAGE)) == without
+        assert self.rankings(self.servable(self.SHOP), ()) == without
+
+    def test_buckets_belong_to_the_version(self) -> None:
+        wide = self.servable(CategoryFeature(name="shop", buckets=9))
+        assert self.rankings(wide, (self.SHOP,)) == self.rankings(
+            wide, (CategoryFeature(name="shop", buckets=9),)
+        )
+
+    def test_the_gap_goes_to_the_trainer_with_the_event(self) -> None:
+        with closing(a_slab(users=8, events=16, features=keys_of([self.GAP]))) as kept:
+            events = events_of([1, 2, 1], [IDS[0]] * 3)
+            events = replace(
+                events, codes=np.zeros((3, 1), np.int32), timestamp=events.offset * 4000
+            )
+            scored = a_scorer(kept).score(events, np.zeros(3, np.bool_))
+        assert scored.events.codes.tolist() == [[0], [0], [9]]

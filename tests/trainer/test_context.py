@@ -3,6 +3,7 @@
 import multiprocessing
 from collections.abc import Iterator
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,24 +11,37 @@ import pytest
 import torch
 
 from service.app.serving import first_servable
-from service.domain import Int32s, MicroBatch, Version
+from service.domain import MicroBatch, Version
 from service.registry.manifest import Origin
 from service.registry.registry import Registry
 from service.registry.servable import first_blend
 from service.settings import (
     CategoryFeature,
+    ClickLoss,
+    ClickSettings,
     Feature,
     GapFeature,
+    HerdingReplay,
+    KeepSettings,
     NumberFeature,
+    ReplaySettings,
     ScorerSettings,
     Settings,
     StorageSettings,
+    TrainAdapter,
+    Trained,
+    TrainFull,
+    TrainHead,
+    TrainLora,
+    TrainTop,
 )
 from service.state.features import hashed, keys_of
 from service.state.histories import HistorySlab
 from service.trainer.challenger import Challenger
+from service.trainer.clicks import Clicks
 from service.trainer.holdout import empty_rows
 from service.trainer.learner import Learner
+from service.trainer.sequences import Sequences
 from service.trainer.worker import Worker, WorkerArguments
 from tests.state.examples import a_slab
 from tests.trainer.examples import CPU, PARTITION, Stream, quick_training, small_settings
@@ -65,11 +79,12 @@ def a_learner(slab: HistorySlab, settings: Settings) -> Learner:
     return Learner(
         settings,
         {PARTITION: slab},
-        Challenger.new(settings.model, settings.trainer, CPU),
+        Challenger.new(settings.model, settings.trainer, CPU, click=settings.click),
         empty_rows(settings.model.max_length, len(settings.model.context)),
         {},
         None,
         first_blend(settings),
+        Clicks.of(settings, {}),
     )
 
 
@@ -106,6 +121,57 @@ def test_what_comes_next_is_learned_from_the_context(slab: HistorySlab) -> None:
         without = ndcg_after(plain, settings_of())
     # A guess within the group against one among all.
     assert ndcg_after(slab, settings_of(PAGE)) > without + 0.2
+
+
+@pytest.mark.parametrize(
+    "trained", [TrainFull(), TrainHead(), TrainTop(n=1), TrainAdapter(width=2), TrainLora(rank=2)]
+)
+def test_features_are_trained_whatever_else_is(trained: Trained, slab: HistorySlab) -> None:
+    settings = settings_of(PAGE)
+    trainer = settings.trainer.model_copy(update={"trained": trained})
+    learner = a_learner(slab, settings.model_copy(update={"trainer": trainer}))
+    learner.learn([Shoppers(slab).batch(steps=6)])
+    artifact = learner.artifact()
+    assert artifact.weights["context.parts.category:page.weight"].any()
+    assert "context.parts.category:page.weight" not in artifact.frozen
+
+
+def test_what_leaves_the_holdout_keeps_its_context(slab: HistorySlab) -> None:
+    learner, shoppers = a_learner(slab, settings_of(PAGE)), Shoppers(slab)
+    taught: list[Sequences] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(learner, "_remember", taught.append)
+        for _ in range(4):  # more than fit into the window
+            learner.learn([shoppers.batch(steps=6)])
+    (some,) = taught[-1:]
+    inputs = (some.item != 0) & ~some.target
+    assert (some.target.sum(axis=1) == 1).any()  # released
+    assert some.codes[inputs].all()
+
+
+def test_all_that_reads_histories_reads_their_context(slab: HistorySlab) -> None:
+    """Herding, distillation and the click head run over features."""
+    settings = settings_of(PAGE)
+    replay = ReplaySettings(ratio=1.0, choice=HerdingReplay(of=2))
+    keep = KeepSettings(distil=0.5, l2=0.1)
+    click = ClickSettings(enabled=True, kinds=("view",), loss=ClickLoss.BINARY)
+    settings = settings.model_copy(
+        update={
+            "trainer": settings.trainer.model_copy(update={"replay": replay, "keep": keep}),
+            "click": click,
+        }
+    )
+    learner, shoppers = a_learner(slab, settings), Shoppers(slab)
+    batches = [shoppers.batch(steps=6) for _ in range(3)]
+    values = np.random.default_rng(0).integers(0, 2, len(batches[0])).astype(np.float32)
+    for batch in batches:
+        report = learner.learn([replace(batch, value=values)])
+        assert report.labels
+        assert np.isfinite(report.loss)
+        learner.judge()
+        learner.promoted()
+    restored = Clicks(settings, dict(learner.artifact().trainer))
+    assert restored.held.codes.any()
 
 
 class TestRestart:
@@ -171,7 +237,7 @@ class TestRestart:
             shoppers = Shoppers(slab)
             codes = np.zeros((USERS * 6, len(after)), np.int32)
             batch = shoppers.batch(steps=6)
-            assert np.isfinite(learner.learn([with_codes(batch, codes)]).loss)
+            assert np.isfinite(learner.learn([replace(batch, codes=codes)]).loss)
 
     def test_a_feature_that_is_added_changes_no_score(self, tmp_path: Path) -> None:
         with closing(a_slab(users=200, events=16, features=keys_of([PAGE]))) as slab:
@@ -188,12 +254,3 @@ class TestRestart:
             registry = Registry(tmp_path / "registry", settings.registry)
             servable = first_servable(registry, settings)
             assert (servable.version, servable.model.features) == (Version(1), (PAGE.key,))
-
-
-def with_codes(batch: MicroBatch, codes: Int32s) -> MicroBatch:
-    return MicroBatch(
-        **{
-            name: codes if name == "codes" else getattr(batch, name)
-            for name in MicroBatch.__dataclass_fields__
-        }
-    )
