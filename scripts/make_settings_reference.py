@@ -34,6 +34,7 @@ min_rows = 200
 ```
 """
 
+_LISTED = "[]"  # behind the name of a list of sections: one variable holds all of it
 _NAMES = {str: "text", int: "whole number", float: "number", bool: "true or false", Path: "path"}
 
 
@@ -48,11 +49,12 @@ def _section(section: type[BaseModel], path: tuple[str, ...]) -> Iterator[str]:
     rows: list[str] = []
     for name, field in section.model_fields.items():
         inner = _sections(field.annotation)
-        below += [(each, name) for each in inner]
+        listed = _LISTED if get_origin(field.annotation) is tuple else ""
+        below += [(each, name + listed) for each in inner]
         if len(inner) != 1:  # a plain key, or a choice between sections, told by its `kind`
             rows.append(_row((*path, name), field))
     if rows:
-        yield f"## {'.'.join(path)}{_choice(section)}\n"
+        yield f"## {'.'.join(path).replace(_LISTED, '')}{_choice(section)}\n"
         yield f"{' '.join((section.__doc__ or '').split())}\n"
         yield "| key | type | default | environment | meaning |\n|---|---|---|---|---|"
         yield from rows
@@ -68,12 +70,12 @@ def _choice(section: type[BaseModel]) -> str:
 
 
 def _row(path: tuple[str, ...], field: FieldInfo) -> str:
-    variable = ENV_PREFIX + ENV_LEVEL.join(path).upper()
+    variable, listed, _ = (ENV_PREFIX + ENV_LEVEL.join(path).upper()).partition(_LISTED)
     cells = (
         f"`{path[-1]}`",
         _type(field.annotation) + _bounds(field),
         "required" if field.is_required() else _default(field.default),
-        f"`{variable}`",
+        f"{'in ' if listed else ''}`{variable}`",
         field.description or "",
     )
     return f"| {' | '.join(cells)} |"
