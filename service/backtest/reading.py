@@ -95,8 +95,8 @@ def _require_read(context: Sequence[str], features: Sequence[Feature]) -> None:
     unread = [name for name in context if name not in named]
     if unread:
         raise ConfigurationError(
-            f"--context names {', '.join(unread)}, which no feature in model.context reads: set "
-            'HEADWATER_MODEL__CONTEXT=[{"kind": "category", "name": "NAME"}], or number'
+            f"--context names {', '.join(unread)}, which no feature in model.context reads: add it "
+            'there as {"kind": "category", "name": "NAME"}, or of the kind "number"'
         )
 
 

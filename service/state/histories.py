@@ -24,7 +24,7 @@ from pathlib import Path
 
 import numpy as np
 
-from service.domain import NO_KEY, Bools, Int32s, Int64s, Partition, Uint8s
+from service.domain import NO_KEY, Bools, Int32s, Int64s, Partition, Uint8s, no_codes
 from service.errors import ConfigurationError
 from service.settings import HistorySettings
 from service.state.features import gap_codes, gap_place
@@ -196,12 +196,15 @@ class HistorySlab:
         item = columns.item[slot[:, None], ring]
         time = columns.time[slot[:, None], ring]
         offset = columns.offset[slot[:, None], ring]
-        codes = columns.codes[slot[:, None], ring]
+        codes = no_codes(len(slot), length)
+        if self.address.features:  # to take nothing takes time too
+            codes = columns.codes[slot[:, None], ring]
         missing = ordinal >= end[:, None]
         item[missing] = NO_KEY
         time[missing] = 0
         offset[missing] = -1
-        codes[missing] = 0
+        if self.address.features:
+            codes[missing] = 0
         after = columns.count[slot]
         # An append may have written `after - before` places of the ring meanwhile, the oldest
         # first; an eviction sets the count back, and before the count has grown to `end` again

@@ -1,5 +1,7 @@
 """The queries of a period, against the protocol's definition in plain Python."""
 
+from dataclasses import replace
+
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
@@ -51,3 +53,15 @@ def test_known_is_what_earlier_periods_had() -> None:
     tables = [table_of([("s", item) for item in items]) for items in ("ab", "bc", "d")]
     known = [set(keys.tolist()) for keys in known_before(tables)]
     assert known == [set(), {stable_key(i) for i in "ab"}, {stable_key(i) for i in "abc"}]
+
+
+def test_queries_carry_the_codes_of_their_contexts() -> None:
+    """The gap is that between events of a session, and of no meaning before its first."""
+    features = ("gap", "hour")
+    period = table_of([("a", "1"), ("b", "2"), ("a", "3"), ("a", "2"), ("b", "1")])
+    codes = np.stack([np.zeros(5), np.arange(1, 6)], axis=1).astype(np.int32)
+    period = replace(period, codes=codes)
+    rows = queries(period, np.unique(period.item), 3, features)
+    assert (rows.codes[..., 1] != 0).tolist() == (rows.context != 0).tolist()
+    assert rows.codes[1].tolist() == [[0, 1], [3, 3], [0, 0]]  # before the third event of a
+    assert rows.codes[2].tolist() == [[0, 2], [0, 0], [0, 0]]
