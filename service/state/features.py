@@ -43,7 +43,6 @@ class Features:
     def __init__(self, features: Sequence[Feature] = (), kinds: Sequence[str] = ()) -> None:
         self._features = tuple(features)
         self._kinds = np.array([hashed(kind) for kind in kinds], np.int32)
-        self.keys = keys_of(features)
 
     def codes(self, contexts: Sequence[Context | None], kind: Uint8s, timestamp: Int64s) -> Int32s:
         """Of some events. [events, features], without gaps: histories tell those."""

@@ -51,9 +51,8 @@ class Anchor:
     def _states(self, batch: Packed) -> Tensor:
         """Of items that are new since, it knows nothing."""
         rows = torch.where(batch.item < self.rows, batch.item, 0)
-        return self.model.states(
-            self._vectors(rows), batch.position, batch.codes
-        )  # [rows, width, dim]
+        vectors = self._vectors(rows)  # [rows, width, dim]
+        return self.model.states(vectors, batch.position, batch.codes)
 
     @torch.no_grad()
     def _vectors(self, rows: Tensor) -> Tensor:
