@@ -32,7 +32,8 @@ HOUR_MS = 3_600_000
 
 def codes_of(context: Context | None, *features: Feature, kind: int = 0, time: int = 0) -> Int32s:
     kinds, times = np.array([kind], np.uint8), np.array([time], np.int64)
-    return Features(features, ("view", "buy")).codes([context], kinds, times)[0]
+    codes: Int32s = Features(features, ("view", "buy")).codes([context], kinds, times)[0]
+    return codes
 
 
 def country(value: object) -> int:

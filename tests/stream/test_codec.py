@@ -69,9 +69,9 @@ class TestContext:
     def codes(self, *contexts: dict[str, Any] | None) -> list[list[int]]:
         events = [plain_event(**({} if one is None else {"context": one})) for one in contexts]
         records = [record(event) for event in events]
-        return self.CODEC.columns(
-            [(one, self.CODEC.decode(one, NOW_MS)) for one in records]
-        ).codes.tolist()
+        found = [(one, self.CODEC.decode(one, NOW_MS)) for one in records]
+        codes: list[list[int]] = self.CODEC.columns(found).codes.tolist()
+        return codes
 
     def test_features_become_codes(self) -> None:
         hour = 1 + plain_event()["timestamp"] // 3_600_000 % 24
