@@ -78,7 +78,7 @@ COMPILE := $(BIN)/uv pip compile --universal --python-version 3.11 --generate-ha
 
 .PHONY: lock
 lock: $(READY)  ## write the locks after a change of dependencies; UPGRADE=1 takes the newest versions
-	$(COMPILE) pyproject.toml --extra sandbox --group dev -o requirements.lock
+	$(COMPILE) pyproject.toml --all-extras --group dev -o requirements.lock
 	$(COMPILE) pyproject.toml -c requirements.lock -o requirements-serve.lock
 	$(COMPILE) --group build -c requirements.lock -o requirements-build.lock
 

@@ -5,6 +5,7 @@ import asyncio
 import json
 import logging
 import os
+import shlex
 import sys
 import time
 from collections.abc import Sequence
@@ -16,6 +17,7 @@ from service import __version__
 from service.backtest.options import add_arguments as add_backtest_arguments
 from service.backtest.options import options_from
 from service.errors import ConfigurationError, DamagedVersionError, HeadwaterError
+from service.extras import require_packages
 from service.settings import (
     LogFormat,
     LogSettings,
@@ -24,6 +26,9 @@ from service.settings import (
     load_settings,
     masked,
 )
+from service.tune.options import add_arguments as add_tune_arguments
+from service.tune.options import options_from as tune_options_from
+from service.tune.options import require_new
 
 if TYPE_CHECKING:
     from service.registry.registry import Registry
@@ -168,6 +173,24 @@ def _backtest(arguments: argparse.Namespace, settings: Settings) -> int:
     return run_backtest(options, settings)
 
 
+def _tune(arguments: argparse.Namespace, settings: Settings) -> int:
+    require_packages("`headwater tune`", ("optuna", "tomli_w"), "'.[tune]'")
+    options = tune_options_from(
+        arguments,
+        os.environ,
+        arguments.config or environment_file(),
+        shlex.join(["headwater", *sys.argv[1:]]),
+    )
+    require_new(options)
+    if arguments.movielens:
+        from service.sandbox.movielens_tune import tune_movielens
+
+        return tune_movielens(options, settings)
+    from service.tune.command import run_tune
+
+    return run_tune(options, settings)
+
+
 def _overrides(arguments: argparse.Namespace) -> dict[str, Any]:
     bootstrap = getattr(arguments, "bootstrap", None)
     # An empty one, as of an unset shell variable, is refused rather than taken for none.
@@ -247,6 +270,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     add_backtest_arguments(backtest)
     backtest.set_defaults(run=_backtest)
+
+    tune = commands.add_parser(
+        "tune", parents=[common], help="search better settings over a file of events"
+    )
+    add_tune_arguments(tune)
+    tune.set_defaults(run=_tune)
 
     registry = commands.add_parser("registry", help="look at and choose model versions")
     registry.set_defaults(run=_registry)

@@ -827,9 +827,9 @@ def load_settings(
     `overrides` is a nested mapping and wins. Raises `ConfigurationError` with one line that
     names every fault: a missing or broken file, an unknown key, a value of the wrong type.
     """
-    tree = _read_file(file) if file else {}
-    _merge(tree, _from_environment(environ))
-    _merge(tree, overrides or {})
+    tree = read_file(file) if file else {}
+    merge(tree, from_environment(environ))
+    merge(tree, overrides or {})
     try:
         return Settings.model_validate(tree)
     except ValidationError as error:
@@ -842,7 +842,8 @@ def masked(settings: Settings) -> dict[str, Any]:
     return plain
 
 
-def _read_file(file: Path) -> dict[str, Any]:
+def read_file(file: Path) -> dict[str, Any]:
+    """What a settings file says, unchecked. Raises `ConfigurationError`."""
     try:
         return tomllib.loads(file.read_text(encoding="utf-8"))
     except OSError as error:
@@ -854,7 +855,8 @@ def _read_file(file: Path) -> dict[str, Any]:
         raise ConfigurationError(f"settings file {file} is not valid TOML: {error}") from None
 
 
-def _from_environment(environ: Mapping[str, str]) -> dict[str, Any]:
+def from_environment(environ: Mapping[str, str]) -> dict[str, Any]:
+    """What the environment says, unchecked. Raises `ConfigurationError`."""
     tree: dict[str, Any] = {}
     for name, text in sorted(environ.items()):
         if not name.startswith(ENV_PREFIX) or name in (ENV_FILE, ENV_TEST_KAFKA):
@@ -915,10 +917,11 @@ def _put(tree: dict[str, Any], path: list[str], value: object) -> None:
     tree[path[-1]] = value
 
 
-def _merge(tree: dict[str, Any], stronger: Mapping[str, Any]) -> None:
+def merge(tree: dict[str, Any], stronger: Mapping[str, Any]) -> None:
+    """Put the stronger values into the tree, section by section."""
     for key, value in stronger.items():
         if isinstance(value, Mapping) and isinstance(tree.get(key), dict):
-            _merge(tree[key], value)
+            merge(tree[key], value)
         else:
             tree[key] = value
 

@@ -5,6 +5,7 @@ import platform
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,7 @@ from service.backtest import partial
 from service.backtest.options import Options, Protocol
 from service.backtest.page import LABELS, draw_page, summary_line
 from service.backtest.periods import run_continual
-from service.backtest.preparing import prepared, with_seed
+from service.backtest.preparing import Override, prepared, with_seed
 from service.backtest.prequential import run_prequential
 from service.backtest.progress import Progress
 from service.backtest.reading import Read, read
@@ -40,25 +41,33 @@ _MS_APART = 1000
 
 def run_backtest(options: Options, settings: Settings) -> int:
     """From files."""
+    items = catalogue_of(options, settings)
+    if options.protocol is Protocol.CONTINUAL:
+        return backtest(_periods(options, settings), options, settings, items)
+    return backtest([stream_of(options, settings)], options, settings, items)
+
+
+def stream_of(options: Options, settings: Settings) -> Read:
+    """The one file of a prequential run."""
+    (file,) = options.files
+    return _read(file, options, settings)
+
+
+def _read(file: Path, options: Options, settings: Settings) -> Read:
+    return read(
+        file, options.columns, settings.events, settings.model.context, skip_bad=options.skip_bad
+    )
+
+
+def catalogue_of(options: Options, settings: Settings) -> list[CatalogueItem]:
+    """What the options' file knows of items; none without one."""
     items = read_items(options.items, options.item_columns) if options.items else []
     if items and not settings.items.text.encoder:
         raise ConfigurationError(
             "--items needs items.text.encoder, the model that reads their texts: a hub id or a "
             "local folder"
         )
-    if options.protocol is Protocol.CONTINUAL:
-        return backtest(_periods(options, settings), options, settings, items)
-    found = [
-        read(
-            file,
-            options.columns,
-            settings.events,
-            settings.model.context,
-            skip_bad=options.skip_bad,
-        )
-        for file in options.files
-    ]
-    return backtest(found, options, settings, items)
+    return items
 
 
 def backtest(
@@ -76,17 +85,11 @@ def backtest(
     seeds = options.seeds or (settings.model.seed,)
     console, progress = Console(), Progress(sys.stderr)
     progress.say(f"{options.protocol} protocol, seed {', '.join(map(str, seeds))}")
-    for override in overrides:
-        progress.say(
-            f"{override.name} is {override.used} instead of {override.given}: {override.why}"
-        )
-    described = None
-    if items:
-        progress.say(f"encoding what the catalogue says of {len(items):,} items")
-        described = Describer(settings.items, device).describe(items)
+    tell(overrides, progress)
+    described = describe(items, settings, device, progress)
     runs = _runs(tables, settings, options, device, seeds, described)
     report = make_report(
-        runs, _data(found, options), options, settings, overrides, _environment(device)
+        runs, data_of(found, options), options, settings, overrides, environment(device)
     )
     write(report, options.out)
     options.page.parent.mkdir(parents=True, exist_ok=True)
@@ -95,6 +98,23 @@ def backtest(
     _print(report, console)
     console.print(f"written: {options.out}, {options.page}", highlight=False, soft_wrap=True)
     return 0
+
+
+def tell(overrides: Sequence[Override], progress: Progress) -> None:
+    for override in overrides:
+        progress.say(
+            f"{override.name} is {override.used} instead of {override.given}: {override.why}"
+        )
+
+
+def describe(
+    items: Sequence[CatalogueItem], settings: Settings, device: torch.device, progress: Progress
+) -> Described | None:
+    """The items' texts as vectors; None without items."""
+    if not items:
+        return None
+    progress.say(f"encoding what the catalogue says of {len(items):,} items")
+    return Describer(settings.items, device).describe(items)
 
 
 def _runs(
@@ -129,13 +149,7 @@ def _periods(options: Options, settings: Settings) -> list[Read]:
     """Sessions belong to their period: the same id in another one is another session."""
     found, events = [], 0
     for number, file in enumerate(options.files):
-        one = read(
-            file,
-            options.columns,
-            settings.events,
-            settings.model.context,
-            skip_bad=options.skip_bad,
-        )
+        one = _read(file, options, settings)
         table = one.table
         user_ids = [UserId(f"{number}/{user}") for user in table.user_ids]
         time = table.timestamp
@@ -147,7 +161,7 @@ def _periods(options: Options, settings: Settings) -> list[Read]:
     return found
 
 
-def _data(found: Sequence[Read], options: Options) -> Data:
+def data_of(found: Sequence[Read], options: Options) -> Data:
     return Data(
         files=[file.name for file in options.files],
         events=sum(len(one.table) for one in found),
@@ -159,7 +173,7 @@ def _data(found: Sequence[Read], options: Options) -> Data:
     )
 
 
-def _environment(device: torch.device) -> dict[str, Any]:
+def environment(device: torch.device) -> dict[str, Any]:
     return {
         "headwater": __version__,
         "python": platform.python_version(),

@@ -91,16 +91,13 @@ _COUNTS = (
 _OTHERS = ("protocol", "skip_bad", "start", "retrain", "streamed", "out", "html", "resume")
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
+def add_data_arguments(parser: argparse.ArgumentParser) -> None:
+    """What is read: the events of a stream, and what is known of items."""
     parser.add_argument(
         "file", type=Path, nargs="?", metavar="FILE", help="CSV, TSV, JSONL, Parquet"
     )
     parser.add_argument(
         "--movielens", action="store_true", help="the demo's MovieLens ratings in place of FILE"
-    )
-    parser.add_argument("--protocol", type=Protocol, choices=list(Protocol), default="prequential")
-    parser.add_argument(
-        "--periods", type=Path, nargs="+", default=[], metavar="FILE", help="for continual, by name"
     )
     names = parser.add_argument_group("columns (defaults: events.fields in the settings)")
     for column in ("user", "item", "time", "event", "value"):
@@ -125,6 +122,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     of_items.add_argument(
         "--items-categories", default=default.categories, metavar="NAME", help="of its categories"
+    )
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_data_arguments(parser)
+    parser.add_argument("--protocol", type=Protocol, choices=list(Protocol), default="prequential")
+    parser.add_argument(
+        "--periods", type=Path, nargs="+", default=[], metavar="FILE", help="for continual, by name"
     )
     how = parser.add_argument_group("how")
     how.add_argument("--seed", type=int, nargs="+", action="extend", default=[])
@@ -152,12 +157,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def options_from(arguments: argparse.Namespace) -> Options:
     """Raises ConfigurationError for what does not go together."""
     given = vars(arguments)
-    columns = Columns(
-        **{name: given[name] for name in ("user", "item", "time", "event", "value", "time_unit")},
-        context=tuple(arguments.context),
-    )
-    if arguments.items and arguments.movielens:
-        raise ConfigurationError("--movielens brings its own items; --items goes with a FILE")
     continual = arguments.protocol is Protocol.CONTINUAL
     files = sorted(arguments.periods, key=lambda file: file.name)
     if continual and (len(files) < 2 or arguments.file or arguments.movielens):
@@ -171,11 +170,27 @@ def options_from(arguments: argparse.Namespace) -> Options:
         raise ConfigurationError("--from must be at least 0 and less than 1")
     return Options(
         files=tuple(files) if continual else tuple(filter(None, [arguments.file])),
-        columns=columns,
-        items=arguments.items,
-        item_columns=ItemColumns(
-            arguments.items_id, tuple(arguments.items_text), arguments.items_categories
-        ),
+        columns=columns_from(arguments),
+        items=items_from(arguments),
+        item_columns=item_columns_from(arguments),
         seeds=tuple(dict.fromkeys(arguments.seed)),
         **{name: given[name] for name in (*_COUNTS, *_OTHERS)},
     )
+
+
+def columns_from(arguments: argparse.Namespace) -> Columns:
+    given = vars(arguments)
+    names = ("user", "item", "time", "event", "value", "time_unit")
+    return Columns(**{name: given[name] for name in names}, context=tuple(arguments.context))
+
+
+def items_from(arguments: argparse.Namespace) -> Path | None:
+    """Raises ConfigurationError where there are two files of items."""
+    if arguments.items and arguments.movielens:
+        raise ConfigurationError("--movielens brings its own items; --items goes with a FILE")
+    items: Path | None = arguments.items
+    return items
+
+
+def item_columns_from(arguments: argparse.Namespace) -> ItemColumns:
+    return ItemColumns(arguments.items_id, tuple(arguments.items_text), arguments.items_categories)

@@ -5,7 +5,7 @@ on; there the frozen contestant gets a copy of the live model, which never chang
 """
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -25,7 +25,7 @@ from service.backtest.table import Table
 from service.domain import Bools, Int64s, earlier
 from service.model.item_tower import Described
 from service.model.memory import Memory
-from service.settings import Settings
+from service.settings import BatchSettings, Settings
 
 # Half-life of the recent popularity, as a share of the service's own.
 _RECENT = 1 / 4
@@ -73,6 +73,18 @@ def queries(table: Table, settings: Settings, first: int) -> Bools:
     return asked
 
 
+def part_ends(first: int, end: int, parts: int) -> list[int]:
+    """Where each of the parts of these events ends."""
+    ends: list[int] = np.unique(np.linspace(first, end, parts + 1).astype(int)[1:]).tolist()
+    return ends
+
+
+def slices(events: int, batch: BatchSettings, cuts: Set[int]) -> Iterator[tuple[int, int]]:
+    """From and to: as many events as are scored at once, and never across one of the cuts."""
+    size = min(batch.score_max_events, batch.train_max_events)
+    yield from pairwise(sorted({0, events, *cuts, *range(0, events, size)}))
+
+
 class _Run:
     def __init__(
         self,
@@ -107,8 +119,7 @@ class _Run:
         self._contestants = {name: one for name, one in contestants.items() if one}
         self._ranks: dict[str, list[Int64s]] = {name: [] for name in self._contestants}
         self._retrain_s = 0.0
-        ends = np.linspace(self._first, len(table), options.parts + 1).astype(int)
-        self.ends: list[int] = np.unique(ends[1:]).tolist()
+        self.ends = part_ends(self._first, len(table), options.parts)
         every = options.retrain_every or len(table)
         self._retrain_at = set(range(self._first, len(table), every)) - {0}
         self._marks: list[_Mark] = []
@@ -140,11 +151,8 @@ class _Run:
 
     def _slices(self) -> Iterator[tuple[int, int]]:
         """As many events as are scored at once, cut where something is done in between."""
-        batch = self._settings.batch
-        size = min(batch.score_max_events, batch.train_max_events)
-        cuts = {0, self._first, len(self._table), *self.ends, *self._retrain_at}
-        places = np.array(sorted(cuts | set(range(0, len(self._table), size))))
-        yield from zip(places[:-1].tolist(), places[1:].tolist(), strict=True)
+        cuts = {self._first, *self.ends, *self._retrain_at}
+        yield from slices(len(self._table), self._settings.batch, cuts)
 
     def _retrain(self, contestant: Follower, end: int) -> None:
         options = self._options

@@ -15,14 +15,21 @@ from service.settings import Settings
 from service.state.catalogue import CatalogueItem
 from service.state.features import Features
 
+MOVIELENS = Path("MovieLens-100K")  # how reports name the file
+
 
 def backtest_movielens(options: Options, settings: Settings) -> int:
     """With the films' titles where an encoder is set. Raises ConfigurationError where the data is
     absent."""
+    found, items = movielens(settings)
+    return backtest([found], replace(options, files=(MOVIELENS,)), settings, items)
+
+
+def movielens(settings: Settings) -> tuple[Read, list[CatalogueItem]]:
+    """The events, and the films where an encoder is set."""
     ratings = load_movielens()
     found = Read(movielens_table(ratings, settings), 0, None, timed=True)
-    items = movielens_items(ratings) if settings.items.text.encoder else []
-    return backtest([found], replace(options, files=(Path("MovieLens-100K"),)), settings, items)
+    return found, movielens_items(ratings) if settings.items.text.encoder else []
 
 
 def movielens_items(ratings: MovieLens) -> list[CatalogueItem]:

@@ -1,0 +1,108 @@
+"""`headwater tune`: reads, searches, compares on what no trial saw, writes."""
+
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import date
+
+import orjson
+import torch
+from rich.console import Console
+
+from service.backtest.command import catalogue_of, data_of, describe, environment, stream_of, tell
+from service.backtest.options import Protocol
+from service.backtest.preparing import prepared, with_seed
+from service.backtest.progress import Progress
+from service.backtest.reading import Read
+from service.settings import Settings
+from service.state.catalogue import CatalogueItem
+from service.trainer.device import choose_device, choose_threads
+from service.tune.measuring import Measuring
+from service.tune.options import TuneOptions
+from service.tune.results import Outcome, Range, TuneReport, best_of
+from service.tune.search import Search
+from service.tune.settings_file import write_settings
+from service.tune.space import given_values, space_for
+from service.tune.telling import comments, figures, table
+
+INTERRUPTED = 130  # exit code, as a shell's
+
+
+def run_tune(options: TuneOptions, settings: Settings) -> int:
+    """From a file."""
+    items = catalogue_of(options.data, settings)
+    return tune(stream_of(options.data, settings), options, settings, items)
+
+
+def tune(
+    found: Read, options: TuneOptions, settings: Settings, items: Sequence[CatalogueItem] = ()
+) -> int:
+    """From what was read. Raises ConfigurationError."""
+    started_s = time.perf_counter()
+    progress = Progress(sys.stderr)
+    if options.events is not None:
+        found = replace(found, table=found.table.until(options.events))
+    settings, overrides = prepared(settings, [found.table], Protocol.PREQUENTIAL)
+    seed = settings.model.seed if options.seed is None else options.seed
+    settings, options = with_seed(settings, seed), replace(options, seed=seed)
+    space = space_for(settings, options.fixed)
+    given = given_values(space, settings)
+    device = choose_device(settings.trainer.device)
+    torch.set_num_threads(choose_threads(settings.trainer.threads))
+    tell(overrides, progress)
+    described = describe(items, settings, device, progress)
+    measuring = Measuring(found.table, settings, options, device, described)
+    search = Search(space, given, options, measuring.fingerprint())
+    is_whole = search.run(measuring.objective, progress)
+    trials = search.trials
+    best = best_of(trials)
+    if best is None:
+        progress.say("interrupted before a trial was finished: nothing is written")
+        return INTERRUPTED
+    comparison = None
+    if is_whole and best.values != given:
+        progress.say("comparing with the settings as given on what no trial saw")
+        try:
+            comparison = measuring.compare(given, best.values)
+        except KeyboardInterrupt:
+            is_whole = False
+    changes = {name: value for name, value in best.values.items() if value != given[name]}
+    if comparison is not None and comparison.gain <= 0:
+        changes = {}
+    report = TuneReport(
+        command=options.command,
+        objective=options.objective,
+        seed=seed,
+        data=data_of([found], options.data),
+        searched_events=measuring.split,
+        counted_from=measuring.first,
+        space=[
+            Range(name=one.name, low=one.low, high=one.high, scale=one.scale.name, why=one.why)
+            for one in space
+        ],
+        trials=trials,
+        given=next(
+            one.number for one in trials if one.values == given and one.outcome is Outcome.COMPLETE
+        ),
+        best=best.number,
+        comparison=comparison,
+        changes=changes,
+        interrupted=not is_whole,
+        seconds=time.perf_counter() - started_s,
+        environment=environment(device),
+    )
+    _write(report, options)
+    return 0 if is_whole else INTERRUPTED
+
+
+def _write(report: TuneReport, options: TuneOptions) -> None:
+    options.report.parent.mkdir(parents=True, exist_ok=True)
+    plain = report.model_dump(mode="json")
+    options.report.write_bytes(orjson.dumps(plain, option=orjson.OPT_INDENT_2) + b"\n")
+    told = comments(report, date.today())
+    write_settings(options.out, options.config, report.changes, told)
+    console = Console()
+    console.print(table(report))
+    for line in (*figures(report), f"written: {options.out}, {options.report}"):
+        console.print(line, highlight=False, soft_wrap=True)
