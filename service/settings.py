@@ -766,6 +766,24 @@ class AdminSettings(Section):
     )
 
 
+class TrackingSettings(Section):
+    """Training curves of `serve` and `backtest`, beside the metrics.
+
+    What fails there is logged once and stops nothing.
+    """
+
+    tensorboard: Path | None = Field(
+        default=None,
+        description="Folder in which each start writes a run for TensorBoard; none when unset. "
+        "Needs `pip install '.[tracking]'`.",
+    )
+    wandb: Annotated[str, Field(min_length=1)] | None = Field(
+        default=None,
+        description="Project in Weights & Biases in which each start makes a run; none when unset. "
+        "Needs `pip install wandb`; `WANDB_MODE=offline` sends nothing.",
+    )
+
+
 class LogLevel(enum.StrEnum):
     DEBUG = "DEBUG"
     INFO = "INFO"
@@ -804,6 +822,7 @@ class Settings(Section):
     registry: RegistrySettings = RegistrySettings()
     storage: StorageSettings = StorageSettings()
     admin: AdminSettings = AdminSettings()
+    tracking: TrackingSettings = TrackingSettings()
     log: LogSettings = LogSettings()
 
     @model_validator(mode="after")

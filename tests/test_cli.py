@@ -212,6 +212,28 @@ class TestBacktest:
         assert "cannot read none.csv: No such file" in refused(capsys, "backtest", "none.csv")
 
 
+class TestTune:
+    def test_a_missing_package_is_one_line_and_exit_code_2(
+        self, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setitem(sys.modules, "optuna", None)
+        told = refused(capsys, "tune", "none.csv")
+        assert "`headwater tune` needs optuna, not installed here: `pip install '.[tune]'`" in told
+
+    def test_a_settings_file_that_is_there_is_kept(
+        self, capsys: pytest.CaptureFixture[str], tmp_path: Path
+    ) -> None:
+        (tmp_path / "mine.toml").touch()
+        told = refused(capsys, "tune", "none.csv", "--out", str(tmp_path / "mine.toml"))
+        assert "mine.toml is there already" in told
+
+    def test_a_missing_file_is_one_line_and_exit_code_2(
+        self, capsys: pytest.CaptureFixture[str], tmp_path: Path
+    ) -> None:
+        told = refused(capsys, "tune", "none.csv", "--out", str(tmp_path / "new.toml"))
+        assert "cannot read none.csv: No such file" in told
+
+
 class TestProcess:
     def test_it_says_its_version(self, capsys: pytest.CaptureFixture[str]) -> None:
         with pytest.raises(SystemExit) as ended:

@@ -67,7 +67,7 @@ class Pipeline:
         self._recommendations = RecommendationCodec(settings.topics.events, settings.events.kinds)
         answered = settings.events.answered
         self._answered_kinds = np.array([kind in answered for kind in settings.events.kinds])
-        self._prequential = PrequentialWindow()
+        self.prequential = PrequentialWindow()  # changes in the event loop alone
         self._batcher = Batcher(settings.batch)
         self._committed: dict[Partition, Offset] = {}
         self._trained: dict[Partition, Offset] = {}
@@ -256,10 +256,10 @@ class Pipeline:
         for age_ms in (now_ms - events.timestamp).tolist():
             metrics.event_age.observe(max(age_ms, 0) / 1000)
         if len(scored.ranks):
-            self._prequential.add(scored.ranks)
+            self.prequential.add(scored.ranks)
             metrics.prequential_events.inc(len(scored.ranks))
-            metrics.prequential_hit_rate.set(self._prequential.hit_rate())
-            metrics.prequential_ndcg.set(self._prequential.ndcg())
+            metrics.prequential_hit_rate.set(self.prequential.hit_rate())
+            metrics.prequential_ndcg.set(self.prequential.ndcg())
 
 
 def _trace_headers(events: Events, row: int) -> list[Header]:

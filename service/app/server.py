@@ -5,6 +5,7 @@ import logging
 import signal
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from datetime import UTC, datetime
 
 import torch
 
@@ -12,6 +13,7 @@ from service.admin.server import AdminServer, Health
 from service.app.catalogue_feed import CatalogueFeed
 from service.app.pipeline import Pipeline
 from service.app.serving import Serving, first_servable
+from service.app.training_curves import TrainingCurves
 from service.app.training_metrics import record
 from service.domain import Offsets, Partition
 from service.metrics import Metrics
@@ -26,6 +28,7 @@ from service.stream.connection import calm_client_logs
 from service.stream.sink import Sink
 from service.stream.source import Assigned, Source
 from service.stream.topics import require_topics
+from service.tracking.tracker import UNTRACKED, start_tracker
 from service.trainer.device import choose_device, choose_threads
 from service.trainer.messages import FromWorker
 from service.trainer.process import Covered, TrainerProcess, WorkerEnded
@@ -59,8 +62,10 @@ class _Running:
     """What exists only once there is an event loop and a champion."""
 
     loop: asyncio.AbstractEventLoop
+    scorer: Scorer
     serving: Serving
     pipeline: Pipeline
+    curves: TrainingCurves
 
 
 class Server:
@@ -83,6 +88,7 @@ class Server:
         self._catalogue = CatalogueFeed(settings, self._metrics, self._sink, self._trainer)
         self._scoring_thread = ThreadPoolExecutor(1, "scoring")
         self._loading_thread = ThreadPoolExecutor(1, "loading")
+        self._tracker = UNTRACKED
         self._made: _Running | None = None
 
     @property
@@ -105,6 +111,7 @@ class Server:
         calm_client_logs()
         torch.set_num_threads(choose_threads(settings.scorer.threads))
         choose_device(settings.trainer.device)
+        self._tracker = start_tracker(settings, "serve", datetime.now(UTC))
         self._admin.start()
         await require_topics(settings.kafka, settings.topics)
         champion = await loop.run_in_executor(
@@ -131,7 +138,7 @@ class Server:
             self._trainer,
             self._scoring_thread,
         )
-        self._made = _Running(loop, serving, pipeline)
+        self._made = _Running(loop, scorer, serving, pipeline, TrainingCurves(self._tracker))
         self._catalogue.feed(scorer)
         self._health.not_ready("assignment", "no partition is assigned yet")
         self._health.ready("start")
@@ -191,6 +198,7 @@ class Server:
         self._scoring_thread.shutdown()
         self._loading_thread.shutdown()
         self._admin.stop()
+        await asyncio.to_thread(self._tracker.close)
 
     async def _assigned(self, partitions: list[Assigned]) -> None:
         """Called under the source's lock: empty histories, the watermarks, and a worker."""
@@ -233,5 +241,9 @@ class Server:
 
     def _heard(self, message: FromWorker | WorkerEnded | Covered) -> None:
         record(message, self._metrics)
+        running = self._running
+        running.curves.follow(
+            message, running.pipeline.prequential, running.scorer.champion.version
+        )
         if isinstance(message, Covered):
-            self._running.serving.announce(message)
+            running.serving.announce(message)

@@ -5,6 +5,7 @@ import platform
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,7 @@ from service.errors import ConfigurationError
 from service.model.item_tower import Described
 from service.settings import Settings
 from service.state.catalogue import CatalogueItem
+from service.tracking.tracker import start_tracker
 from service.trainer.describing import Describer
 from service.trainer.device import choose_device, choose_threads
 
@@ -133,13 +135,15 @@ def _runs(
             continue
         progress = Progress(sys.stderr, f"seed {seed} " if len(seeds) > 1 else "")
         seeded = with_seed(settings, seed)
+        tracker = start_tracker(seeded, f"backtest-seed-{seed}", datetime.now(UTC))
+        given = (seeded, options, device, progress, described, tracker)
         try:
             if options.protocol is Protocol.CONTINUAL:
-                done.append(run_continual(tables, seeded, options, device, progress, described))
+                done.append(run_continual(tables, *given))
             else:
-                table = tables[0]
-                done.append(run_prequential(table, seeded, options, device, progress, described))
+                done.append(run_prequential(tables[0], *given))
         finally:
+            tracker.close()
             progress.end()
         partial.save(options.partial, made_for, done)
     return [run for seed in seeds for run in done if run.seed == seed]

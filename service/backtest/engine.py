@@ -22,6 +22,8 @@ from service.settings import Settings
 from service.state.features import keys_of
 from service.state.histories import HistorySlab
 from service.state.popularity import Popularity
+from service.tracking.curves import gate_values, round_values, version_values
+from service.tracking.tracker import UNTRACKED, Tracker
 from service.trainer.batcher import Batcher
 from service.trainer.challenger import Challenger
 from service.trainer.clicks import Clicks
@@ -49,6 +51,7 @@ class Engine:
         device: torch.device,
         gate_every: int,
         described: Described | None = None,
+        tracker: Tracker = UNTRACKED,
     ) -> None:
         """`gate_every` micro-batches the gate is asked. What is `described` is known from the
         start."""
@@ -63,6 +66,7 @@ class Engine:
         self._slab = HistorySlab.create(
             PARTITION, settings.history, keys_of(settings.model.context)
         )
+        self._tracker = tracker
         slabs = {PARTITION: self._slab}
         self._learner = Learner(
             settings,
@@ -149,7 +153,7 @@ class Engine:
         if batch is None:
             return
         started_s = time.perf_counter()
-        self._learner.learn([batch])
+        self._tracker.add(self._events, round_values(self._learner.learn([batch])))
         self._micro_batches += 1
         if self._micro_batches % self._gate_every == 0:
             self.ask_gate()
@@ -164,6 +168,8 @@ class Engine:
         if report.verdict is Verdict.PROMOTE:
             self._learner.promoted()
             self._scorer.champion = self._servable(Version(self.champion.version + 1))
+        values = gate_values(report, self._learner.click_report)
+        self._tracker.add(self._events, values | version_values(self.champion.version))
 
     def _servable(self, version: Version) -> Servable:
         learner = self._learner

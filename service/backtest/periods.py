@@ -20,6 +20,8 @@ from service.errors import ConfigurationError
 from service.model.item_tower import Described
 from service.settings import Settings
 from service.state.features import keys_of
+from service.tracking.curves import live_values
+from service.tracking.tracker import UNTRACKED, Tracker
 from service.trainer.holdout import HoldoutRows
 
 
@@ -38,10 +40,11 @@ def run_continual(
     device: torch.device,
     progress: Progress,
     described: Described | None = None,
+    tracker: Tracker = UNTRACKED,
 ) -> SeedResult:
     """One seed. Blocks for as long as the periods take to learn. What is `described` of the
     items is known from the start."""
-    run = _Run(periods, settings, options, device, progress, described)
+    run = _Run(periods, settings, options, device, progress, described, tracker)
     try:
         return run.result()
     finally:
@@ -57,6 +60,7 @@ class _Run:
         device: torch.device,
         progress: Progress,
         described: Described | None,
+        tracker: Tracker,
     ) -> None:
         self._periods = periods
         self._known = list(known_before(periods))
@@ -67,7 +71,8 @@ class _Run:
         self._device = device
         self._progress = progress
         self._described = described
-        self._engine = Engine(settings, device, options.gate_every, described)
+        self._engine = Engine(settings, device, options.gate_every, described, tracker)
+        self._tracker = tracker
 
     def close(self) -> None:
         self._engine.close()
@@ -107,6 +112,8 @@ class _Run:
                 )
             )
             self._progress.part(_note(parts[-1]))
+            of_live = models["live"]
+            self._tracker.add(end, live_values(of_live.hr_at_10, of_live.ndcg_at_10))
         return SeedResult(
             seed=self._settings.model.seed,
             queries=sum(part.queries for part in parts),

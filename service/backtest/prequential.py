@@ -19,17 +19,19 @@ from service.backtest.options import Options
 from service.backtest.progress import Progress
 from service.backtest.results import Part, SeedResult, plain_decision
 from service.backtest.retrain import retrain
-from service.backtest.scores import COLD, Result, result, score
+from service.backtest.scores import COLD, Result, Score, result, score
 from service.backtest.still import still
 from service.backtest.table import Table
 from service.domain import Bools, Int64s, earlier
 from service.model.item_tower import Described
 from service.model.memory import Memory
 from service.settings import BatchSettings, Settings
+from service.tracking.curves import live_values
+from service.tracking.tracker import UNTRACKED, Tracker
 
 # Half-life of the recent popularity, as a share of the service's own.
 _RECENT = 1 / 4
-_LATELY = 20  # batches that the progress bar looks back
+_LATELY = 20  # batches that the progress bar and the curve look back
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,15 +50,20 @@ def run_prequential(
     device: torch.device,
     progress: Progress,
     described: Described | None = None,
+    tracker: Tracker = UNTRACKED,
 ) -> SeedResult:
     """One seed. Blocks for as long as the stream takes to learn. What is `described` of the
     items is known from the start."""
-    run = _Run(table, settings, options, device, described)
+    run = _Run(table, settings, options, device, described, tracker)
     try:
         for done in run.stream():
-            progress.advance(done, len(table), run.note())
+            lately = run.lately()
+            note = f"live NDCG@10 {lately.ndcg_at_10:.4f}"
+            progress.advance(done, len(table), note)
+            if lately.queries:
+                tracker.add(done, live_values(lately.hr_at_10, lately.ndcg_at_10))
             if done in run.ends:
-                progress.part(run.note())
+                progress.part(note)
         return run.result()
     finally:
         run.close()
@@ -93,6 +100,7 @@ class _Run:
         options: Options,
         device: torch.device,
         described: Described | None = None,
+        tracker: Tracker = UNTRACKED,
     ) -> None:
         self._table = table
         self._settings = settings
@@ -101,7 +109,7 @@ class _Run:
         self._first = int(len(table) * options.start)
         self._asked = queries(table, settings, self._first)
         self._described = described
-        self._engine = Engine(settings, device, options.gate_every, described)
+        self._engine = Engine(settings, device, options.gate_every, described, tracker)
         empty = empty_servable(settings)
         self._transformer = Follower(settings, empty, None)
         self._frozen = Follower(settings, empty, None)
@@ -179,10 +187,9 @@ class _Run:
             spent["retrain"] = self._retrain_s
         return spent
 
-    def note(self) -> str:
+    def lately(self) -> Score:
         """How the live model has done of late."""
-        lately = np.concatenate(self._ranks["live"][-_LATELY:])
-        return f"live NDCG@10 {score(lately).ndcg_at_10:.4f}"
+        return score(np.concatenate(self._ranks["live"][-_LATELY:]))
 
     def result(self) -> SeedResult:
         asked = np.flatnonzero(self._asked)

@@ -81,8 +81,8 @@ class Search:
             trial.set_user_attr("values", values)
             try:
                 return measure(values, lambda part, so_far: _tell(trial, part, so_far))
-            except _FAULTS as error:
-                trial.set_user_attr("why", str(error))
+            except (*_FAULTS, KeyboardInterrupt) as error:
+                trial.set_user_attr("why", str(error) or "interrupted")
                 raise
 
         try:

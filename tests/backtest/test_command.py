@@ -18,9 +18,10 @@ from service.backtest.results import SeedResult
 from service.backtest.scores import METRICS
 from service.backtest.table import Table
 from service.errors import ConfigurationError
-from service.settings import ItemsSettings, Settings, TextSettings
+from service.settings import ItemsSettings, Settings, TextSettings, TrackingSettings
 from tests.backtest.examples import periods, quick_settings, walks
 from tests.model.encoders import write_encoder
+from tests.tracking.examples import curves, runs
 
 SETTINGS = quick_settings()
 
@@ -203,3 +204,25 @@ def test_a_catalogue_without_an_encoder_is_told(tmp_path: Path) -> None:
     options, _ = with_items(tmp_path)
     with pytest.raises(ConfigurationError, match=r"items\.text\.encoder"):
         run_backtest(options, SETTINGS)
+
+
+@pytest.mark.parametrize("protocol", list(Protocol))
+def test_each_seed_draws_training_curves_where_that_is_set(
+    protocol: Protocol, tmp_path: Path
+) -> None:
+    given = continual(tmp_path) if protocol is Protocol.CONTINUAL else prequential(tmp_path)
+    options = dataclasses.replace(given, seeds=(0, 1))
+    tracking = TrackingSettings(tensorboard=tmp_path / "curves")
+    assert run_backtest(options, SETTINGS.model_copy(update={"tracking": tracking})) == 0
+    report = json.loads(options.out.read_text())
+    drawn = runs(tmp_path / "curves")
+    assert [run.name.rsplit("-", 2)[0] for run in drawn] == ["backtest-seed-0", "backtest-seed-1"]
+    for run, seed in zip(drawn, report["seeds"], strict=True):
+        found = curves(run)
+        decisions = seed["decisions"]
+        assert [step for step, _ in found["gate/verdict"]] == [one["events"] for one in decisions]
+        champion = [value for _, value in found["holdout/champion_ndcg_at_10"]]
+        assert champion == pytest.approx([one["champion"] for one in decisions])
+        assert len(found["train/loss_nats"]) >= len(decisions)
+        assert found["prequential/ndcg_at_10"][-1][1] > 0
+        assert found["serving/version"][-1][1] > 1

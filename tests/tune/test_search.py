@@ -126,6 +126,7 @@ def test_an_interrupted_search_goes_on_where_it_was(tmp_path: Path) -> None:
     assert not run(searching, interrupted)
     before = searching.trials
     assert [each.outcome.value for each in before] == ["complete", "complete", "failed"]
+    assert before[-1].why == "interrupted"
 
     again = search(replace(options(tmp_path, 6), resume=True))
     assert run(again)

@@ -1,0 +1,1 @@
+"""Training curves for TensorBoard and Weights & Biases, beside the metrics; off by default."""
