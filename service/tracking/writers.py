@@ -7,6 +7,8 @@ from typing import Any, Protocol
 
 # Without a key the library would ask for one at a terminal, and wait.
 _LOGIN_WITHIN_S = 1
+# Its own 90 s would hold up a process that ends meanwhile.
+_BEGIN_WITHIN_S = 30
 
 
 class Writer(Protocol):
@@ -49,6 +51,7 @@ class WandbWriter:
                 console="off",
                 disable_code=True,
                 disable_git=True,
+                init_timeout=_BEGIN_WITHIN_S,
                 login_timeout=_LOGIN_WITHIN_S,
                 silent=True,
             ),

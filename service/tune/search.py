@@ -22,6 +22,8 @@ from service.tune.space import Scale, Searched, Value, Values, written
 # Trials before values are proposed from what was found, and before any is ended early: fewer
 # say nothing, and a search of thirty should not be half blind.
 _AT_RANDOM = 5
+# Parts of the stream before that: a single one is mostly noise.
+_WARM_UP = 2
 _FAULTS = (HeadwaterError, torch.OutOfMemoryError)
 _OUTCOMES = {
     TrialState.COMPLETE: Outcome.COMPLETE,
@@ -52,7 +54,7 @@ class Search:
             storage=JournalStorage(JournalFileBackend(str(options.journal))),
             study_name="headwater",
             direction="maximize",
-            pruner=optuna.pruners.MedianPruner(n_startup_trials=_AT_RANDOM),
+            pruner=optuna.pruners.MedianPruner(_AT_RANDOM, n_warmup_steps=_WARM_UP),
             load_if_exists=True,
         )
         earlier = self._study.user_attrs.setdefault("made_for", made_for)
