@@ -20,10 +20,10 @@ from service.state.catalogue import CatalogueItem
 from service.trainer.device import choose_device, choose_threads
 from service.tune.measuring import Measuring
 from service.tune.options import TuneOptions
-from service.tune.results import Outcome, Range, TuneReport, best_of
+from service.tune.results import Comparison, TuneReport, best_of, given_of, range_of
 from service.tune.search import Search
 from service.tune.settings_file import write_settings
-from service.tune.space import given_values, space_for
+from service.tune.space import Values, given_values, space_for
 from service.tune.telling import comments, figures, table
 
 INTERRUPTED = 130  # exit code, as a shell's
@@ -53,7 +53,8 @@ def tune(
     tell(overrides, progress)
     described = describe(items, settings, device, progress)
     measuring = Measuring(found.table, settings, options, device, described)
-    search = Search(space, given, options, measuring.fingerprint())
+    made_for = f"{measuring.fingerprint()} {' '.join(given)}"
+    search = Search(space, given, options, made_for)
     is_whole = search.run(measuring.objective, progress)
     trials = search.trials
     best = best_of(trials)
@@ -67,9 +68,6 @@ def tune(
             comparison = measuring.compare(given, best.values)
         except KeyboardInterrupt:
             is_whole = False
-    changes = {name: value for name, value in best.values.items() if value != given[name]}
-    if comparison is not None and comparison.gain <= 0:
-        changes = {}
     report = TuneReport(
         command=options.command,
         objective=options.objective,
@@ -77,23 +75,25 @@ def tune(
         data=data_of([found], options.data),
         searched_events=measuring.split,
         counted_from=measuring.first,
-        space=[
-            Range(name=one.name, low=one.low, high=one.high, scale=one.scale.name, why=one.why)
-            for one in space
-        ],
+        space=[range_of(one) for one in space],
         trials=trials,
-        given=next(
-            one.number for one in trials if one.values == given and one.outcome is Outcome.COMPLETE
-        ),
+        given=given_of(trials, given).number,
         best=best.number,
         comparison=comparison,
-        changes=changes,
+        changes=_changes(given, best.values, comparison),
         interrupted=not is_whole,
         seconds=time.perf_counter() - started_s,
         environment=environment(device),
     )
     _write(report, options)
     return 0 if is_whole else INTERRUPTED
+
+
+def _changes(given: Values, best: Values, comparison: Comparison | None) -> Values:
+    """None where they gained nothing on what no trial saw."""
+    if comparison is not None and comparison.gain <= 0:
+        return {}
+    return {name: value for name, value in best.items() if value != given[name]}
 
 
 def _write(report: TuneReport, options: TuneOptions) -> None:

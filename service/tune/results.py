@@ -6,7 +6,7 @@ from typing import Any
 
 from service.backtest.report import Data
 from service.backtest.scores import Plain
-from service.tune.space import Value, Values
+from service.tune.space import Searched, Value, Values
 
 
 class Outcome(enum.StrEnum):
@@ -70,3 +70,14 @@ def best_of(trials: Sequence[Trial]) -> Trial | None:
     """The best complete one; of equals the first, so that the given settings need not change."""
     complete = [trial for trial in trials if trial.objective is not None]
     return max(complete, key=lambda trial: (trial.objective, -trial.number), default=None)
+
+
+def given_of(trials: Sequence[Trial], given: Values) -> Trial:
+    """The one of the settings as given, which every search begins with."""
+    return next(
+        trial for trial in trials if trial.values == given and trial.outcome is Outcome.COMPLETE
+    )
+
+
+def range_of(one: Searched) -> Range:
+    return Range(name=one.name, low=one.low, high=one.high, scale=one.scale.name, why=one.why)

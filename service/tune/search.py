@@ -66,7 +66,7 @@ class Search:
         self._study.set_user_attr("made_for", made_for)
         self._end_running()  # whoever ran them was killed
         # Another seed each time: with the same one a resumed search would draw the same again.
-        seed = (options.seed or 0) + len(self._study.trials)
+        seed = ((options.seed or 0) + len(self._study.trials)) % 2**32  # all that numpy takes
         self._study.sampler = optuna.samplers.TPESampler(seed=seed, n_startup_trials=_AT_RANDOM)
 
     @property

@@ -8,6 +8,7 @@ import pytest
 
 from service.backtest.options import Options
 from service.backtest.reading import Read
+from service.errors import ConfigurationError
 from service.settings import MemorySettings, Settings, load_settings
 from service.tune.command import INTERRUPTED, tune
 from service.tune.measuring import Measuring
@@ -121,3 +122,11 @@ def test_only_the_first_events_are_read_where_that_is_asked(tmp_path: Path) -> N
     asked = replace(options(tmp_path), events=200, trials=1)
     tune(FOUND, asked, SLOW)
     assert report_of(asked).searched_events == 150
+
+
+def test_a_search_of_other_settings_is_not_gone_on_with(tmp_path: Path) -> None:
+    asked = replace(options(tmp_path), events=200, trials=1)
+    tune(FOUND, asked, SLOW)
+    fewer = replace(asked, resume=True, fixed=OTHERS | {"trainer.learning_rate"})
+    with pytest.raises(ConfigurationError, match="cannot go on from"):
+        tune(FOUND, fewer, SLOW)

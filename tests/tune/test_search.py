@@ -65,6 +65,10 @@ def test_a_seed_draws_the_same_again(tmp_path: Path) -> None:
     assert [each.values for each in one.trials] == [each.values for each in other.trials]
 
 
+def test_a_seed_may_be_negative(tmp_path: Path) -> None:
+    assert run(search(replace(options(tmp_path, 2), seed=-1)))
+
+
 @pytest.mark.parametrize(
     "fault", [NonFiniteError("a loss is NaN"), ConfigurationError("does not fit")]
 )
