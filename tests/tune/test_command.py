@@ -17,7 +17,7 @@ from service.tune.results import Comparison, TuneReport
 from service.tune.space import with_values
 from tests.backtest.examples import quick_settings, walks
 
-FOUND = Read(walks(400), 0, None, timed=True)
+FOUND = Read(walks(280), 0, None, timed=True)
 # So slow, and without a memory to lean on, that whatever is drawn learns more.
 SLOW = with_values(
     quick_settings().model_copy(update={"memory": MemorySettings(enabled=False)}),
@@ -55,7 +55,7 @@ def test_it_ends_with_a_settings_file_that_serve_accepts(
     assert best.objective > given.objective
     assert report.comparison
     assert report.comparison.gain > 0
-    assert (report.searched_events, report.counted_from) == (300, 75)
+    assert (report.searched_events, report.counted_from) == (210, 52)
     assert [one["number"] for one in json.loads(asked.report.read_text())["trials"]] == [1, 2, 3]
     assert report.changes == {
         name: value for name, value in best.values.items() if value != given.values[name]

@@ -23,7 +23,7 @@ OPTIONS = TuneOptions(
     Options(files=(Path("events.csv"),), start=0.25, gate_every=2, parts=_PARTS),
     objective=Objective.MRR_AT_20,
 )
-TABLE = walks(400)
+TABLE = walks(240)
 SETTINGS, _ = prepared(quick_settings(), [TABLE], Protocol.PREQUENTIAL)
 
 
@@ -36,13 +36,13 @@ def objective(table: Table) -> float:
 
 
 def test_the_figure_is_that_of_a_backtest() -> None:
-    seen = TABLE.until(300)
+    seen = TABLE.until(180)
     found = run_prequential(seen, SETTINGS, OPTIONS.data, CPU, Progress(io.StringIO()))
     assert objective(TABLE) == pytest.approx(found.models["live"].mrr_at_20)
 
 
 def test_no_trial_sees_the_end_of_the_stream() -> None:
-    other = join([TABLE.until(300), walks(100, seed=5)])
+    other = join([TABLE.until(180), walks(60, seed=5)])
     assert objective(other) == objective(TABLE)
     assert measuring(other).fingerprint() == measuring(TABLE).fingerprint()
 
