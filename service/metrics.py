@@ -143,6 +143,9 @@ class Metrics:
             "Unix time at which the serving version was published.",
         )
         self.model_items = gauge("model_items", "Items that the serving version can recommend.")
+        self.items_expired = counter(
+            "expired_items", "Items that lost their row when a version was published."
+        )
         self.swaps = counter("swaps", "Versions put into service, by result.", "result")
         self.swap_load_seconds = histogram(
             "swap_load_seconds",

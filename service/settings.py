@@ -379,6 +379,15 @@ class ItemsSettings(Section):
     max_bytes: PositiveInt = Field(
         default=65_536, description="Larger records of the items topic are dead-lettered."
     )
+    max_rows: PositiveInt = Field(
+        default=1_000_000,
+        description="Items of a version at most; past this those met longest ago lose their rows.",
+    )
+    expire_after_s: PositiveFloat | None = Field(
+        default=None,
+        description="Items that nobody has met for so long, by event time, lose their rows, but "
+        "for those that the catalogue names; never when unset.",
+    )
 
 
 class MemorySettings(Section):

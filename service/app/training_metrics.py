@@ -50,7 +50,9 @@ def record(message: FromWorker | WorkerEnded | Covered, metrics: Metrics) -> Non
                 report.champion,
                 report.challenger,
             )
-        case Heartbeat() | Published() | Covered():
+        case Published(expired=expired):
+            metrics.items_expired.inc(expired)
+        case Heartbeat() | Covered():
             pass
 
 

@@ -77,6 +77,7 @@ class Engine:
             Memory.of(settings.memory),
             first_blend(settings),
             Clicks.of(settings, {}),
+            [key for key, _ in described.items] if described else (),
         )
         self._batcher = Batcher(settings.batch)
         self._events = 0
@@ -166,8 +167,8 @@ class Engine:
         report, _ = self._learner.judge()
         self.decisions.append(Decision(self._events, report))
         if report.verdict is Verdict.PROMOTE:
-            self._learner.promoted()
             self._scorer.champion = self._servable(Version(self.champion.version + 1))
+            self._learner.promoted()
         values = gate_values(report, self._learner.click_report)
         self._tracker.add(self._events, values | version_values(self.champion.version))
 

@@ -110,6 +110,10 @@ class ItemTower(nn.Module):
         self.frozen = nn.functional.pad(self.frozen, (0, 0, 0, more))
         self.digests = np.pad(self.digests, ((0, more), (0, 0)))
 
+    def keep(self, rows: Tensor) -> None:
+        """Only what is known of `rows`, in this order."""
+        self.frozen, self.digests = self.frozen[rows], self.digests[rows.cpu().numpy()]
+
     def tensors(self, rows: int) -> dict[str, Tensor]:
         """Copies of what is known of the first `rows` rows, on the CPU."""
         return {

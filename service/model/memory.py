@@ -244,7 +244,8 @@ class Memory:
     def load(self, tensors: Mapping[str, Tensor], vocabulary: Vocabulary) -> None:
         """Take back what `tensors` gave; nothing there is nothing learned.
 
-        `vocabulary` knows all its items. Where the bounds in the settings have become too small,
+        An item without a row in `vocabulary` has no name: only the scorer asks for names, and its
+        memory learns them from the events. Where the bounds in the settings have become too small,
         it starts empty: it is soon filled again.
         """
         self.clear()

@@ -166,6 +166,13 @@ class Recommender(nn.Module):
             self.tower.grow(capacity)
 
     @torch.no_grad()
+    def keep(self, rows: Tensor) -> None:
+        """Only `rows` of the item table, in this order, row 0 first."""
+        self.items = nn.Embedding.from_pretrained(self.items.weight[rows], freeze=False)
+        if self.tower:
+            self.tower.keep(rows)
+
+    @torch.no_grad()
     def renew(self, start: int) -> None:
         """Fresh id vectors for the rows of the item table from `start` on."""
         _init_rows(self.items.weight, start)

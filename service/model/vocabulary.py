@@ -35,6 +35,12 @@ class Vocabulary:
         place[place == len(self._sorted)] = 0
         return np.where(self._sorted[place] == keys, self._order[place], NO_ROW)
 
+    def kept(self, rows: Int64s) -> "Vocabulary":
+        """Only the items of `rows` (rising, `NO_ROW` first), in rows 0, 1, ..."""
+        smaller = Vocabulary.__new__(Vocabulary)
+        smaller._build(tuple(self.ids[row] for row in rows.tolist()), self.keys[rows])
+        return smaller
+
     def extended(self, items: Iterable[tuple[ItemKey, ItemId]]) -> "Vocabulary":
         """This vocabulary with the unknown ones of `items` in new rows at the end."""
         new = dict(items)

@@ -26,6 +26,7 @@ from service.trainer.sequences import pairs
 
 _ITEMS = "items.weight"
 _STEPS = "optimizer.steps"
+_MET = "items.met"
 _OWN = 0.5  # of a new item's random direction, beside that of the items it is met with
 _BESIDE = 2  # places from an item within which others tell a new one where to begin
 # What the optimizers keep of a weight; another one's is of no use.
@@ -70,6 +71,9 @@ class Challenger:
         self.item_optimizer = RowAdam(rows, dim, device)
         self._rates = settings.learning_rate, settings.item_learning_rate
         self._steps = 0
+        # When each row's item was last met, epoch ms; 0: not known. What was met stays so when a
+        # checkpoint is restored. [rows]
+        self.met = np.zeros(len(vocabulary), np.int64)
 
     @classmethod
     def new(
@@ -132,6 +136,21 @@ class Challenger:
         self.vocabulary = self.vocabulary.extended(items)
         self.model.grow(len(self.vocabulary))
         self.item_optimizer.grow(self.model.items.weight.shape[0])
+        more = len(self.vocabulary) - len(self.met)
+        self.met = np.pad(self.met, (0, more)) if more else self.met
+
+    def meet(self, keys: Int64s, time_ms: Int64s) -> None:
+        """The items with these keys, all of which have rows, were met at these times."""
+        np.maximum.at(self.met, self.vocabulary.rows(keys), time_ms)
+
+    def keep(self, rows: Int64s) -> None:
+        """Let all items go but those of `rows` (rising, row 0 first), which move together with all
+        that is known of them. Checkpoints from before are of no use after."""
+        at = torch.from_numpy(rows).to(self.model.device)
+        self.vocabulary = self.vocabulary.kept(rows)
+        self.model.keep(at)
+        self.item_optimizer.keep(at)
+        self.met = self.met[rows]
 
     def describe(self, described: Described) -> None:
         """Give items of the catalogue rows, and what is known of them. New ones of which nothing
@@ -210,24 +229,26 @@ class Challenger:
         weights = (*self.trained.values(), self.model.items.weight)
         return all(bool(torch.isfinite(weight).all()) for weight in weights)
 
-    def weights(self) -> dict[str, Tensor]:
-        """The weights on the CPU, the item table cut to the vocabulary; copies of those that
-        are trained."""
+    def weights(self, rows: Int64s | None = None) -> dict[str, Tensor]:
+        """The weights on the CPU, the item table cut to `rows` or the vocabulary; copies of those
+        that are trained."""
         frozen = self.model.frozen
         weights = {
             name: tensor.detach().cpu() if name in frozen else tensor.detach().cpu().clone()
             for name, tensor in self.model.state_dict().items()
         }
-        weights[_ITEMS] = weights[_ITEMS][: len(self.vocabulary)].clone()
-        return weights
+        items = {_ITEMS: weights[_ITEMS][: len(self.vocabulary)].clone()}
+        return weights | _only(items, rows)
 
-    def described(self) -> dict[str, Tensor]:
-        """What is known of the vocabulary's items, on the CPU; empty without a tower."""
+    def described(self, rows: Int64s | None = None) -> dict[str, Tensor]:
+        """What is known of the items of `rows` or the vocabulary, on the CPU; empty without a
+        tower."""
         tower = self.model.tower
-        return tower.tensors(len(self.vocabulary)) if tower else {}
+        return _only(tower.tensors(len(self.vocabulary)), rows) if tower else {}
 
-    def optimizer_tensors(self) -> dict[str, Tensor]:
-        """Copies of the optimizers' moments and step counts, on the CPU."""
+    def optimizer_tensors(self, rows: Int64s | None = None) -> dict[str, Tensor]:
+        """Copies of the optimizers' moments and step counts, on the CPU, and of when items were
+        met; of the items those of `rows` or the vocabulary."""
         tensors = {
             f"optimizer.{kind}.{name}": tensor.detach().cpu().clone()
             for name, weight in self.trained.items()
@@ -235,8 +256,10 @@ class Challenger:
             if tensor is not None
         }
         tensors[_STEPS] = torch.tensor(float(self._steps))
-        items = self.item_optimizer.tensors(len(self.vocabulary))
-        return tensors | {f"optimizer.items.{kind}": kept.cpu() for kind, kept in items.items()}
+        moments = self.item_optimizer.tensors(len(self.vocabulary))
+        items = {f"optimizer.items.{kind}": kept.cpu() for kind, kept in moments.items()}
+        items[_MET] = torch.from_numpy(self.met.copy())
+        return tensors | _only(items, rows)
 
     def load_optimizer(self, tensors: Mapping[str, Tensor]) -> None:
         """Take back what `optimizer_tensors` gave. What it does not name, has another shape, or was
@@ -260,3 +283,13 @@ class Challenger:
         }
         if items:
             self.item_optimizer.load(items)
+        if _MET in tensors:  # versions from before it was kept have none
+            self.met = tensors[_MET].numpy().copy()
+
+
+def _only(tensors: dict[str, Tensor], rows: Int64s | None) -> dict[str, Tensor]:
+    """Of each tensor `rows`; all where these are None."""
+    if rows is None:
+        return tensors
+    at = torch.from_numpy(rows)
+    return {name: tensor[at] for name, tensor in tensors.items()}

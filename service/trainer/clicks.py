@@ -14,7 +14,7 @@ from service.model.click_metrics import ClickScores, click_scores, is_click
 from service.model.clicks import foretold
 from service.model.inference import compact, compact_codes
 from service.model.recommender import Recommender
-from service.model.vocabulary import Vocabulary
+from service.model.vocabulary import NO_ROW, Vocabulary
 from service.settings import ClickLoss, ClickSettings, Settings
 from service.state.features import keys_of
 from service.trainer.holdout import are_released, is_member
@@ -139,6 +139,8 @@ class Clicks:
     ) -> ClickBatch | None:
         again = min(self._settings.batch_rows - len(fresh), len(self._past))
         rows = fresh.joined(self._past.take(self._random.permutation(len(self._past))[:again]))
+        # Of items that have expired since there is no vector to be taught.
+        rows = rows.take(np.flatnonzero(vocabulary.rows(rows.item) != NO_ROW))
         if not len(rows):
             return None
         padded = vocabulary.rows(rows.context)

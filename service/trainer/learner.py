@@ -12,7 +12,7 @@ import math
 import statistics
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import zip_longest
 from typing import Any
@@ -38,12 +38,14 @@ from service.model.memory import Memory, Recollection
 from service.model.mixture import Blend
 from service.registry.artifact import Artifact
 from service.settings import HerdingReplay, RecencyReplay, Settings
+from service.state.catalogue import CatalogueItem
 from service.state.features import keys_of
 from service.trainer.anchor import Anchor
 from service.trainer.challenger import Challenger, Checkpoint
 from service.trainer.clicks import Clicks
 from service.trainer.early_stopping import EarlyStopping
 from service.trainer.evaluation import evaluate, recalled
+from service.trainer.expiry import kept_rows
 from service.trainer.gate import GateReport, Verdict, judge
 from service.trainer.herding import herd
 from service.trainer.holdout import HoldoutRows, admit, capped, is_member
@@ -110,11 +112,14 @@ class Learner:
         memory: Memory | None,
         blend: Blend,
         clicks: Clicks | None = None,
+        named: Iterable[ItemKey] = (),
     ) -> None:
         """`memory` has learned what is before `trained_through`, except for what is held; None
         where the model ranks alone. `blend` is the champion's. `clicks` is None where no click
-        head is trained."""
+        head is trained. `named` are the items that the catalogue names."""
         self._settings = settings.trainer
+        self._items = settings.items
+        self._named = set(named)
         self._prior_share = settings.memory.model_share
         self._memory = memory
         self.blend = blend  # of the challenger, fitted each time the gate is asked
@@ -139,7 +144,7 @@ class Learner:
         recency = choice.of if isinstance(choice, RecencyReplay) else 1
         self._replay = Replay(slabs, self._length + 1, settings.model.seed, recency)
         self._shuffle = np.random.default_rng(settings.model.seed)
-        self._latest_ms = int(held.time.max(initial=0))
+        self._latest_ms = int(max(held.time.max(initial=0), challenger.met.max(initial=0)))
         self._retry = empty_sequences(self._length + 1)
         self._rejections = 0
         self._slowdown = 1.0
@@ -150,16 +155,38 @@ class Learner:
         self.shift: float | None = None
         # Whether anything was learned since the gate was last asked: it would answer the same.
         self.has_news = False
+        self._date_unknown()
         self._crown()
 
-    def _crown(self) -> None:
-        """What the challenger is now is the champion."""
+    def _crown(self) -> int:
+        """What the challenger is now is the champion, but for items that have expired, so many.
+
+        Only here do rows change their meaning: none of them is shared with a champion or a
+        checkpoint from before.
+        """
+        rows, before = self._kept(), self.items
+        if rows is not None:
+            self._challenger.keep(rows)
         self._champion_at = self._challenger.checkpoint()
         self._champion = self._challenger.frozen_copy()
         self._champion_vocabulary = self._challenger.vocabulary
         self._champion_blend = self.blend
         self._since_champion: deque[Sequences] = deque(maxlen=_ROUNDS_KEPT)
         self._forgotten = 0  # sequences since the champion that are remembered no more
+        return before - self.items
+
+    def _kept(self) -> Int64s | None:
+        """The rows of items that have not expired; None where all go on."""
+        settings, challenger = self._items, self._challenger
+        if settings.expire_after_s is None and self.items <= settings.max_rows:
+            return None
+        vocabulary, met = challenger.vocabulary, challenger.met.copy()
+        # These are yet to be taught.
+        for waiting in (self.held.item, self._retry.item):
+            met[vocabulary.rows(waiting)] = self._latest_ms
+        named = np.isin(vocabulary.keys, np.fromiter(self._named, np.int64, len(self._named)))
+        rows = kept_rows(met, named, settings, self._latest_ms)
+        return rows if len(rows) < len(vocabulary) else None
 
     def learn(self, batches: list[MicroBatch], *, hurry: bool = False) -> RoundReport:
         """Fine-tune on these micro-batches and move `trained_through` past them.
@@ -210,14 +237,26 @@ class Learner:
     def describe(self, described: Described) -> None:
         """Let the challenger know items of the catalogue; the next version knows them too."""
         self._challenger.describe(described)
+        self._challenger.meet(described.keys, np.full(len(described.items), self._latest_ms))
         self.has_news = True
 
+    def name(self, items: Iterable[CatalogueItem]) -> None:
+        """The catalogue names these items, or does so no more where they are withdrawn."""
+        for item in items:
+            if item.available:
+                self._named.add(item.key)
+            else:
+                self._named.discard(item.key)
+
     def undescribed(self, keys: Int64s, digests: Int64s) -> Int64s:
-        """The places of items that have no row yet, or of which something else is known than
-        `digests` [keys, sources] tell."""
+        """The places of items that have no row yet, as many as there is room for, or of which
+        something else is known than `digests` [keys, sources] tell."""
         challenger = self._challenger
-        same = (challenger.digests(keys) == digests).all(axis=1)
-        return np.flatnonzero(~same | ~challenger.knows(keys))
+        known = challenger.knows(keys)
+        changed = known & (challenger.digests(keys) != digests).any(axis=1)
+        # More would lose their rows at the next version, and be encoded again by each worker.
+        room = max(self._items.max_rows - self.items, 0)
+        return np.sort(np.append(np.flatnonzero(changed), np.flatnonzero(~known)[:room]))
 
     def _prepare(self, batch: MicroBatch) -> Sequences:
         """Admit a micro-batch: vocabulary, holdout, offsets; give the sequences to train on."""
@@ -229,6 +268,8 @@ class Learner:
         if not len(batch):
             return empty_sequences(self._length + 1)
         self._latest_ms = max(self._latest_ms, int(batch.timestamp.max()))
+        self._challenger.meet(batch.item, batch.timestamp)
+        self._date_unknown()
         settings = self._settings.holdout
         member = capped(
             is_member(batch.user, batch.item, batch.timestamp, settings.fraction),
@@ -253,6 +294,12 @@ class Learner:
             self._remind(self._memory, batch, member, clean, added, released)
         rows = _released(released) + self._new(batch, member, clean, codes)
         return from_lists(rows, self._length + 1)
+
+    def _date_unknown(self) -> None:
+        """Items that were described before any event, or come from a version that did not say when
+        they were met, count as met now."""
+        met = self._challenger.met
+        met[met == 0] = self._latest_ms
 
     def _begin_clicks(self) -> int:
         """Give the click head its first bearings; how many labels are to be taught."""
@@ -527,12 +574,14 @@ class Learner:
         scores = self._clicks.scores(model, head, vocabulary)
         self.click_report = ClickReport(scores, self.blend.rerank)
 
-    def promoted(self) -> None:
-        """The challenger was published: it is the champion now."""
-        self._crown()
+    def promoted(self) -> int:
+        """What `artifact` gave was published: it is the champion now. Gives the number of items
+        that have expired with it."""
+        expired = self._crown()
         self._crowned_ndcg = self._asked_ndcg
         self._rejections = 0
         self._slowdown = min(self._slowdown * 2, 1.0)
+        return expired
 
     def _try_again(self, taught: Sequences) -> int:
         """Teach the same in the next round at half the rate, up to a limit of rounds."""
@@ -556,18 +605,19 @@ class Learner:
         return self._challenger.items
 
     def artifact(self) -> Artifact:
-        """The challenger as it would be published."""
+        """The challenger as it would be published: without the items that have expired."""
+        rows, vocabulary = self._kept(), self._challenger.vocabulary
         return Artifact(
-            weights=self._challenger.weights(),
+            weights=self._challenger.weights(rows),
             frozen=self._challenger.model.frozen,
-            vocabulary=self._challenger.vocabulary.ids,
+            vocabulary=(vocabulary if rows is None else vocabulary.kept(rows)).ids,
             trainer={
-                **self._challenger.optimizer_tensors(),
+                **self._challenger.optimizer_tensors(rows),
                 **self.held.tensors(features=self._features),
                 **(self._memory.tensors() if self._memory else {}),
                 **(self._clicks.tensors() if self._clicks else {}),
             },
-            described=self._challenger.described(),
+            described=self._challenger.described(rows),
         )
 
 

@@ -14,7 +14,7 @@ from service.trainer.reranking import ClickReport
 
 @dataclass(frozen=True, slots=True)
 class Catalogued:
-    """What the catalogue says of some items that are not withdrawn."""
+    """What the catalogue says of some items."""
 
     items: tuple[CatalogueItem, ...]
 
@@ -64,6 +64,7 @@ class Published:
 
     version: Version
     trained_through: Offsets
+    expired: int = 0  # items that had a row in the one before it, or since, and have none in it
 
 
 FromWorker = Started | Heartbeat | RoundDone | Judged | Published

@@ -170,16 +170,15 @@ class TrainerProcess:
             self._changed.notify_all()
 
     def describe(self, items: Iterable[CatalogueItem]) -> None:
-        """What the catalogue says of items; withdrawn ones are passed over. Each worker is told
-        all of it, before the micro-batches. Never blocks."""
+        """What the catalogue says of items. Each worker is told all of it, before the
+        micro-batches, but for what was withdrawn before it began. Never blocks."""
         with self._changed:
             for item in items:
+                self._untold[item.key] = item
                 if item.available:
                     self._catalogue[item.key] = item
-                    self._untold[item.key] = item
-                else:  # what was learned of it stays
+                else:
                     self._catalogue.pop(item.key, None)
-                    self._untold.pop(item.key, None)
             self._changed.notify_all()
 
     def _next_catalogued(self) -> Catalogued | None:
@@ -207,14 +206,15 @@ class TrainerProcess:
 
     def _one_life(self, slabs: tuple[SlabAddress, ...]) -> str:
         """Spawn a worker and serve it until it ends; say why it did."""
-        try:
-            process, ours = self._spawn(slabs)
-        except OSError as error:
-            return f"it could not be spawned: {error}"
-        self._process = process
         with self._changed:
             self._untrained.send_again()
             self._untold = dict(self._catalogue)
+            arguments = worker.WorkerArguments(self._settings, slabs, frozenset(self._catalogue))
+        try:
+            process, ours = self._spawn(arguments)
+        except OSError as error:
+            return f"it could not be spawned: {error}"
+        self._process = process
         ended = threading.Event()
         sender = threading.Thread(
             target=self._send, args=(ours, ended), name="trainer-sender", daemon=True
@@ -234,14 +234,14 @@ class TrainerProcess:
             ours.close()
             self._process = None
 
-    def _spawn(self, slabs: tuple[SlabAddress, ...]) -> tuple[BaseProcess, Connection]:
+    def _spawn(self, arguments: worker.WorkerArguments) -> tuple[BaseProcess, Connection]:
         """Raises OSError where there are no more processes, open files or memory to be had."""
         context = get_context("spawn")
         ours, theirs = context.Pipe()
         try:
             process = context.Process(
                 target=worker.main,
-                args=(theirs, worker.WorkerArguments(self._settings, slabs)),
+                args=(theirs, arguments),
                 name="headwater-trainer",
                 daemon=True,
             )

@@ -38,6 +38,10 @@ class RowAdam:
         self.square = torch.nn.functional.pad(self.square, (0, 0, 0, more))
         self.steps = torch.nn.functional.pad(self.steps, (0, more))
 
+    def keep(self, rows: Tensor) -> None:
+        """Only the state of `rows`, in this order."""
+        self.mean, self.square, self.steps = self.mean[rows], self.square[rows], self.steps[rows]
+
     def tensors(self, rows: int) -> dict[str, Tensor]:
         """Copies of the state of the first `rows` rows."""
         return {

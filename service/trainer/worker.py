@@ -18,7 +18,7 @@ from multiprocessing.connection import Connection
 import numpy as np
 import torch
 
-from service.domain import MicroBatch, Version
+from service.domain import ItemKey, MicroBatch, Version
 from service.errors import TransientError
 from service.model.item_tower import Source
 from service.model.memory import Memory
@@ -62,6 +62,7 @@ class WorkerArguments:
 
     settings: Settings
     slabs: tuple[SlabAddress, ...]
+    named: frozenset[ItemKey] = frozenset()  # items that the catalogue names at the start
 
 
 def main(connection: Connection, arguments: WorkerArguments) -> None:
@@ -138,6 +139,7 @@ class Worker:
         self._slabs = {
             address.partition: HistorySlab.attach(address) for address in arguments.slabs
         }
+        self._named = arguments.named
         self._newest = Version(0)  # known to exist, intact or not; another is someone else's
         self._same_frozen = False  # as the newest version: what is never trained is stored there
         self._progress = 0
@@ -174,6 +176,8 @@ class Worker:
         self, items: Sequence[CatalogueItem], describer: Describer, learner: Learner
     ) -> None:
         """Encode what the lineage does not know of these items yet."""
+        learner.name(items)
+        items = [item for item in items if item.available]  # of the others what was learned stays
         keys = np.array([item.key for item in items], np.int64)
         places = learner.undescribed(keys, describer.digests(items)).tolist()
         for start in range(0, len(places), _ENCODED_AT_ONCE):
@@ -218,6 +222,7 @@ class Worker:
             memory,
             _resumed_blend(manifest, settings),
             Clicks.of(settings, dict(artifact.trainer)),
+            self._named,
         )
         return learner, manifest.version
 
@@ -236,21 +241,22 @@ class Worker:
             return parent
         self._newest = manifest.version
         self._same_frozen = True
-        learner.promoted()
+        expired = learner.promoted()
         self._registry.prune()
-        self._say(Published(manifest.version, dict(manifest.trained_through)))
+        self._say(Published(manifest.version, dict(manifest.trained_through), expired))
         return manifest.version
 
     def _publish(self, learner: Learner, parent: Version, report: GateReport) -> Manifest | None:
         """None when the storage refused for now: the challenger goes on and asks again."""
+        artifact = learner.artifact()
         try:
             return self._registry.publish(
-                learner.artifact(),
+                artifact,
                 parent=parent,
                 origin=Origin.TRAINED,
                 trained_through=learner.trained_through,
                 model={**learner.shape, "settings": model_identity(self._settings.model)},
-                items=learner.items,
+                items=len(artifact.vocabulary) - 1,
                 gate=GateSummary(
                     verdict=report.verdict.value,
                     rows=report.rows,

@@ -49,6 +49,11 @@ def test_a_worker_that_was_asked_to_stop_is_down_and_not_restarted() -> None:
     assert (samples["worker_up"], samples["worker_restarts_total"]) == (0, 0)
 
 
+def test_items_that_expired_with_a_version_are_counted() -> None:
+    samples = after(PUBLISHED, replace(PUBLISHED, expired=3), replace(PUBLISHED, expired=4))
+    assert samples["expired_items_total"] == 7
+
+
 def test_a_round_counts_its_events_steps_and_time() -> None:
     samples = after(RoundDone(ROUND), RoundDone(ROUND))
     assert samples["trained_events_total"] == 200

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from service.model.memory import Memory
+from service.model.vocabulary import Vocabulary
 from service.registry.artifact import Artifact
 from service.registry.servable import build_servable, first_blend
 from service.settings import ClickLoss, ClickSettings, GateSettings, Settings
@@ -26,6 +27,7 @@ from tests.trainer.examples import (
     PARTITION,
     Stream,
     keys,
+    known,
     quick_training,
     small_settings,
 )
@@ -95,6 +97,15 @@ class TestLabels:
         admit(clicks, stream, (1, 1, IMPRESSION, 1), (1, 2, IMPRESSION, 0), (1, 3, 0, 1),
               (1, 4, IMPRESSION, NAN))  # fmt: skip
         assert fresh_labels(clicks) == [1.0, 0.0]
+
+    def test_a_label_of_an_item_without_a_row_is_not_taught(self, stream: Stream) -> None:
+        clicks = Clicks(settings_with(BY_VALUE), {})
+        admit(clicks, stream, (1, 1, IMPRESSION, 1), (1, 2, IMPRESSION, 0))
+        clicks.begin_round()
+        (one,) = clicks.portions(1, Vocabulary().extended([known(2)]), CPU)
+        assert one is not None
+        assert one.item.tolist() == [1, 1]  # as new, and as an old one beside it
+        assert clicks.portions(1, Vocabulary(), CPU) == [None]
 
     def test_a_number_is_kept_as_it_is(self, stream: Stream) -> None:
         ratings = BY_VALUE.model_copy(update={"loss": ClickLoss.SQUARED, "positive_from": 4.0})

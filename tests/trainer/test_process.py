@@ -3,6 +3,7 @@
 import resource
 import threading
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,7 +12,10 @@ from hypothesis import strategies as st
 
 from service.domain import MicroBatch, Offset, Offsets, Partition, no_codes
 from service.settings import RestartSettings, Settings, TrainerSettings
+from service.state.catalogue import CatalogueItem
+from service.trainer.messages import Catalogued
 from service.trainer.process import TrainerProcess, UntrainedBatches, WorkerEnded, is_covered
+from tests.trainer.examples import known
 
 FIRST, SECOND = Partition(0), Partition(1)
 MANY = 1_000_000
@@ -131,6 +135,15 @@ class TestUntrainedBatches:
                 sent_through = covered_through
             assert untrained.events == added - covered_through
             assert 0 <= untrained.at_worker <= sent_through - covered_through
+
+
+def test_a_worker_hears_of_what_is_withdrawn_while_it_lives_and_the_next_of_none_of_it() -> None:
+    trainer = TrainerProcess(Settings(), lambda _: None)
+    here, gone = (CatalogueItem(*known(number), available=number == 0) for number in range(2))
+    trainer.describe([replace(gone, available=True), here])
+    trainer.describe([gone])
+    assert trainer._next_catalogued() == Catalogued((gone, here))
+    assert list(trainer._catalogue) == [here.key]
 
 
 def test_every_end_of_a_worker_is_told_and_whether_another_follows(

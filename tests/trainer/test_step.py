@@ -100,7 +100,9 @@ def test_products_in_bfloat16_leave_weights_and_moments_in_32_bits(
     loss = step(other)
     assert loss != exact
     assert loss == pytest.approx(exact, rel=0.02)
-    assert {tensor.dtype for tensor in everything(other).values()} == {torch.float32}
+    kept = everything(other)
+    del kept["items.met"]  # times
+    assert {tensor.dtype for tensor in kept.values()} == {torch.float32}
 
 
 def test_a_loss_that_is_not_finite_changes_nothing() -> None:
