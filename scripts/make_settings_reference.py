@@ -49,9 +49,10 @@ def _section(section: type[BaseModel], path: tuple[str, ...]) -> Iterator[str]:
     rows: list[str] = []
     for name, field in section.model_fields.items():
         inner = _sections(field.annotation)
-        listed = _LISTED if get_origin(field.annotation) is tuple else ""
-        below += [(each, name + listed) for each in inner]
-        if len(inner) != 1:  # a plain key, or a choice between sections, told by its `kind`
+        is_list = get_origin(field.annotation) is tuple
+        below += [(each, f"{name}{_LISTED * is_list}") for each in inner]
+        # A plain key, a list, or a choice between sections, told by its `kind`.
+        if len(inner) != 1 or is_list:
             rows.append(_row((*path, name), field))
     if rows:
         yield f"## {'.'.join(path).replace(_LISTED, '')}{_choice(section)}\n"

@@ -110,7 +110,12 @@ class CatalogueRecord(BaseModel):
     categories: list[Annotated[str, Field(min_length=1)]] = Field(
         default=[],
         max_length=_MAX_CATEGORIES,
-        description="An item without a text begins as the mean of those in its categories.",
+        description="An item without either text or vectors begins as the mean of its categories.",
+    )
+    vectors: dict[str, list[float]] = Field(
+        default={},
+        description="By source, as long as `items.vectors` in the settings says; other sources are "
+        "ignored. Only the direction of a vector counts.",
     )
     available: bool = Field(default=True, description="False: not recommended until it is again.")
 

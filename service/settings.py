@@ -372,10 +372,31 @@ class TextSettings(Section):
     batch_items: PositiveInt = Field(default=32, description="Texts encoded at once.")
 
 
+class VectorSettings(Section):
+    """Vectors that the catalogue brings, such as those of images."""
+
+    name: Annotated[str, Field(min_length=1, max_length=64)] = Field(
+        description="Under which a record's `vectors` have them."
+    )
+    width: Annotated[int, Field(ge=1, le=16_384)] = Field(description="Numbers in each of them.")
+
+    @field_validator("name")
+    @classmethod
+    def _is_not_the_texts(cls, name: str) -> str:
+        if name == "text":
+            raise ValueError("`text` is what items.text.encoder makes: choose another name")
+        return name
+
+
 class ItemsSettings(Section):
     """What is known of items beyond the events, as part of their vectors."""
 
     text: TextSettings = TextSettings()
+    vectors: tuple[VectorSettings, ...] = Field(
+        default=(),
+        description="Sources of vectors in the records of the items topic, each a section with "
+        "`name` and `width`; those of others are ignored.",
+    )
     max_bytes: PositiveInt = Field(
         default=65_536, description="Larger records of the items topic are dead-lettered."
     )
@@ -388,6 +409,16 @@ class ItemsSettings(Section):
         description="Items that nobody has met for so long, by event time, lose their rows, but "
         "for those that the catalogue names; never when unset.",
     )
+
+    @field_validator("vectors")
+    @classmethod
+    def _have_names_of_their_own(
+        cls, vectors: tuple[VectorSettings, ...]
+    ) -> tuple[VectorSettings, ...]:
+        names = [source.name for source in vectors]
+        if len(set(names)) < len(names):
+            raise ValueError(f"a name is there twice: {', '.join(names)}")
+        return vectors
 
 
 class MemorySettings(Section):

@@ -23,14 +23,18 @@ class CatalogueFeed:
     def __init__(
         self, settings: Settings, metrics: Metrics, sink: Sink, trainer: TrainerProcess
     ) -> None:
-        """Raises ConfigurationError for an encoder without a topic of what it is to read."""
+        """Raises ConfigurationError for an encoder or vectors without a topic that brings them."""
         self._topic = settings.topics.items
-        if settings.items.text.encoder and self._topic is None:
-            raise ConfigurationError(
-                "items.text.encoder reads what the items topic brings: set topics.items too"
-            )
+        for name, is_set in (
+            ("items.text.encoder", settings.items.text.encoder),
+            ("items.vectors", settings.items.vectors),
+        ):
+            if is_set and self._topic is None:
+                raise ConfigurationError(
+                    f"{name} reads what the items topic brings: set topics.items too"
+                )
         self._reader = CatalogueReader(settings.kafka, self._topic) if self._topic else None
-        self._codec = CatalogueCodec(settings.items.max_bytes)
+        self._codec = CatalogueCodec(settings.items)
         self._catalogue = Catalogue()
         self._metrics = metrics
         self._sink = sink

@@ -63,13 +63,13 @@ def _read(file: Path, options: Options, settings: Settings) -> Read:
 
 def catalogue_of(options: Options, settings: Settings) -> list[CatalogueItem]:
     """What the options' file knows of items; none without one."""
-    items = read_items(options.items, options.item_columns) if options.items else []
-    if items and not settings.items.text.encoder:
+    known = settings.items
+    if options.items and not known.text.encoder and not known.vectors:
         raise ConfigurationError(
-            "--items needs items.text.encoder, the model that reads their texts: a hub id or a "
-            "local folder"
+            "--items needs items.text.encoder, the model that reads their texts (a hub id or a "
+            "local folder), or items.vectors, which name columns of vectors"
         )
-    return items
+    return read_items(options.items, options.item_columns, known.vectors) if options.items else []
 
 
 def backtest(

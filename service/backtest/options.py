@@ -41,6 +41,7 @@ class ItemColumns:
     item: str = "item_id"
     text: tuple[str, ...] = ("title", "text")  # joined
     categories: str = "categories"
+    vectors: tuple[tuple[str, str], ...] = ()  # (source, column); others are named as the source
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,10 +109,10 @@ def add_data_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     names.add_argument("--time-unit", type=TimeUnit, choices=list(TimeUnit), help="of numbers")
     names.add_argument("--skip-bad", action="store_true", help="count bad rows instead of ending")
-    of_items = parser.add_argument_group("what is known of items (needs items.text.encoder)")
-    of_items.add_argument(
-        "--items", type=Path, metavar="FILE", help="their texts: CSV, TSV, JSONL, Parquet"
+    of_items = parser.add_argument_group(
+        "what is known of items (needs items.text.encoder or items.vectors)"
     )
+    of_items.add_argument("--items", type=Path, metavar="FILE", help="CSV, TSV, JSONL, Parquet")
     default = ItemColumns()
     of_items.add_argument(
         "--items-id", default=default.item, metavar="NAME", help="the column of the item"
@@ -123,6 +124,10 @@ def add_data_arguments(parser: argparse.ArgumentParser) -> None:
     of_items.add_argument(
         "--items-categories", default=default.categories, metavar="NAME", help="of its categories"
     )
+    of_items.add_argument(
+        "--items-vectors", nargs="+", default=(), metavar="SOURCE=NAME",
+        help="the columns of the vectors; default: each named as its source in items.vectors",
+    )  # fmt: skip
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -193,4 +198,16 @@ def items_from(arguments: argparse.Namespace) -> Path | None:
 
 
 def item_columns_from(arguments: argparse.Namespace) -> ItemColumns:
-    return ItemColumns(arguments.items_id, tuple(arguments.items_text), arguments.items_categories)
+    return ItemColumns(
+        arguments.items_id,
+        tuple(arguments.items_text),
+        arguments.items_categories,
+        tuple(_source_and_column(given) for given in arguments.items_vectors),
+    )
+
+
+def _source_and_column(given: str) -> tuple[str, str]:
+    source, _, column = given.partition("=")
+    if not source or not column:
+        raise ConfigurationError(f"--items-vectors takes SOURCE=NAME, not {given!r}")
+    return source, column

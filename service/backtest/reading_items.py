@@ -1,35 +1,60 @@
 """Files of items: what a catalogue says of them, in the formats of event files."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+
+import orjson
 
 from service.backtest.options import ItemColumns
 from service.backtest.reading import numbered
-from service.domain import MAX_ID, ItemId, item_key
+from service.domain import MAX_ID, Float32s, ItemId, item_key
 from service.errors import ConfigurationError
-from service.state.catalogue import CatalogueItem
+from service.settings import VectorSettings
+from service.state.catalogue import CatalogueItem, vectors_from
 
 _SEPARATORS = str.maketrans("|;", ",,")  # between categories in one field
 
 
-def read_items(file: Path, columns: ItemColumns) -> list[CatalogueItem]:
-    """Each item once, as its last row has it. Raises ConfigurationError."""
+def read_items(
+    file: Path, columns: ItemColumns, sources: Sequence[VectorSettings] = ()
+) -> list[CatalogueItem]:
+    """Each item once, as its last row has it, with the vectors of the `sources`. Raises
+    ConfigurationError."""
+    strangers = {name for name, _ in columns.vectors} - {source.name for source in sources}
+    if strangers:
+        raise ConfigurationError(
+            f"--items-vectors names {', '.join(sorted(strangers))}, which items.vectors does not"
+        )
     items: dict[ItemId, CatalogueItem] = {}
-    has_text = False
     for line, row in numbered(file):
         if isinstance(row, str):
             raise ConfigurationError(f"{file}:{line}: {row}")
-        item = _item(file, line, row, columns)
+        try:
+            vectors = vectors_from(_numbers(row, columns, sources), sources)
+        except ValueError as error:
+            raise ConfigurationError(f"{file}:{line}: {error}") from None
+        item = _item(file, line, row, columns, vectors)
         items[item.item_id] = item
-        has_text = has_text or bool(item.text)
-    if not has_text:
+    has_vectors = any(item.vectors for item in items.values())
+    if sources and not has_vectors:
+        named = ", ".join(column for _, column in _vector_columns(columns, sources))
+        raise ConfigurationError(
+            f"{file} has no vector in the columns {named}; --items-vectors names them"
+        )
+    if not has_vectors and not any(item.text for item in items.values()):
         raise ConfigurationError(
             f"{file} has no text in the columns {', '.join(columns.text)}; --items-text names them"
         )
     return list(items.values())
 
 
-def _item(file: Path, line: int, row: Mapping[str, object], columns: ItemColumns) -> CatalogueItem:
+def _item(
+    file: Path,
+    line: int,
+    row: Mapping[str, object],
+    columns: ItemColumns,
+    vectors: dict[str, Float32s],
+) -> CatalogueItem:
     value = row.get(columns.item)
     name = str(value) if isinstance(value, int) and not isinstance(value, bool) else value
     if not isinstance(name, str) or not 0 < len(name) <= MAX_ID:
@@ -38,7 +63,38 @@ def _item(file: Path, line: int, row: Mapping[str, object], columns: ItemColumns
         )
     item = ItemId(name)
     text = " ".join(str(row[column]) for column in columns.text if row.get(column))
-    return CatalogueItem(item_key(item), item, text, _categories(row.get(columns.categories)))
+    categories = _categories(row.get(columns.categories))
+    return CatalogueItem(item_key(item), item, text, categories, vectors)
+
+
+def _vector_columns(
+    columns: ItemColumns, sources: Sequence[VectorSettings]
+) -> list[tuple[str, str]]:
+    """The source and the column of each kind of vectors."""
+    named = dict(columns.vectors)
+    return [(source.name, named.get(source.name, source.name)) for source in sources]
+
+
+def _numbers(
+    row: Mapping[str, object], columns: ItemColumns, sources: Sequence[VectorSettings]
+) -> dict[str, list[float]]:
+    """The vectors of a row, each a list, or one as JSON in a field. Raises ValueError."""
+    found = {}
+    for name, column in _vector_columns(columns, sources):
+        value = row.get(column)
+        if isinstance(value, str):
+            try:
+                value = orjson.loads(value) if value.strip() else None
+            except orjson.JSONDecodeError:
+                raise ValueError(
+                    f"{column} is no vector: a field has it as JSON, [0.1, 2]"
+                ) from None
+        if value is None:
+            continue
+        if not isinstance(value, list) or not all(type(one) in (int, float) for one in value):
+            raise ValueError(f"{column} is no vector: it is not a list of numbers")
+        found[name] = value
+    return found
 
 
 def _categories(value: object) -> tuple[str, ...]:

@@ -1,11 +1,12 @@
 """The catalogue: what is told of items beside the events."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from service.domain import Float32s, Int64s, ItemId, ItemKey
+from service.settings import VectorSettings
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,6 +19,32 @@ class CatalogueItem:
     categories: tuple[str, ...] = ()
     vectors: dict[str, Float32s] = field(default_factory=dict)  # [width] each, by source
     available: bool = True
+
+
+def vectors_from(
+    given: Mapping[str, Sequence[float]], sources: Sequence[VectorSettings]
+) -> dict[str, Float32s]:
+    """Of what is `given` for an item, by source, that of the known sources.
+
+    A vector of zeros points nowhere and is left out. Raises ValueError, with the reason, for one
+    that does not fit its source.
+    """
+    found = {}
+    for source in sources:
+        numbers = given.get(source.name)
+        if numbers is None:
+            continue
+        if len(numbers) != source.width:
+            raise ValueError(
+                f"vectors.{source.name}: {len(numbers)} numbers; items.vectors says {source.width}"
+            )
+        with np.errstate(over="ignore"):
+            vector = np.array(numbers, np.float64).astype(np.float32)
+        if not np.isfinite(vector).all():
+            raise ValueError(f"vectors.{source.name}: a number is not finite in 32 bits")
+        if vector.any():
+            found[source.name] = vector
+    return found
 
 
 class Catalogue:

@@ -22,8 +22,8 @@ from service.domain import (
     user_key,
 )
 from service.errors import DeadLetterReason, InvalidEventError
-from service.settings import EventsSettings, Feature
-from service.state.catalogue import CatalogueItem
+from service.settings import EventsSettings, Feature, ItemsSettings
+from service.state.catalogue import CatalogueItem, vectors_from
 from service.state.features import Features
 
 Header = tuple[str, bytes]
@@ -132,8 +132,9 @@ def trace_of(headers: Iterable[Header]) -> Trace | None:
 class CatalogueCodec:
     """Decodes and checks records of the items topic."""
 
-    def __init__(self, max_bytes: int) -> None:
-        self._max_bytes = max_bytes
+    def __init__(self, settings: ItemsSettings) -> None:
+        self._max_bytes = settings.max_bytes
+        self._sources = settings.vectors
 
     def decode(self, record: Record) -> CatalogueItem:
         """What a record says of its item. Raises InvalidEventError with the reason for the dead
@@ -156,8 +157,13 @@ class CatalogueCodec:
                 "the key must be the item_id: compaction goes by it",
             )
         text = " ".join(filter(None, (found.title, found.text)))
-        categories = tuple(found.categories)
-        return CatalogueItem(item_key(named), named, text, categories, available=found.available)
+        try:
+            vectors = vectors_from(found.vectors, self._sources)
+        except ValueError as error:
+            raise InvalidEventError(DeadLetterReason.INVALID, str(error)) from None
+        return CatalogueItem(
+            item_key(named), named, text, tuple(found.categories), vectors, found.available
+        )
 
 
 def _item_named(key: bytes | None) -> ItemId:

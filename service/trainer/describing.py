@@ -24,10 +24,10 @@ class Describer:
         """Raises ConfigurationError where the encoder cannot be loaded."""
         text = settings.text
         self._encoder = TextEncoder(text.encoder, text, device) if text.encoder else None
-        self.sources: tuple[Source, ...] = ()
+        self.sources = tuple(Source(each.name, each.width) for each in settings.vectors)
         if self._encoder:
             origin = f"{text.encoder}@{text.revision or ''}:{text.max_tokens}"
-            self.sources = (Source(TEXT, self._encoder.width, origin),)
+            self.sources = (Source(TEXT, self._encoder.width, origin), *self.sources)
         # Items that were told of, by category; the newest.
         self._members: dict[str, deque[int]] = {}
         self._width = sum(source.width for source in self.sources)
@@ -88,8 +88,9 @@ class Describer:
 
 
 def _unit(vector: Float32s | None, width: int) -> Float32s:
-    """Of length 1, as the encoder's are; none is zeros."""
+    """Of length 1, as the encoder's are, so that no source drowns another; none is zeros."""
     if vector is None:
         return np.zeros(width, np.float32)
-    unit: Float32s = vector / max(float(np.linalg.norm(vector)), 1e-12)
+    exact = vector.astype(np.float64)  # the squares of 32-bit numbers may be too large for them
+    unit: Float32s = (exact / np.linalg.norm(exact)).astype(np.float32)
     return unit

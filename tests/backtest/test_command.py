@@ -3,6 +3,7 @@
 import csv
 import dataclasses
 import json
+import math
 import re
 from html.parser import HTMLParser
 from pathlib import Path
@@ -18,7 +19,7 @@ from service.backtest.results import SeedResult
 from service.backtest.scores import METRICS
 from service.backtest.table import Table
 from service.errors import ConfigurationError
-from service.settings import ItemsSettings, Settings, TextSettings, TrackingSettings
+from service.settings import ItemsSettings, Settings, TextSettings, TrackingSettings, VectorSettings
 from tests.backtest.examples import periods, quick_settings, walks
 from tests.model.encoders import write_encoder
 from tests.tracking.examples import curves, runs
@@ -196,6 +197,25 @@ def test_a_catalogue_is_known_to_the_live_model_and_the_retrain(tmp_path: Path) 
     told = json.loads(options.out.read_text())
     plain = report_of(prequential(tmp_path))
     assert told["queries"] == plain["queries"]
+    assert told["models"]["transformer"] != plain["models"]["transformer"]
+    assert told["models"]["memory"] == plain["models"]["memory"]
+
+
+def test_vectors_are_learned_from_without_an_encoder(tmp_path: Path) -> None:
+    options = prequential(tmp_path)
+    ids = sorted(set(walks(300).item_ids))
+    circle = [[math.cos(place), math.sin(place)] for place in range(len(ids))]
+    lines = [
+        json.dumps({"item_id": item, "image": vector})
+        for item, vector in zip(ids, circle, strict=True)
+    ]
+    items = tmp_path / "items.jsonl"
+    items.write_text("\n".join(lines) + "\n")
+    image = VectorSettings(name="image", width=2)
+    settings = SETTINGS.model_copy(update={"items": ItemsSettings(vectors=(image,))})
+    assert run_backtest(dataclasses.replace(options, items=items), settings) == 0
+    told = json.loads(options.out.read_text())
+    plain = report_of(prequential(tmp_path))
     assert told["models"]["transformer"] != plain["models"]["transformer"]
     assert told["models"]["memory"] == plain["models"]["memory"]
 

@@ -33,6 +33,11 @@ def test_columns_are_named() -> None:
     assert options.columns == Columns(user="u", time="t", time_unit=TimeUnit.SECONDS)
 
 
+def test_columns_of_vectors_are_named_by_their_sources() -> None:
+    options = parsed("a.csv", "--items", "b.csv", "--items-vectors", "image=pixels", "audio=a=b")
+    assert options.item_columns.vectors == (("image", "pixels"), ("audio", "a=b"))
+
+
 def test_periods_are_in_the_order_of_their_names() -> None:
     options = parsed("--protocol", "continual", "--periods", "x/p_2.csv", "y/p_1.csv")
     assert options.protocol is Protocol.CONTINUAL
@@ -57,6 +62,7 @@ def test_reports_lie_beside_each_other() -> None:
         (["--protocol", "continual", "--periods", "a.csv"], "two files or more"),
         (["--protocol", "continual", "a.csv"], "two files or more"),
         (["a.csv", "--from", "1"], "--from must be"),
+        (["a.csv", "--items-vectors", "image"], "--items-vectors takes SOURCE=NAME"),
         (["a.csv", "--parts", "0"], "--parts must be at least 1"),
         (["a.csv", "--retrain-every", "0"], "--retrain-every must be at least 1"),
     ],

@@ -3,17 +3,20 @@
 import dataclasses
 from contextlib import suppress
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from service.domain import item_key
 from service.errors import DeadLetterReason, InvalidEventError
+from service.settings import ItemsSettings, VectorSettings
 from service.state.catalogue import CatalogueItem
 from service.stream.codec import CatalogueCodec, Record
 from tests.stream.examples import record
 
-CODEC = CatalogueCodec(max_bytes=200)
+IMAGE, AUDIO = VectorSettings(name="image", width=3), VectorSettings(name="audio", width=2)
+CODEC = CatalogueCodec(ItemsSettings(max_bytes=200, vectors=(IMAGE, AUDIO)))
 
 
 def keyed(key: bytes | None, value: object) -> Record:
@@ -26,6 +29,31 @@ def test_title_and_text_are_read_together() -> None:
     assert (item.item_id, item.text) == ("7", "Red shoe leather")
     assert item.categories == ("shoes",)
     assert item.available
+
+
+def test_vectors_of_known_sources_are_read_and_others_ignored() -> None:
+    told = {"image": [1, -2.5, 0], "audio": [0.0, 0], "touch": [1]}
+    item = CODEC.decode(keyed(b"7", {"item_id": "7", "vectors": told}))
+    assert item.vectors.keys() == {"image"}  # audio points nowhere
+    assert item.vectors["image"].dtype == np.float32
+    assert item.vectors["image"].tolist() == [1.0, -2.5, 0.0]
+
+
+@pytest.mark.parametrize(
+    ("told", "said"),
+    [
+        ({"image": [1, 2]}, "vectors.image: 2 numbers; items.vectors says 3"),
+        ({"image": [1, 2, 1e300]}, "vectors.image: a number is not finite in 32 bits"),
+        ({"image": [1, 2, None]}, "vectors.image.2: "),
+        ({"image": [1, 2, True]}, "vectors.image.2: "),
+        ({"image": "[1, 2, 3]"}, "vectors.image: "),
+    ],
+)
+def test_a_vector_that_does_not_fit_its_source_says_why(told: object, said: str) -> None:
+    with pytest.raises(InvalidEventError) as raised:
+        CODEC.decode(keyed(b"7", {"item_id": "7", "vectors": told}))
+    assert raised.value.reason is DeadLetterReason.INVALID
+    assert said in str(raised.value)
 
 
 @pytest.mark.parametrize("value", [None, {"item_id": "7", "available": False}])
