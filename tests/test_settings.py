@@ -189,8 +189,8 @@ def test_every_fault_is_named_at_once() -> None:
         ({"model": {"backbone": 1}}, 'JSON (HEADWATER_MODEL__BACKBONE={"KEY": ...})'),
         ({"kafka": {"bootstrap_servers": ""}}, "setting kafka.bootstrap_servers: is empty; name"),
         ({"kafka": {"bootstrap_servers": " , "}}, "kafka.bootstrap_servers: is empty"),
-        ({"items": {"vectors": [{"name": "text", "width": 3}]}}, "items.vectors.name: `text` is"),
-        ({"items": {"vectors": [{"name": "image", "width": 0}]}}, "items.vectors.width: Input"),
+        ({"items": {"vectors": [{"name": "text", "width": 3}]}}, "items.vectors.0.name: `text` is"),
+        ({"items": {"vectors": [{"name": "image", "width": 0}]}}, "items.vectors.0.width: Input"),
         (
             {"items": {"vectors": 2 * [{"name": "image", "width": 3}]}},
             "setting items.vectors: a name is there twice: image, image",

@@ -238,7 +238,8 @@ class Learner:
         """Let the challenger know items of the catalogue; the next version knows them too."""
         self._challenger.describe(described)
         self._challenger.meet(described.keys, np.full(len(described.items), self._latest_ms))
-        self.has_news = True
+        # While events wait to be taught again, `trained_through` is past them: publish nothing.
+        self.has_news = not len(self._retry)
 
     def name(self, items: Iterable[CatalogueItem]) -> None:
         """The catalogue names these items, or does so no more where they are withdrawn."""

@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from service.domain import Bools, Float32s, Int64s, ItemId, ItemKey, Offsets
+from service.domain import Bools, Float32s, Int64s, ItemId, ItemKey, Offsets, item_key
+from service.model.item_tower import Described
 from service.model.memory import Memory, Recollection
 from service.model.mixture import Blend
 from service.model.recommender import Recommender
@@ -369,8 +370,15 @@ def test_is_not_published_while_events_wait_to_be_taught_again(
     break_weights(challenger, monkeypatch, times=1)
     second = learner.learn([stream.walk(USERS, CATALOGUE, steps=2)])
     assert second.diverged
-    # `trained_through` is past the second round's events.
+    # `trained_through` is past the second round's events, whatever the catalogue says meanwhile.
     assert (had_news, learner.has_news) == (True, False)
+    new = ItemId("new")
+    learner.describe(
+        Described(
+            (), ((item_key(new), new),), np.zeros((1, 0), np.float32), np.zeros((1, 0), np.int64)
+        )
+    )
+    assert not learner.has_news
 
     # Asked all the same, and rejected: both rounds are owed.
     monkeypatch.setattr(learner_module, "judge", lambda *_: REJECTED)
