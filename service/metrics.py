@@ -109,7 +109,11 @@ class Metrics:
             "non_finite_rounds",
             "Rounds undone: a loss, gradient or weight not finite, or a loss far above the usual.",
         )
-        self.holdout_ndcg = gauge("holdout_ndcg_at_10", "NDCG@10 on the rolling holdout.", "model")
+        self.holdout_ndcg = gauge(
+            "holdout_ndcg_at_10",
+            "NDCG@10 on the rolling holdout: champion, challenger, and the older version beside.",
+            "model",
+        )
         self.holdout_shift = gauge(
             "holdout_shift_ndcg_at_10",
             "NDCG@10 of the champion on the holdout, less that when it was published.",

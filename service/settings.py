@@ -659,6 +659,12 @@ class GateSettings(Section):
     tolerance: Annotated[float, Field(ge=0.0)] = Field(
         default=0.01, description="NDCG@10 that a challenger may seem to lose and still pass."
     )
+    # Twenty losses within the tolerance could add up to more than a model has.
+    older_every: PositiveInt = Field(
+        default=20,
+        description="A challenger must not fall behind an older version either: the champion of "
+        "so many promotions ago at most.",
+    )
 
 
 class RestartSettings(Section):

@@ -41,6 +41,8 @@ def record(message: FromWorker | WorkerEnded | Covered, metrics: Metrics) -> Non
             metrics.skipped_sequences.inc(skipped)
             metrics.holdout_ndcg.labels("champion").set(report.champion)
             metrics.holdout_ndcg.labels("challenger").set(report.challenger)
+            if report.older is not None:
+                metrics.holdout_ndcg.labels("older").set(report.older)
             log.info(
                 "gate: %s (gain %+.4f ± %.4f on %d rows; champion %.4f, challenger %.4f)",
                 report.verdict.value,

@@ -7,11 +7,14 @@ the log.
 Both models are scored on the same holdout rows and the gate looks at the per-row
 difference. Pairing cancels how hard this hour's events happen to be, which would
 otherwise hide what a few micro-batches can change.
+
+A challenger that loses a little passes, and many such little losses in a row would add up without
+a sign. So it is also compared with a version that was published long before.
 """
 
 import enum
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -36,6 +39,7 @@ class GateReport:
     margin: float  # half-width of the interval around mean_gain
     champion: float  # mean scores
     challenger: float
+    older: float | None = None  # mean score of the older version, where there is one
 
 
 def judge(champion: Float32s, challenger: Float32s, settings: GateSettings) -> GateReport:
@@ -59,6 +63,14 @@ def judge(champion: Float32s, challenger: Float32s, settings: GateSettings) -> G
     margin = settings.z_score * float(gains.std(ddof=1)) / math.sqrt(rows)
     verdict = _verdict(mean_gain, margin, settings.tolerance)
     return GateReport(verdict, rows, mean_gain, margin, _mean(champion), _mean(challenger))
+
+
+def against_older(report: GateReport, older: GateReport) -> GateReport:
+    """The report on a challenger that was compared with the champion, and with an `older` version
+    over the same rows. One that has plainly fallen behind that is rejected."""
+    if report.verdict is Verdict.PROMOTE and older.verdict is Verdict.REJECT:
+        report = replace(report, verdict=Verdict.REJECT)
+    return replace(report, older=older.champion)
 
 
 def _verdict(mean_gain: float, margin: float, tolerance: float) -> Verdict:

@@ -36,6 +36,8 @@ from service.model.inference import states_after
 from service.model.item_tower import Described
 from service.model.memory import Memory, Recollection
 from service.model.mixture import Blend
+from service.model.recommender import Recommender
+from service.model.vocabulary import Vocabulary
 from service.registry.artifact import Artifact
 from service.settings import HerdingReplay, RecencyReplay, Settings
 from service.state.catalogue import CatalogueItem
@@ -46,7 +48,7 @@ from service.trainer.clicks import Clicks
 from service.trainer.early_stopping import EarlyStopping
 from service.trainer.evaluation import evaluate, recalled
 from service.trainer.expiry import kept_rows
-from service.trainer.gate import GateReport, Verdict, judge
+from service.trainer.gate import GateReport, Verdict, against_older, judge
 from service.trainer.herding import herd
 from service.trainer.holdout import HoldoutRows, admit, capped, is_member
 from service.trainer.packing import Packed, pack
@@ -97,6 +99,15 @@ class RoundReport:
     loss: float  # mean, nats; NaN without a step
     diverged: bool
     skipped: int  # sequences given up
+
+
+@dataclass(frozen=True, slots=True)
+class _Measure:
+    """A published version that challengers are measured against."""
+
+    model: Recommender
+    vocabulary: Vocabulary
+    blend: Blend
 
 
 class Learner:
@@ -157,6 +168,8 @@ class Learner:
         self.has_news = False
         self._date_unknown()
         self._crown()
+        self._older = self._champion
+        self._promotions = 0  # since it was the champion
 
     def _crown(self) -> int:
         """What the challenger is now is the champion, but for items that have expired, so many.
@@ -168,9 +181,8 @@ class Learner:
         if rows is not None:
             self._challenger.keep(rows)
         self._champion_at = self._challenger.checkpoint()
-        self._champion = self._challenger.frozen_copy()
-        self._champion_vocabulary = self._challenger.vocabulary
-        self._champion_blend = self.blend
+        challenger = self._challenger
+        self._champion = _Measure(challenger.frozen_copy(), challenger.vocabulary, self.blend)
         self._since_champion: deque[Sequences] = deque(maxlen=_ROUNDS_KEPT)
         self._forgotten = 0  # sequences since the champion that are remembered no more
         return before - self.items
@@ -450,9 +462,9 @@ class Learner:
 
     def _anchor(self) -> Anchor | None:
         """None where the settings ask for none, or the champion knows nothing yet."""
-        keep, rows = self._settings.keep, len(self._champion_vocabulary)
+        keep, rows = self._settings.keep, len(self._champion.vocabulary)
         wanted = rows > 1 and (keep.distil or keep.l2)
-        return Anchor(self._champion, rows, keep) if wanted else None
+        return Anchor(self._champion.model, rows, keep) if wanted else None
 
     def _replayed(self, count: int, marks: Int64s, through: Offsets) -> Sequences:
         """Older sequences, drawn or chosen as the settings say."""
@@ -462,9 +474,9 @@ class Learner:
         pool = self._replay.draw(choice.of * count, marks, through)
         if len(pool) <= count:
             return pool
-        rows = self._champion_vocabulary.rows(pool.item[:, : self._length])
+        rows = self._champion.vocabulary.rows(pool.item[:, : self._length])
         with torch.inference_mode():
-            states, _ = states_after(self._champion, rows, pool.codes[:, : self._length])
+            states, _ = states_after(self._champion.model, rows, pool.codes[:, : self._length])
         return pool.take(herd(states.cpu().numpy(), count))
 
     def _click_portions(self, steps: int) -> Sequence[ClickBatch | None]:
@@ -529,16 +541,11 @@ class Learner:
         Gives the report and the number of sequences given up.
         """
         self.has_news = False
-        champion = evaluate(
-            self._champion,
-            self._champion_vocabulary,
-            self.held,
-            self.recalled(),
-            temperature=self._champion_blend.temperature,
-            shares=(self._champion_blend.share,),
-            exclude_seen=self._exclude_seen,
-        )[0]
-        report = judge(champion, self.fit_blend(), self._settings.gate)
+        champion, challenger = self._scores_of(self._champion), self.fit_blend()
+        report = judge(champion, challenger, self._settings.gate)
+        if self._older is not self._champion:
+            older = judge(self._scores_of(self._older), challenger, self._settings.gate)
+            report = against_older(report, older)
         if self._crowned_ndcg is not None:
             self.shift = report.champion - self._crowned_ndcg
         self._asked_ndcg = report.challenger
@@ -553,6 +560,19 @@ class Learner:
             self._challenger.restore(self._champion_at)
             skipped += self._try_again(taught)
         return report, skipped
+
+    def _scores_of(self, version: _Measure) -> Float32s:
+        """NDCG@10 of each row of the holdout."""
+        scores: Float32s = evaluate(
+            version.model,
+            version.vocabulary,
+            self.held,
+            self.recalled(),
+            temperature=version.blend.temperature,
+            shares=(version.blend.share,),
+            exclude_seen=self._exclude_seen,
+        )[0]
+        return scores
 
     def _fit_rerank(self) -> None:
         """Measure the click head on what is held out, and let it reorder as far as that helps."""
@@ -579,10 +599,17 @@ class Learner:
         """What `artifact` gave was published: it is the champion now. Gives the number of items
         that have expired with it."""
         expired = self._crown()
+        self._promotions += 1
+        if self._promotions >= self._settings.gate.older_every:
+            self._measure_from_now()
         self._crowned_ndcg = self._asked_ndcg
         self._rejections = 0
         self._slowdown = min(self._slowdown * 2, 1.0)
         return expired
+
+    def _measure_from_now(self) -> None:
+        """The champion is what later challengers must not fall behind."""
+        self._older, self._promotions = self._champion, 0
 
     def _try_again(self, taught: Sequences) -> int:
         """Teach the same in the next round at half the rate, up to a limit of rounds."""
@@ -594,6 +621,8 @@ class Learner:
             return 0
         log.warning("gave up on %d sequences after %d rejections", len(taught), self._rejections)
         self._rejections = 0
+        # What the older version knew may be out of reach by now: it must not hold up all to come.
+        self._measure_from_now()
         return len(taught)
 
     @property

@@ -6,7 +6,7 @@ import pytest
 from service.domain import Float32s
 from service.errors import HoldoutMismatchError
 from service.settings import GateSettings
-from service.trainer.gate import Verdict, judge
+from service.trainer.gate import Verdict, against_older, judge
 
 SETTINGS = GateSettings(min_rows=4, z_score=1.0, tolerance=0.1)
 
@@ -64,3 +64,24 @@ def test_a_diverged_challenger_is_rejected(broken: float) -> None:
 def test_rows_that_do_not_pair_are_a_bug() -> None:
     with pytest.raises(HoldoutMismatchError):
         judge(CHAMPION, CHAMPION[:3], SETTINGS)
+
+
+@pytest.mark.parametrize(
+    ("gain", "gain_on_older", "verdict"),
+    [
+        (0.0, 0.0, Verdict.PROMOTE),
+        (0.0, -0.05, Verdict.PROMOTE),
+        (0.0, -0.2, Verdict.REJECT),  # the losses of many promotions have added up
+        (-0.2, 0.2, Verdict.REJECT),
+    ],
+)
+def test_a_challenger_must_not_fall_behind_an_older_version(
+    gain: float, gain_on_older: float, verdict: Verdict
+) -> None:
+    challenger = CHAMPION + np.float32(gain)
+    report = judge(CHAMPION, challenger, SETTINGS)
+    older = judge(challenger - np.float32(gain_on_older), challenger, SETTINGS)
+    found = against_older(report, older)
+    assert found.verdict is verdict
+    assert found.older == older.champion
+    assert found.mean_gain == report.mean_gain

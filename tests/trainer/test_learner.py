@@ -283,6 +283,32 @@ def test_a_rejected_challenger_returns_to_the_champion(
     assert challenger.optimizer.param_groups[0]["lr"] == WILD / 2
 
 
+def test_a_champion_that_has_got_worse_little_by_little_is_no_measure(
+    slab: HistorySlab, stream: Stream
+) -> None:
+    challenger = a_champion(slab, stream)
+    calm = small_settings(quick_training(max_epochs=1, fraction=0.3))
+    wild = small_settings(quick_training(learning_rate=WILD, max_epochs=1, fraction=0.3))
+    learner = a_learner(slab, wild, challenger)
+    learner.learn([stream.walk(USERS, CATALOGUE, steps=4)])
+    learner.promoted()  # as if what was lost had been within the tolerance, again and again
+    challenger.set_learning_rates(0.0, 0.0)
+    learner._settings = calm.trainer.model_copy(update={"learning_rate": 1e-9})
+
+    learner.learn([stream.walk(USERS, CATALOGUE, steps=1)])
+    report, _ = learner.judge()
+    assert report.mean_gain > -calm.trainer.gate.tolerance
+    assert report.older is not None
+    assert report.older > report.champion
+    assert report.verdict is Verdict.REJECT
+
+    for _ in range(calm.trainer.max_rejections):  # then it is given up as out of reach
+        learner.learn([stream.batch([], [])])
+        report, _ = learner.judge()
+    assert report.older is None
+    assert report.verdict is Verdict.PROMOTE
+
+
 def test_the_gate_is_not_asked_twice_about_the_same(slab: HistorySlab, stream: Stream) -> None:
     learner = a_learner(slab, small_settings(quick_training(min_rows=1000)))
     learner.learn([stream.walk(USERS, CATALOGUE, steps=2)])
@@ -320,9 +346,9 @@ def test_what_too_many_rounds_crowd_out_is_counted_when_the_challenger_is_reject
     learner.promoted()  # none of these is owed any more
     first, second, third = rounds()
     assert first > 0
-    assert learner.judge() == (REJECTED, first)
+    assert learner.judge()[1] == first
     assert learner.learn([stream.batch([], [])]).sequences == second + third
-    assert learner.judge() == (REJECTED, 0)
+    assert learner.judge()[1] == 0
 
 
 def break_weights(challenger: Challenger, monkeypatch: pytest.MonkeyPatch, times: int) -> None:
