@@ -34,6 +34,8 @@ ENV_LEVEL = "__"
 ENV_FILE = "HEADWATER_CONFIG"
 ENV_TEST_KAFKA = "HEADWATER_TEST_KAFKA"
 
+_OWN_DROPOUT = 0.2
+
 _NOT_A_SECTION = ("model_type", "model_attributes_type")  # as pydantic calls these faults
 
 Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
@@ -332,9 +334,12 @@ class ModelSettings(Section):
     max_length: Annotated[int, Field(ge=4)] = Field(
         default=50, description="Events of a history it attends to."
     )
-    dropout: Fraction = Field(
-        default=0.2,
-        description="Share of activations dropped in training; pretrained backbones keep theirs.",
+    dropout: float | None = Field(
+        default=None,
+        ge=0.0,
+        lt=1.0,
+        description="Share of activations dropped in training. When unset 0.2; pretrained "
+        "backbones then keep theirs.",
     )
     temperature: PositiveFloat = Field(
         default=0.1, description="Cosine similarities are divided by it before the softmax."
@@ -346,6 +351,11 @@ class ModelSettings(Section):
         "`number`, `event_kind`, `hour` or `gap`. May change between starts: one that is added "
         "begins without effect, and what else was learned stays.",
     )
+
+    @property
+    def own_dropout(self) -> float:
+        """Of a backbone with random weights."""
+        return _OWN_DROPOUT if self.dropout is None else self.dropout
 
     @field_validator("context")
     @classmethod

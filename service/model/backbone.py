@@ -48,7 +48,23 @@ _KEEP_PACKED_APART = frozenset(
     {"gemma", "gpt2", "gpt_neox", "llama", "mistral", "olmo", "phi", "qwen2", "qwen3"}
 )
 
-
+# What transformers' configs call the share of states, or of attention, that is dropped.
+_DROPOUTS = (
+    "activation_dropout",
+    "attention_dropout",
+    "attention_probs_dropout_prob",
+    "attn_pdrop",
+    "dropout",
+    "dropout_rate",
+    "embd_dropout",
+    "embd_pdrop",
+    "embedding_dropout",
+    "embed_dropout",
+    "hidden_dropout",
+    "hidden_dropout_prob",
+    "resid_dropout",
+    "resid_pdrop",
+)
 _NAMED_WEIGHTS = 3  # in a message
 _CHOOSE = "choose a text decoder, or an encoder such as BERT or T5"
 
@@ -152,7 +168,7 @@ def make_backbone(settings: ModelSettings) -> Backbone:
             body = AutoModel.from_config(_small_config(small, settings))
         case GruBackbone(dim=dim, layers=layers):
             body = Gru(
-                GruConfig(hidden_size=dim, num_hidden_layers=layers, dropout=settings.dropout)
+                GruConfig(hidden_size=dim, num_hidden_layers=layers, dropout=settings.own_dropout)
             )
         case PretrainedBackbone() as pretrained:
             body = _load(pretrained, settings)
@@ -193,6 +209,7 @@ def _causal_mask(vectors: Tensor) -> Tensor:
 
 
 def _small_config(small: SmallBackbone, settings: ModelSettings) -> PretrainedConfig:
+    dropout = settings.own_dropout
     return GPT2Config(
         vocab_size=1,  # items are embedded by the item table, not by the body
         n_positions=settings.max_length,
@@ -202,9 +219,9 @@ def _small_config(small: SmallBackbone, settings: ModelSettings) -> PretrainedCo
         # As GPT-2's own to three digits; that one's tanh takes four times as long where it is not
         # vectorised, and a seventh of a forward pass.
         activation_function="gelu",
-        resid_pdrop=settings.dropout,
-        embd_pdrop=settings.dropout,
-        attn_pdrop=settings.dropout,
+        resid_pdrop=dropout,
+        embd_pdrop=dropout,
+        attn_pdrop=dropout,
         bos_token_id=0,
         eos_token_id=0,
     )
@@ -218,6 +235,8 @@ def _load(pretrained: PretrainedBackbone, settings: ModelSettings) -> PreTrained
         )
         if config.model_type not in _READ_THROUGH_A_MASK:
             config.is_decoder = True  # BERT-like encoders then attend to the past only
+        if settings.dropout is not None:
+            _set_dropout(config, settings.dropout)
         body: PreTrainedModel
         body, loading = _family(config).from_pretrained(
             name,
@@ -239,6 +258,10 @@ def _load(pretrained: PretrainedBackbone, settings: ModelSettings) -> PreTrained
             f"model.backbone.name = {name!r} does not read a sequence of vectors but "
             f"{body.main_input_name}; {_CHOOSE}"
         )
+    if settings.dropout is not None and not any(hasattr(config, one) for one in _DROPOUTS):
+        raise ConfigurationError(
+            f"model.dropout is set, but {name!r} ({config.model_type}) has none: leave it unset"
+        )
     _refuse_other_weights(name, body, loading)
     places = getattr(config, "max_position_embeddings", None)
     if places is not None and places < settings.max_length:
@@ -248,6 +271,13 @@ def _load(pretrained: PretrainedBackbone, settings: ModelSettings) -> PreTrained
         )
     logging.getLogger(__name__).info("loaded backbone %s (%s)", name, config.model_type)
     return body
+
+
+def _set_dropout(config: PretrainedConfig, dropout: float) -> None:
+    """Have a body drop this share, by whichever names it knows it."""
+    for name in _DROPOUTS:
+        if hasattr(config, name):
+            setattr(config, name, dropout)
 
 
 def _take_out_words(body: PreTrainedModel) -> float | None:

@@ -12,7 +12,7 @@ from typing import TypeVar
 
 from pydantic import BaseModel
 
-from service.settings import Settings, SmallBackbone
+from service.settings import PretrainedBackbone, Settings, SmallBackbone
 
 Value = int | float
 Values = dict[str, Value]  # by dotted names
@@ -45,6 +45,12 @@ def _is_small(settings: Settings) -> bool:
     return isinstance(settings.model.backbone, SmallBackbone)
 
 
+def _may_drop(settings: Settings) -> bool:
+    """Not where a pretrained backbone was left to drop what it always did."""
+    model = settings.model
+    return model.dropout is not None or not isinstance(model.backbone, PretrainedBackbone)
+
+
 def _goes_back(settings: Settings) -> bool:
     return settings.memory.enabled and not settings.scorer.exclude_seen
 
@@ -66,6 +72,7 @@ SPACE = (
     Searched(
         "model.dropout", 0.0, 0.5, Scale.LINEAR,
         "against learning few histories by heart; plenty of events need little of it",
+        _may_drop,
     ),
     Searched(
         "trainer.replay.ratio", 0.0, 8.0, Scale.LINEAR,
@@ -113,6 +120,8 @@ def given_values(space: Sequence[Searched], settings: Settings) -> Values:
 
 
 def value_of(settings: Settings, name: str) -> Value:
+    if name == "model.dropout":  # which may be unset
+        return settings.model.own_dropout
     section: BaseModel = settings
     *path, last = name.split(".")
     for key in path:

@@ -5,10 +5,24 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoModel, MPNetConfig, MPNetModel, T5EncoderModel, ViTConfig, ViTModel
+from torch import nn
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    MPNetConfig,
+    MPNetModel,
+    T5EncoderModel,
+    ViTConfig,
+    ViTModel,
+)
 
 from service.errors import ConfigurationError
-from service.model.backbone import _KEEP_PACKED_APART, backbone_from_config, make_backbone
+from service.model.backbone import (
+    _DROPOUTS,
+    _KEEP_PACKED_APART,
+    backbone_from_config,
+    make_backbone,
+)
 from tests.model.examples import (
     PLACES,
     pretrained_settings,
@@ -278,3 +292,33 @@ def test_embeddings_and_poolers_may_be_missing(
         ),
     )
     make_backbone(pretrained_settings(tmp_path))
+
+
+@pytest.mark.parametrize("save", FAMILIES)
+def test_a_pretrained_body_drops_what_the_settings_say_and_else_what_it_did(
+    save: Callable[[Path], Path], tmp_path: Path
+) -> None:
+    settings = pretrained_settings(save(tmp_path))
+    own = AutoConfig.from_pretrained(tmp_path).to_dict()
+    kept = make_backbone(settings.model_copy(update={"dropout": None})).config
+    names = [name for name in own if name in _DROPOUTS]
+    assert names
+    assert [kept[name] for name in names] == [own[name] for name in names]
+
+    backbone = make_backbone(settings.model_copy(update={"dropout": 0.35})).train()
+    assert {backbone.config[name] for name in names} == {0.35}
+    dropped = {module.p for module in backbone.modules() if isinstance(module, nn.Dropout)}
+    assert dropped <= {0.35, 0.0}  # ALBERT's classifier
+    vectors = torch.randn(1, PLACES, settings.dim)
+    assert not torch.equal(backbone(vectors), backbone(vectors))
+    again = backbone_from_config(backbone.config, settings.dim)
+    assert {again.config[name] for name in names} == {0.35}
+
+
+def test_a_small_body_drops_a_fifth_unless_the_settings_say_otherwise() -> None:
+    settings = small_settings()
+    shares = [
+        make_backbone(settings.model_copy(update={"dropout": dropout})).config["resid_pdrop"]
+        for dropout in (None, 0.0, 0.4)
+    ]
+    assert shares == [0.2, 0.0, 0.4]

@@ -6,6 +6,7 @@ from service.settings import (
     GruBackbone,
     MemorySettings,
     ModelSettings,
+    PretrainedBackbone,
     ScorerSettings,
     Settings,
 )
@@ -33,6 +34,10 @@ def test_only_what_has_an_effect_is_searched() -> None:
     assert names(shown_again) == {one.name for one in SPACE}
     alone = Settings(memory=MemorySettings(enabled=False))
     assert not [name for name in names(alone) if name.startswith("memory")]
+    pretrained = ModelSettings(backbone=PretrainedBackbone(name="gpt2"))
+    assert "model.dropout" not in names(Settings(model=pretrained))
+    dropping = pretrained.model_copy(update={"dropout": 0.1})
+    assert "model.dropout" in names(Settings(model=dropping))
     gru = Settings(model=ModelSettings(backbone=GruBackbone()))
     assert "model.backbone.layers" not in names(gru)
 
