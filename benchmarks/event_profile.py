@@ -34,7 +34,6 @@ from service.registry.registry import Registry
 from service.registry.servable import Servable
 from service.scorer.scorer import Scorer
 from service.settings import KafkaSettings, Settings, StorageSettings, TopicsSettings
-from service.state.features import keys_of
 from service.state.histories import HistorySlab
 from service.state.popularity import Popularity
 from service.stream.codec import EventCodec, Header, RecommendationCodec, Record, encode_offsets
@@ -87,9 +86,7 @@ class Bench:
         self._metrics = Metrics()
         self._offset = 0
         self._slabs = {
-            Partition(number): HistorySlab.create(
-                Partition(number), settings.history, keys_of(settings.model.context)
-            )
+            Partition(number): HistorySlab.of(Partition(number), settings)
             for number in range(_PARTITIONS)
         }
         self._scorer = Scorer(
@@ -165,7 +162,7 @@ class Bench:
             earlier = slab.windows(slot, ordinal, settings.model.max_length).item
             window = slab.windows(slot, ordinal + 1, settings.model.max_length).item
         with stages.timed("seen_items"):
-            kept, kept_ordinal = slab.remembered(slot, ordinal + 1)
+            kept, kept_ordinal, _ = slab.remembered(slot, ordinal + 1)
             is_earlier = (kept_ordinal >= 0) & (kept_ordinal < ordinal[:, None])
         with stages.timed("memory"):
             recalled_before, recalled_after = self._recall(events, earlier)

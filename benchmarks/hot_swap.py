@@ -30,7 +30,6 @@ from service.registry.registry import Registry
 from service.registry.servable import Servable
 from service.scorer.scorer import Scored, Scorer
 from service.settings import BatchSettings, Settings, StorageSettings
-from service.state.features import keys_of
 from service.state.histories import HistorySlab
 from service.state.popularity import Popularity
 from service.trainer.device import choose_threads
@@ -176,7 +175,7 @@ def _measure(scale: Scale, root: Path, thread: ThreadPoolExecutor) -> list[Row]:
         own = [ItemId(f"own-{seed}-{item}") for item in range(ITEMS - _COMMON)]
         own_items[publish_random(root, common + own, seed)] = frozenset(own)
     load = Loader(Registry(root / "registry", settings.registry), settings, thread)
-    slab = HistorySlab.create(_PARTITION, settings.history, keys_of(settings.model.context))
+    slab = HistorySlab.of(_PARTITION, settings)
     metrics = Metrics()
     scorer = Scorer(
         load(next(iter(own_items))),

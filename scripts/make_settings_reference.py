@@ -106,6 +106,8 @@ def _type(annotation: Any) -> str:
         return _type(inner[0])
     if origin is tuple:
         return f"list of {_type(inner[0])}"
+    if origin is dict:
+        return f"{_type(inner[1])} by {_type(inner[0])}"
     if origin in (Union, UnionType):
         return " or ".join(dict.fromkeys(map(_type, inner)))
     raise TypeError(f"no name for the type {annotation}")

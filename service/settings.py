@@ -144,6 +144,16 @@ class EventsSettings(Section):
         description="Kinds that tell what a user was shown, not what they did: no part of a "
         "history, never a target, never answered. The click head learns from them.",
     )
+    negative: tuple[str, ...] = Field(
+        default=(),
+        description="Kinds by which users turn an item down, such as `return` or `dislike`: it is "
+        "hidden from them while it is remembered, and training pushes it away.",
+    )
+    weights: dict[str, Annotated[float, Field(ge=0.0)]] = Field(
+        default={},
+        description="How much an event of a kind counts in training, beside the others: 0 or more; "
+        "1 for kinds that are not named. At 0 it is only part of histories.",
+    )
     recommend_on: tuple[str, ...] | None = Field(
         default=None,
         description="Kinds that are answered with a recommendation; all but `shown` when unset.",
@@ -167,6 +177,12 @@ class EventsSettings(Section):
         unanswered = set(self.recommend_on or ()) & set(self.shown)
         if unanswered:
             raise ValueError(f"recommend_on and shown both name {sorted(unanswered)}")
+        for name, kinds in (("negative", set(self.negative)), ("weights", set(self.weights))):
+            if kinds - set(self.kinds):
+                unknown = kinds - set(self.kinds)
+                raise ValueError(f"{name} names kinds that are not in kinds: {sorted(unknown)}")
+            if kinds & set(self.shown):
+                raise ValueError(f"{name} and shown both name {sorted(kinds & set(self.shown))}")
         return self
 
     def codes(self, kinds: Iterable[str]) -> list[int]:
@@ -638,6 +654,49 @@ class ReplaySettings(Section):
     choice: ReplayChoice = Field(
         default=UniformReplay(), description="Whose: `uniform`, `recency` or `herding`."
     )
+    half_life_s: float | None = Field(
+        default=None,
+        gt=0.0,
+        description="A replayed event of this age counts half as much as a new one, by event "
+        "time; all the same when unset.",
+    )
+
+
+class AugmentSettings(Section):
+    """Altered copies of new sequences, taught beside them. A copy foretells the last event of its
+    sequence from an altered history. Off at 0.
+
+    Crop, mask and reorder as in CL4SRec (Xie et al., 2022), substitute as in CoSeRec (Liu et al.,
+    2021).
+    """
+
+    crop: Share = Field(
+        default=0.0, description="Chance of a copy with only a stretch of the history."
+    )
+    mask: Share = Field(
+        default=0.0, description="Chance of a copy in which items are blotted out in their places."
+    )
+    reorder: Share = Field(
+        default=0.0, description="Chance of a copy with a stretch of the history shuffled."
+    )
+    substitute: Share = Field(
+        default=0.0,
+        description="Chance of a copy in which items give way to those that the memory leads to "
+        "most strongly from them.",
+    )
+    part: Annotated[float, Field(gt=0.0, lt=1.0)] = Field(
+        default=0.3, description="Of a history that is left out, blotted out, shuffled or replaced."
+    )
+
+
+class AdversarialSettings(Section):
+    """A second loss in each step, on item vectors that are shifted to where the first grows fastest
+    (Miyato et al., 2017; of recommenders He et al., 2018). A step then costs twice as much."""
+
+    epsilon: Annotated[float, Field(ge=0.0)] = Field(
+        default=0.0, description="Length of the shift; new item vectors have length 1. Off at 0."
+    )
+    weight: PositiveFloat = Field(default=1.0, description="Of the second loss, beside the first.")
 
 
 class HoldoutSettings(Section):
@@ -768,6 +827,8 @@ class TrainerSettings(Section):
     )
     replay: ReplaySettings = ReplaySettings()
     keep: KeepSettings = KeepSettings()
+    augment: AugmentSettings = AugmentSettings()
+    adversarial: AdversarialSettings = AdversarialSettings()
     holdout: HoldoutSettings = HoldoutSettings()
     gate: GateSettings = GateSettings()
     restart: RestartSettings = RestartSettings()
@@ -891,6 +952,14 @@ class Settings(Section):
         unknown = {*self.click.kinds, *self.click.followed_by} - set(self.events.kinds)
         if unknown and self.click.enabled:
             raise ValueError(f"click names kinds that are not in events.kinds: {sorted(unknown)}")
+        both = set(self.click.followed_by) & set(self.events.negative)
+        if both and self.click.enabled:
+            raise ValueError(f"click.followed_by and events.negative both name {sorted(both)}")
+        if self.trainer.augment.substitute and not self.memory.enabled:
+            raise ValueError(
+                "trainer.augment.substitute takes items from the memory: set memory.enabled, or "
+                "leave substitute at 0"
+            )
         return self
 
 
@@ -977,11 +1046,11 @@ def _kinds(union: object) -> list[str]:
 
 
 def _is_structured(annotation: object) -> bool:
-    """Whether values of this type are lists or sections; a union is, if any of its members is."""
+    """Whether values of this type are lists, mappings or sections. A union is, if any member is."""
     if get_origin(annotation) in (Union, UnionType):
         return any(map(_is_structured, get_args(annotation)))
     is_section = isinstance(annotation, type) and issubclass(annotation, Section)
-    return is_section or get_origin(annotation) is tuple
+    return is_section or get_origin(annotation) in (tuple, dict)
 
 
 def _put(tree: dict[str, Any], path: list[str], value: object) -> None:

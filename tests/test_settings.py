@@ -207,6 +207,33 @@ def test_every_fault_is_named_at_once() -> None:
             "setting events: recommend_on and shown both name ['impression']",
         ),
         (
+            {"events": {"negative": ["hate"]}},
+            "setting events: negative names kinds that are not in kinds: ['hate']",
+        ),
+        (
+            {"events": {"negative": ["impression"]}},
+            "setting events: negative and shown both name ['impression']",
+        ),
+        (
+            {"events": {"weights": {"by": 2}}},
+            "setting events: weights names kinds that are not in kinds: ['by']",
+        ),
+        (
+            {"events": {"weights": {"buy": -1}}},
+            "setting events.weights.buy: Input should be greater than or equal to 0",
+        ),
+        (
+            {
+                "click": {"enabled": True, "followed_by": ["buy"]},
+                "events": {"negative": ["buy"]},
+            },
+            "settings: click.followed_by and events.negative both name ['buy']",
+        ),
+        (
+            {"trainer": {"augment": {"substitute": 0.1}}, "memory": {"enabled": False}},
+            "trainer.augment.substitute takes items from the memory: set memory.enabled, or",
+        ),
+        (
             {"click": {"enabled": True, "kinds": ["ad"]}},
             "settings: click names kinds that are not in events.kinds: ['ad']",
         ),
@@ -341,3 +368,13 @@ def test_what_was_shown_is_not_answered_unless_kinds_are_named() -> None:
     named = {"events": {"kinds": ["play", "skip"], "recommend_on": ["play"]}}
     events = load_settings(None, {}, named).events  # without the kind that `shown` names
     assert (events.answered, events.codes(events.shown)) == (("play",), [])
+
+
+def test_weights_of_kinds_come_from_file_and_environment(tmp_path: Path) -> None:
+    file = _file(tmp_path, "[events.weights]\nbuy = 3\n")
+    assert load_settings(file, {}).events.weights == {"buy": 3.0}
+    one_more = {"HEADWATER_EVENTS__WEIGHTS__VIEW": "0.5"}
+    assert load_settings(file, one_more).events.weights == {"buy": 3.0, "view": 0.5}
+    as_json = {"HEADWATER_EVENTS__WEIGHTS": '{"cart": 2}'}
+    assert load_settings(None, as_json).events.weights == {"cart": 2.0}
+    assert "is not valid JSON" in _fault(environ={"HEADWATER_EVENTS__WEIGHTS": "buy"})

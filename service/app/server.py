@@ -21,7 +21,6 @@ from service.model.memory import Memory
 from service.registry.registry import Registry
 from service.scorer.scorer import Scorer
 from service.settings import Settings
-from service.state.features import keys_of
 from service.state.histories import HistorySlab, require_room
 from service.state.popularity import Popularity
 from service.stream.connection import calm_client_logs
@@ -209,9 +208,7 @@ class Server:
             self._memory.clear()
         require_room(self._settings.history, len(partitions), len(self._settings.model.context))
         for assigned in partitions:
-            self._slabs[assigned.partition] = HistorySlab.create(
-                assigned.partition, self._settings.history, keys_of(self._settings.model.context)
-            )
+            self._slabs[assigned.partition] = HistorySlab.of(assigned.partition, self._settings)
         trained_through = await asyncio.to_thread(trained_so_far, self._settings)
         committed = {one.partition: one.committed for one in partitions}
         self._running.pipeline.own(committed, trained_through)

@@ -15,7 +15,6 @@ from service.registry.artifact import NO_ITEM, Artifact
 from service.registry.servable import Servable, build_servable, first_blend
 from service.scorer.scorer import Scorer
 from service.settings import Settings
-from service.state.features import keys_of
 from service.state.histories import HistorySlab
 from service.state.popularity import Popularity
 
@@ -56,9 +55,7 @@ class Follower:
     """The service's scorer over histories of its own, with the model that it is given."""
 
     def __init__(self, settings: Settings, champion: Servable, memory: Memory | None) -> None:
-        self._slab = HistorySlab.create(
-            PARTITION, settings.history, keys_of(settings.model.context)
-        )
+        self._slab = HistorySlab.of(PARTITION, settings)
         self._scorer = Scorer(
             champion,
             {PARTITION: self._slab},
@@ -90,6 +87,7 @@ class Popular:
         self._remembered = settings.history.events
         self._exclude_seen = settings.scorer.exclude_seen
         self._shown = settings.events.codes(settings.events.shown)
+        self._negative = settings.events.codes(settings.events.negative)
         self._column: dict[int, int] = {}  # by item key
         self._counts = np.zeros(1024)
         self._seen: dict[int, deque[int]] = {}  # columns, by user key
@@ -97,10 +95,12 @@ class Popular:
     def rank(self, events: Events, asked: Bools) -> Int64s:
         ranks = []
         done = ~np.isin(events.kind, self._shown)
-        for user, item, wanted in zip(
+        taken = ~np.isin(events.kind, self._negative)
+        for user, item, wanted, counts in zip(
             events.user[done].tolist(),
             events.item[done].tolist(),
             asked[done].tolist(),
+            taken[done].tolist(),
             strict=True,
         ):
             column = self._column.setdefault(item, len(self._column))
@@ -110,7 +110,8 @@ class Popular:
             if wanted:
                 ranks.append(self._rank(column, set(seen) if self._exclude_seen else set()))
             seen.append(column)
-            self._count(column)
+            if counts:
+                self._count(column)
         return np.array(ranks, np.int64)
 
     def _rank(self, column: int, hidden: set[int]) -> int:

@@ -52,7 +52,14 @@ def queries(period: Table, known: Int64s, length: int, features: Sequence[str] =
         time = period.timestamp[order]
         codes[:, gap] = gap_codes(time, np.roll(time, 1), place == 0)
     codes = np.where(inside[..., None], codes[at], 0)
-    return HoldoutRows(context, codes, period.user[event], period.item[event], np.zeros_like(event))
+    return HoldoutRows(
+        context,
+        codes,
+        period.user[event],
+        period.item[event],
+        np.zeros_like(event),
+        period.kind[event],
+    )
 
 
 def _asked(period: Table, known: Int64s) -> tuple[Int64s, Int64s, Int64s, Int64s]:

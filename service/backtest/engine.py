@@ -19,7 +19,6 @@ from service.model.memory import Memory
 from service.registry.servable import Servable, build_servable, first_blend
 from service.scorer.scorer import Scored, Scorer
 from service.settings import Settings
-from service.state.features import keys_of
 from service.state.histories import HistorySlab
 from service.state.popularity import Popularity
 from service.tracking.curves import gate_values, round_values, version_values
@@ -63,9 +62,7 @@ class Engine:
         # What the champion's click head expected of each event, NaN where it was not asked.
         self.expected: list[Float32s] = []
         self._gate_every = gate_every
-        self._slab = HistorySlab.create(
-            PARTITION, settings.history, keys_of(settings.model.context)
-        )
+        self._slab = HistorySlab.of(PARTITION, settings)
         self._tracker = tracker
         slabs = {PARTITION: self._slab}
         self._learner = Learner(

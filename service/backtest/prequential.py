@@ -70,9 +70,11 @@ def run_prequential(
 
 
 def queries(table: Table, settings: Settings, first: int) -> Bools:
-    """Which events are ranked: those that the service answers, of users with a history."""
+    """Which events are ranked: those that the service answers, of users with a history, and by
+    which nothing was turned down."""
     kinds = settings.events
-    done = np.flatnonzero(~np.isin(table.kind, kinds.codes(kinds.shown)))
+    others = kinds.codes((*kinds.shown, *kinds.negative))
+    done = np.flatnonzero(~np.isin(table.kind, others))
     asked = np.zeros(len(table), np.bool_)
     asked[done] = earlier(table.user[done]) > 0
     asked &= np.isin(table.kind, kinds.codes(kinds.answered))

@@ -19,7 +19,6 @@ from service.model.memory import Memory
 from service.registry.servable import Servable, build_servable, first_blend
 from service.scorer.scorer import Scorer
 from service.settings import HistorySettings, Settings
-from service.state.features import keys_of
 from service.state.histories import SLACK, HistorySlab
 from service.state.popularity import Popularity
 from service.trainer.batcher import Batcher
@@ -52,7 +51,7 @@ def retrain(
     """Teach a new model `events`; what is `described` it knows from the start. Blocks for minutes
     where they are many."""
     settings = _for_all_at_once(settings, events, epochs, patience)
-    slab = HistorySlab.create(PARTITION, settings.history, keys_of(settings.model.context))
+    slab = HistorySlab.of(PARTITION, settings)
     # Numbers of its own: the live model learns the same with and without a retrain beside it.
     with torch.random.fork_rng(), contextlib.closing(slab):
         torch.manual_seed(settings.model.seed)

@@ -31,6 +31,7 @@ def sampled_softmax(
     *,
     items: int,
     temperature: float,
+    weight: Tensor | None = None,
 ) -> Tensor:
     """Mean cross-entropy, in nats, of each state's target among the `drawn` items.
 
@@ -38,6 +39,10 @@ def sampled_softmax(
     rows shared by all states, from `candidates`, and `wrong` [negatives, dim] their vectors. A
     log-Q correction (Bengio and Senécal, 2008) makes the sum over the drawn an unbiased
     estimate of the sum over all `items` but the target.
+
+    `weight` [n] is how much each target counts; None: all the same. The mean is by weight, so that
+    only ratios matter. A target of a weight below 0 is one that was turned down: its loss is
+    -log(1 - p) in place of -log(p), the unlikelihood of Welleck et al. (2020).
     """
     states = functional.normalize(states, dim=-1)
     positive = functional.normalize(right, dim=-1)
@@ -49,8 +54,11 @@ def sampled_softmax(
     )
     # Each item is drawn negatives / items times on average.
     others = others + math.log(items / len(drawn))  # [n]
-    # -log(e^target / (e^target + e^others))
-    return functional.softplus(others - target).mean()
+    behind = others - target  # [n]
+    if weight is None:
+        return functional.softplus(behind).mean()  # -log(e^target / (e^target + e^others))
+    counted = weight.abs()
+    return (functional.softplus(behind * weight.sign()) * counted).sum() / counted.sum()
 
 
 class _LogSumOfOthers(torch.autograd.Function):

@@ -137,6 +137,16 @@ class Memory:
             self._key,
         )
 
+    def nearest(self, key: int) -> int | None:
+        """The item key that an item leads to most strongly, but for itself; None where it leads
+        nowhere."""
+        row = self._rows.get(key)
+        if row is None:
+            return None
+        weight = np.where(self._to[row] == row, 0.0, self._weight[row])
+        place = int(weight.argmax())
+        return int(self._key[self._to[row, place]]) if weight[place] else None
+
     def _newest_first(self, keys: Int64s, limit: int) -> list[int]:
         """Rows of the last `limit` of the keys that are known."""
         rows = self._rows

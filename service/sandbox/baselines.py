@@ -9,7 +9,7 @@ from service.sandbox.replay import Ratings
 from service.sandbox.scoreboard import CUTOFF
 from service.scorer.scorer import Scorer
 from service.settings import Settings
-from service.state.features import Features, keys_of
+from service.state.features import Features
 from service.state.histories import HistorySlab
 from service.state.popularity import Popularity
 
@@ -28,7 +28,7 @@ class FrozenModel:
     ) -> None:
         self._ratings = ratings
         self._features = Features(settings.model.context, settings.events.kinds)
-        self._slab = HistorySlab.create(_ALL, settings.history, keys_of(settings.model.context))
+        self._slab = HistorySlab.of(_ALL, settings)
         self._scorer = Scorer(
             servable,
             {_ALL: self._slab},

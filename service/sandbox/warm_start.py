@@ -17,7 +17,6 @@ from service.registry.manifest import Manifest, Origin
 from service.registry.registry import Registry
 from service.registry.servable import first_blend
 from service.settings import Settings
-from service.state.features import keys_of
 from service.state.histories import SLACK, HistorySlab
 from service.trainer.challenger import Challenger
 from service.trainer.holdout import empty_rows
@@ -32,9 +31,7 @@ def publish_first_version(events: Events, settings: Settings, registry: Registry
     trainer = settings.trainer.model_copy(update={"max_epochs": _MAX_EPOCHS, "patience": _PATIENCE})
     settings = settings.model_copy(update={"trainer": trainer})
     slabs = {
-        Partition(partition): HistorySlab.create(
-            Partition(partition), settings.history, keys_of(settings.model.context)
-        )
+        Partition(partition): HistorySlab.of(Partition(partition), settings)
         for partition in np.unique(events.partition).tolist()
     }
     try:

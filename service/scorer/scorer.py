@@ -60,12 +60,14 @@ class Scored:
 
 @dataclass(frozen=True, slots=True)
 class _Pasts:
-    """Histories at some events, each with the event itself in it."""
+    """Histories at some events, each with the event itself in it. What was turned down stands
+    in `kept` alone."""
 
     window: Int64s  # [rows, length] item keys, oldest first
     codes: Int32s  # [rows, length, features] beside them
     kept: Int64s  # [rows, width] every remembered item key, in no order
     is_earlier: Bools  # [rows, width], False for the event itself
+    turned_down: Bools  # [rows, width], by that event
     recalled_before: list[Recollection]  # the event; empty where there is no memory
     recalled_after: list[Recollection]
 
@@ -108,28 +110,31 @@ class Scorer:
     def score(self, events: Events, answer: Bools) -> Scored:
         """Apply all events, test the live model on those marked in `answer`, and answer them.
 
-        None of a kind that tells what was shown may be marked."""
+        None of a kind that tells what was shown may be marked. The model is not tested on those
+        that turn an item down."""
         servable = self.champion
         done = ~np.isin(events.kind, self._shown)
-        places, codes, pasts = self._apply(events, done, answer)
+        taken = done & ~np.isin(events.kind, self._negative)
+        places, codes, pasts = self._apply(events, done, taken, answer)
         ranked: list[RankedItems] = []
         rank = np.zeros(0, np.int64)
         is_known = servable.vocabulary.rows(events.item[answer]) != NO_ROW
         if answer.any():
-            ranked, rank = self._rank(servable, pasts, events.item[answer], is_known)
-        rankings = self._complete(events, done, answer, ranked, pasts.kept)
+            ranked, rank = self._rank(servable, pasts, events.item[answer], is_known, taken[answer])
+        hidden = np.where(self._settings.exclude_seen | pasts.turned_down, pasts.kept, NO_KEY)
+        rankings = self._complete(events, taken, answer, ranked, hidden)
         events = replace(events, codes=codes)
         return Scored(events, places, servable, rankings, rank, int((~is_known).sum()))
 
     def _complete(
-        self, events: Events, done: Bools, answer: Bools, ranked: list[RankedItems], kept: Int64s
+        self, events: Events, taken: Bools, answer: Bools, ranked: list[RankedItems], hidden: Int64s
     ) -> list[RankedItems | None]:
         """Count one event after the other as popular, and fill up the ranking of each of those
-        marked in `answer` with what is popular just then."""
+        marked in `answer` with what is popular just then, but for the items `hidden` from it."""
         rankings: list[RankedItems | None] = [None] * len(events)
-        asked = zip(ranked, kept, strict=True)
+        asked = zip(ranked, hidden, strict=True)
         for row, (item_id, counts, is_asked) in enumerate(
-            zip(events.item_ids, done.tolist(), answer.tolist(), strict=True)
+            zip(events.item_ids, taken.tolist(), answer.tolist(), strict=True)
         ):
             if counts:
                 self._popularity.learn([item_id])
@@ -142,9 +147,17 @@ class Scorer:
         """Keys of the slabs' columns of codes; all slabs have the same."""
         return next((slab.address.features for slab in self._slabs.values()), ())
 
-    def _apply(self, events: Events, done: Bools, answer: Bools) -> tuple[Places, Int32s, _Pasts]:
+    @property
+    def _negative(self) -> tuple[int, ...]:
+        """Kinds by which users turn items down."""
+        return next((slab.address.negative for slab in self._slabs.values()), ())
+
+    def _apply(
+        self, events: Events, done: Bools, taken: Bools, answer: Bools
+    ) -> tuple[Places, Int32s, _Pasts]:
         """Append what users have `done`; give the codes that their histories hold of it, and the
-        histories at the events marked in `answer`, as they were just then."""
+        histories at the events marked in `answer`, as they were just then. The memory learns what
+        they have `taken`."""
         slot = np.empty(len(events), np.int32)
         ordinal = np.empty(len(events), np.int64)
         asked = int(answer.sum())
@@ -155,6 +168,7 @@ class Scorer:
         codes = events.codes.copy()
         kept = np.zeros((asked, width), np.int64)
         is_earlier = np.zeros((asked, width), np.bool_)
+        turned_down = np.zeros((asked, width), np.bool_)
         before = np.zeros((len(events), self._length), np.int64)
         for partition in np.unique(events.partition).tolist():
             slab = self._slabs[Partition(partition)]
@@ -178,16 +192,19 @@ class Scorer:
                 end = ordinal[rows] + 1
                 windows = slab.windows(slot[rows], end, self._length)
                 window[place[rows]], beside[place[rows]] = windows.item, windows.codes
-                kept[place[rows]], kept_ordinal = slab.remembered(slot[rows], end)
+                kept[place[rows]], kept_ordinal, turned_down[place[rows]] = slab.remembered(
+                    slot[rows], end
+                )
                 earlier = (kept_ordinal >= 0) & (kept_ordinal < ordinal[rows, None])
                 is_earlier[place[rows]] = earlier
-        recalled = self._learn(events, before, done, answer)
-        return Places(slot, ordinal), codes, _Pasts(window, beside, kept, is_earlier, *recalled)
+        recalled = self._learn(events, before, taken, answer)
+        pasts = _Pasts(window, beside, kept, is_earlier, turned_down, *recalled)
+        return Places(slot, ordinal), codes, pasts
 
     def _learn(
-        self, events: Events, before: Int64s, done: Bools, answer: Bools
+        self, events: Events, before: Int64s, taken: Bools, answer: Bools
     ) -> tuple[list[Recollection], list[Recollection]]:
-        """Let the memory learn what users have `done`, one event after the other; what each of
+        """Let the memory learn what users have `taken`, one event after the other; what each of
         those marked in `answer` recalls just before and just after it is learned."""
         earlier: list[Recollection] = []
         later: list[Recollection] = []
@@ -195,25 +212,27 @@ class Scorer:
         if memory is None:
             return earlier, later
         lengths = (before != NO_KEY).sum(axis=1).tolist()
-        for row in np.flatnonzero(done).tolist():
+        for row in np.flatnonzero(taken | answer).tolist():
             item, item_id, asked = int(events.item[row]), events.item_ids[row], answer[row]
             history = before[row, : lengths[row]]
             if asked:
                 earlier.append(memory.recall(history))
-            memory.learn(ItemKey(item), item_id, history)
+            if taken[row]:
+                memory.learn(ItemKey(item), item_id, history)
+                history = np.append(history, item) if asked else history
             if asked:
-                later.append(memory.recall(np.append(history, item)))
+                later.append(memory.recall(history))
         return earlier, later
 
     @torch.inference_mode()
     def _rank(
-        self, servable: Servable, pasts: _Pasts, item: Int64s, is_known: Bools
+        self, servable: Servable, pasts: _Pasts, item: Int64s, is_known: Bools, taken: Bools
     ) -> tuple[list[RankedItems], Int64s]:
         """Rankings after each event, some of them short, and the rank of each tested one before it.
 
-        `item` [batch] are the events' items, the last of each past; `is_known` those that the
-        servable knows. An event is tested when its
-        user has a history.
+        `item` [batch] are the events' items; `is_known` those that the servable knows, `taken`
+        those that were not turned down, each the last of its window. Of these an event is tested
+        when its user has a history.
         """
         vocabulary = servable.vocabulary
         padded = vocabulary.rows(pasts.window)
@@ -223,7 +242,7 @@ class Scorer:
             codes = picked(pasts.codes, self._features, servable.model.features)
             codes = compact_codes(padded, codes)
         # Places that have not seen the event, and that have.
-        known = np.stack([lengths - is_known, lengths], axis=1)
+        known = np.stack([lengths - (is_known & taken), lengths], axis=1)
         states = states_at(servable.model, rows, known - 1, codes)  # [batch, 2, dim]
         cosines = states @ servable.table.T  # [batch, 2, items]
         cosines[torch.from_numpy(known == 0)] = -torch.inf
@@ -233,7 +252,8 @@ class Scorer:
         before = stack(pasts.recalled_before, self._memory_rows)
         after = stack(pasts.recalled_after, self._memory_rows)
         columns = Columns(vocabulary, before, after)
-        hidden = columns.of(pasts.kept) * self._settings.exclude_seen  # [batch, width]
+        hides = self._settings.exclude_seen | pasts.turned_down
+        hidden = columns.of(pasts.kept) * hides  # [batch, width]
         tested = blended(cosines[:, 0], columns, hidden * pasts.is_earlier, before, servable.blend)
         target = torch.from_numpy(columns.of(item))
         rank = ranks(tested, target)
@@ -252,7 +272,8 @@ class Scorer:
             self._named(servable, columns, chances, places)
             for chances, places in zip(chance.tolist(), column.tolist(), strict=True)
         ]
-        return ranked, rank.numpy()[pasts.is_earlier.any(axis=1)]
+        has_history = (pasts.is_earlier & ~pasts.turned_down).any(axis=1)
+        return ranked, rank.numpy()[taken & has_history]
 
     def _named(
         self, servable: Servable, columns: Columns, chances: list[float], places: list[int]
@@ -271,18 +292,16 @@ class Scorer:
         """An item that only the memory knows; None where it was forgotten a moment ago."""
         return None if self.memory is None else self.memory.item_id(key)
 
-    def _filled(self, ranking: RankedItems, seen_keys: Int64s) -> RankedItems:
+    def _filled(self, ranking: RankedItems, hidden: Int64s) -> RankedItems:
         """What is popular behind a ranking that is short, with a score of 0; all of it, with its
         counts, where neither champion nor memory knows anything of the history."""
         k = self._settings.top_k
         if len(ranking) == k:
             return ranking
         shown = {item for item, _ in ranking}
-        seen = set(seen_keys.tolist()) if self._settings.exclude_seen else set()
-        withdrawn = self.withdrawn
-        seen.update(withdrawn.tolist())
-        for item in self._popularity.top(k + len(seen_keys) + len(withdrawn)):
-            if item not in shown and stable_key(item) not in seen:
+        unwanted = {*hidden.tolist(), *self.withdrawn.tolist()}
+        for item in self._popularity.top(k + len(hidden) + len(self.withdrawn)):
+            if item not in shown and stable_key(item) not in unwanted:
                 ranking.append((item, 0.0 if shown else self._popularity.score(item)))
             if len(ranking) == k:
                 break

@@ -26,8 +26,8 @@ import numpy as np
 
 from service.domain import NO_KEY, Bools, Int32s, Int64s, Partition, Uint8s, no_codes
 from service.errors import ConfigurationError
-from service.settings import HistorySettings
-from service.state.features import gap_codes, gap_place
+from service.settings import HistorySettings, Settings
+from service.state.features import gap_codes, gap_place, keys_of
 
 # Room beyond the remembered events, so that the histories at every event of a scored batch can
 # be read after the whole batch was appended. A user with more events in one batch splits it.
@@ -45,6 +45,7 @@ class SlabAddress:
     users: int
     width: int
     features: tuple[str, ...] = ()  # keys of the columns of codes
+    negative: tuple[int, ...] = ()  # kinds by which users turn an item down
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +56,21 @@ class Windows:
     time: Int64s  # [rows, length], 0 where padded
     offset: Int64s  # [rows, length], -1 where padded
     codes: Int32s  # [rows, length, features], 0 where padded
+    kind: Uint8s  # [rows, length], of no meaning where padded
     intact: Bools  # [rows], False where a row was overwritten while it was read
+
+    def without(self, kinds: Sequence[int]) -> "Windows":
+        """The same without events of these kinds; what follows them moves up."""
+        if not kinds:
+            return self
+        gone = np.isin(self.kind, kinds) | (self.item == NO_KEY)
+        order = np.argsort(gone, axis=1, kind="stable")
+        gone = np.take_along_axis(gone, order, axis=1)
+        at = np.arange(len(order))[:, None], order
+        item, time, offset = self.item[at], self.time[at], self.offset[at]
+        codes, kind = self.codes[at], self.kind[at]
+        item[gone], time[gone], offset[gone], codes[gone] = NO_KEY, 0, -1, 0
+        return Windows(item, time, offset, codes, kind, self.intact)
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,16 +103,33 @@ class HistorySlab:
 
     @classmethod
     def create(
-        cls, partition: Partition, settings: HistorySettings, features: Sequence[str] = ()
+        cls,
+        partition: Partition,
+        settings: HistorySettings,
+        features: Sequence[str] = (),
+        negative: Sequence[int] = (),
     ) -> "HistorySlab":
-        """Make an empty slab with a column for each of the `features`. Raises ConfigurationError
-        where shared memory is too small."""
+        """Make an empty slab with a column for each of the `features`, in which events of a
+        `negative` kind are remembered but stand in no window. Raises ConfigurationError where
+        shared memory is too small."""
         require_room(settings, slabs=1, features=len(features))
         width = settings.events + SLACK
         size = slab_bytes(settings, len(features))
         memory = shared_memory.SharedMemory(create=True, size=size)
-        address = SlabAddress(partition, memory.name, settings.users, width, tuple(features))
+        address = SlabAddress(
+            partition, memory.name, settings.users, width, tuple(features), tuple(negative)
+        )
         return cls(address, memory, owner=True)
+
+    @classmethod
+    def of(cls, partition: Partition, settings: Settings) -> "HistorySlab":
+        """An empty slab as the settings want it; raises as `create` does."""
+        return cls.create(
+            partition,
+            settings.history,
+            keys_of(settings.model.context),
+            settings.events.codes(settings.events.negative),
+        )
 
     @classmethod
     def attach(cls, address: SlabAddress) -> "HistorySlab":
@@ -186,7 +218,12 @@ class HistorySlab:
         return place
 
     def windows(self, slot: Int32s, end: Int64s, length: int) -> Windows:
-        """The up to `length` events before ordinal `end` in each slot, as far as still kept."""
+        """Of the up to `length` events before ordinal `end` in each slot, as far as still kept,
+        those by which nothing was turned down."""
+        return self.all_windows(slot, end, length).without(self.address.negative)
+
+    def all_windows(self, slot: Int32s, end: Int64s, length: int) -> Windows:
+        """As `windows`, with events of negative kinds in their places."""
         columns, width = self._open, self.address.width
         before = columns.count[slot]
         start = np.maximum(end - length, 0)
@@ -196,6 +233,7 @@ class HistorySlab:
         item = columns.item[slot[:, None], ring]
         time = columns.time[slot[:, None], ring]
         offset = columns.offset[slot[:, None], ring]
+        kind = columns.kind[slot[:, None], ring]
         codes = no_codes(len(slot), length)
         if self.address.features:  # to take nothing takes time too
             codes = columns.codes[slot[:, None], ring]
@@ -210,10 +248,11 @@ class HistorySlab:
         # first; an eviction sets the count back, and before the count has grown to `end` again
         # the ring still holds what was forgotten.
         intact = (end <= before) & (after >= before) & (after - width <= start)
-        return Windows(item, time, offset, codes, intact)
+        return Windows(item, time, offset, codes, kind, intact)
 
-    def remembered(self, slot: Int32s, end: Int64s) -> tuple[Int64s, Int64s]:
-        """The remembered items from before ordinal `end` in each slot, and their ordinals.
+    def remembered(self, slot: Int32s, end: Int64s) -> tuple[Int64s, Int64s, Bools]:
+        """The remembered items from before ordinal `end` in each slot, their ordinals, and which of
+        these events turned them down.
 
         [rows, width] each, in no order; NO_KEY and -1 where there is none. What the slack still
         keeps is left out, so that the answer does not depend on how events were batched.
@@ -226,7 +265,10 @@ class HistorySlab:
         missing = (ordinal < oldest) | (ordinal >= end[:, None])
         item[missing] = NO_KEY
         ordinal[missing] = -1
-        return item, ordinal
+        negative = self.address.negative
+        if not negative:
+            return item, ordinal, np.zeros(item.shape, np.bool_)
+        return item, ordinal, np.isin(columns.kind[slot], negative) & ~missing
 
     def codes(self, slot: Int32s, ordinal: Int64s) -> Int32s:
         """The codes of events that were just appended. [events, features]"""

@@ -65,6 +65,7 @@ class Clicks:
             batch.user[rows],
             batch.item[rows],
             batch.timestamp[rows],
+            batch.kind[rows],
             label_of(batch.value[rows], self._settings),
         )
         betrays = np.zeros(len(batch), np.bool_)

@@ -13,7 +13,7 @@ from typing import Any, Self
 import numpy as np
 from torch import Tensor, from_numpy
 
-from service.domain import Bools, Int32s, Int64s, earlier
+from service.domain import Bools, Int32s, Int64s, Uint8s, earlier
 from service.settings import HoldoutSettings
 
 _PARTS = 1_000_000
@@ -28,6 +28,7 @@ class HoldoutRows:
     user: Int64s
     item: Int64s
     time: Int64s  # epoch ms
+    kind: Uint8s  # index in the settings' kinds
 
     def __len__(self) -> int:
         return len(self.item)
@@ -61,7 +62,8 @@ class HoldoutRows:
 def empty_rows(length: int, features: int = 0) -> HoldoutRows:
     none = np.zeros(0, np.int64)
     codes = np.zeros((0, length, features), np.int32)
-    return HoldoutRows(np.zeros((0, length), np.int64), codes, none, none, none)
+    kind = np.zeros(0, np.uint8)
+    return HoldoutRows(np.zeros((0, length), np.int64), codes, none, none, none, kind)
 
 
 def rows_from_tensors(tensors: dict[str, Tensor], features: Sequence[str] = ()) -> HoldoutRows:
@@ -76,8 +78,10 @@ def columns_from(
     columns = {
         column.name: tensors[f"{name}.{column.name}"].numpy()
         for column in fields(rows)
-        if column.name != "codes"
+        if column.name not in ("codes", "kind")
     }
+    kind = tensors.get(f"{name}.kind")  # versions from before kinds were kept have none
+    columns["kind"] = np.zeros(len(columns["item"]), np.uint8) if kind is None else kind.numpy()
     codes = np.zeros((*columns["context"].shape, len(features)), np.int32)
     for place, key in enumerate(features):
         if f"{name}.codes.{key}" in tensors:

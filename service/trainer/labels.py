@@ -29,6 +29,7 @@ def no_rows(length: int, features: int = 0) -> LabelledRows:
         none,
         none,
         none,
+        np.zeros(0, np.uint8),
         np.zeros(0, np.float32),
     )
 

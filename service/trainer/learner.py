@@ -21,6 +21,7 @@ import numpy as np
 import torch
 
 from service.domain import (
+    NO_KEY,
     Bools,
     Float32s,
     Int32s,
@@ -43,6 +44,7 @@ from service.settings import HerdingReplay, RecencyReplay, Settings
 from service.state.catalogue import CatalogueItem
 from service.state.features import keys_of
 from service.trainer.anchor import Anchor
+from service.trainer.augmenting import Augmenter
 from service.trainer.challenger import Challenger, Checkpoint
 from service.trainer.clicks import Clicks
 from service.trainer.early_stopping import EarlyStopping
@@ -51,10 +53,11 @@ from service.trainer.expiry import kept_rows
 from service.trainer.gate import GateReport, Verdict, against_older, judge
 from service.trainer.herding import herd
 from service.trainer.holdout import HoldoutRows, admit, capped, is_member
-from service.trainer.packing import Packed, pack
+from service.trainer.packing import BLOTTED, Packed, pack
 from service.trainer.replay import Replay
 from service.trainer.reranking import ClickReport, best_weight, reranked
 from service.trainer.sequences import (
+    MASKED,
     Sequences,
     Slabs,
     Stretch,
@@ -67,6 +70,7 @@ from service.trainer.sequences import (
     windows_over,
 )
 from service.trainer.step import ClickBatch, train_step
+from service.trainer.weighing import Weighing
 
 log = logging.getLogger(__name__)
 
@@ -81,7 +85,7 @@ _PULL = 0.01
 # A loss spike is worse than this part of what a guess among the candidates would lose.
 _WORSE_THAN_A_GUESS = 1.2
 _SLOWEST = 1 / 64  # of the learning rate, after rejections
-# Rounds remembered in case the challenger is rejected: at 500 sequences a round about 100 MB.
+# Rounds remembered in case the challenger is rejected: at 500 sequences a round about 170 MB.
 # The oldest make room; if the challenger is rejected after that, they are given up.
 _ROUNDS_KEPT = 500
 
@@ -140,6 +144,7 @@ class Learner:
         self._exclude_seen = settings.scorer.exclude_seen
         self._candidates = settings.click.candidates
         self._shown = settings.events.codes(settings.events.shown)
+        self._negative = settings.events.codes(settings.events.negative)
         self._length = settings.model.max_length
         self._features = keys_of(settings.model.context)
         self._slabs = slabs
@@ -153,7 +158,10 @@ class Learner:
         self.click_report: ClickReport | None = None  # as of when the gate was last asked
         choice = settings.trainer.replay.choice
         recency = choice.of if isinstance(choice, RecencyReplay) else 1
-        self._replay = Replay(slabs, self._length + 1, settings.model.seed, recency)
+        self._weighing = Weighing.of(settings)
+        seed = settings.model.seed
+        self._replay = Replay(slabs, self._length + 1, seed, self._weighing, recency)
+        self._augmenter = Augmenter(settings.trainer.augment, memory, seed)
         self._shuffle = np.random.default_rng(settings.model.seed)
         self._latest_ms = int(max(held.time.max(initial=0), challenger.met.max(initial=0)))
         self._retry = empty_sequences(self._length + 1)
@@ -215,7 +223,8 @@ class Learner:
         labels = self._begin_clicks()
         taught = join([self._retry, *fresh], self._length + 1)
         self._retry = empty_sequences(self._length + 1)
-        self._challenger.settle(taught.item)
+        # What is turned down does not belong beside what stands before it.
+        self._challenger.settle(np.where(taught.weight < 0, NO_KEY, taught.item))
         steps, diverged, skipped = [], False, 0
         before = self._challenger.checkpoint()
         try:
@@ -284,8 +293,10 @@ class Learner:
         self._challenger.meet(batch.item, batch.timestamp)
         self._date_unknown()
         settings = self._settings.holdout
+        turned_down = np.isin(batch.kind, self._negative)
+        chosen = is_member(batch.user, batch.item, batch.timestamp, settings.fraction)
         member = capped(
-            is_member(batch.user, batch.item, batch.timestamp, settings.fraction),
+            chosen & ~turned_down,
             batch.user,
             self.held.user,
             settings.max_user_rows,
@@ -298,14 +309,21 @@ class Learner:
             member |= self._clicks.admit(batch, before, clean, codes, self._latest_ms)
         done = np.flatnonzero(~np.isin(batch.kind, self._shown))
         batch, member, before, clean = batch.take(done), member[done], before[done], clean[done]
-        codes = codes[done]
-        added = HoldoutRows(before, codes, batch.user, batch.item, batch.timestamp)
+        codes, taken = codes[done], np.flatnonzero(~turned_down[done])
+        added = HoldoutRows(before, codes, batch.user, batch.item, batch.timestamp, batch.kind)
         self.held, released = admit(
             self.held, added.take(np.flatnonzero(member)), settings, self._latest_ms
         )
         if self._memory is not None:
-            self._remind(self._memory, batch, member, clean, added, released)
-        rows = _released(released) + self._new(batch, member, clean, codes)
+            self._remind(
+                self._memory,
+                batch.take(taken),
+                member[taken],
+                clean[taken],
+                added.take(taken),
+                released,
+            )
+        rows = self._released(released) + self._new(batch, member, clean, codes)
         return from_lists(rows, self._length + 1)
 
     def _date_unknown(self) -> None:
@@ -360,10 +378,24 @@ class Learner:
             return []
         return [self._recollections[mark] for mark in self.held.marks().tolist()]
 
+    def _released(self, rows: HoldoutRows) -> list[tuple[Stretch, int]]:
+        """What left the holdout, as sequences whose last event is the only target."""
+        # Its own codes are not needed: nothing is foretold from it.
+        none = np.zeros_like(rows.codes[:, :1])
+        weight = self._weighing.new(rows.kind)[:, None]
+        return [
+            (stretch(context, codes).followed_by(Stretch(*last)), 1)
+            for context, codes, *last in zip(
+                rows.context, rows.codes, rows.item[:, None], none, weight, strict=True
+            )
+            if context[0] != 0
+        ]
+
     def _new(
         self, batch: MicroBatch, member: Bools, before: Int64s, codes: Int32s
     ) -> list[tuple[Stretch, int]]:
-        """Windows over each user's events in a partition, without those held out."""
+        """Windows over each user's events in a partition, without those held out. What was turned
+        down has each a window of its own."""
         order = np.lexsort((batch.ordinal, batch.user, batch.partition))
         order = order[~member[order]]
         user, partition = batch.user[order], batch.partition[order]
@@ -373,8 +405,14 @@ class Learner:
         for every in np.split(order, others) if len(order) else []:
             one = every[-self._settings.max_user_events :]
             past = stretch(before[one[0]], codes[one[0]])
-            own = Stretch(batch.item[one], batch.codes[one])
-            rows += windows_over(past, own, self._length + 1)
+            own = Stretch(batch.item[one], batch.codes[one], self._weighing.new(batch.kind[one]))
+            down = np.isin(batch.kind[one], self._negative)
+            rows += windows_over(past, own.where(~down), self._length + 1)
+            rows += [
+                (stretch(before[at], codes[at]).followed_by(own.part(place, place + 1)), 1)
+                for place, at in enumerate(one.tolist())
+                if down[place]
+            ]
         return [row for row in rows if len(row[0]) > 1]
 
     def _remember(self, taught: Sequences) -> None:
@@ -444,9 +482,10 @@ class Learner:
         for chosen, labelled in zip_longest(portions, clicks, fillvalue=None):
             chosen = order[:0] if chosen is None else chosen  # more labels than sequences
             old = max(round(ratio * len(chosen)), replay.min_sequences)
-            mixed = [taught.take(chosen), self._replayed(old, marks, replayable)]
+            new = taught.take(chosen)
+            mixed = [new, self._augmenter.copies(new), self._replayed(old, marks, replayable)]
             started_s = time.monotonic()
-            batch = self._packed(join(mixed, self._length + 1), replayed=len(mixed[1]))
+            batch = self._packed(join(mixed, self._length + 1), replayed=len(mixed[-1]))
             if not len(batch.item):
                 continue
             loss = train_step(
@@ -470,8 +509,8 @@ class Learner:
         """Older sequences, drawn or chosen as the settings say."""
         choice = self._settings.replay.choice
         if not isinstance(choice, HerdingReplay):
-            return self._replay.draw(count, marks, through)
-        pool = self._replay.draw(choice.of * count, marks, through)
+            return self._replay.draw(count, marks, through, self._latest_ms)
+        pool = self._replay.draw(choice.of * count, marks, through, self._latest_ms)
         if len(pool) <= count:
             return pool
         rows = self._champion.vocabulary.rows(pool.item[:, : self._length])
@@ -489,14 +528,16 @@ class Learner:
 
     def _packed(self, sequences: Sequences, *, replayed: int) -> Packed:
         model = self._challenger.model
+        rows = self._challenger.vocabulary.rows(sequences.item)
         return pack(
-            self._challenger.vocabulary.rows(sequences.item),
+            np.where(sequences.item == MASKED, BLOTTED, rows),
             sequences.target,
             self._length,
             model.device,
             together=model.backbone.packs,
             replayed=replayed,
             codes=sequences.codes,
+            weight=sequences.weight,
         )
 
     def _stopping_score(self) -> float:
@@ -649,16 +690,3 @@ class Learner:
             },
             described=self._challenger.described(rows),
         )
-
-
-def _released(rows: HoldoutRows) -> list[tuple[Stretch, int]]:
-    """What left the holdout, as sequences whose last event is the only target."""
-    # Its own codes are not needed: nothing is foretold from it.
-    last = np.zeros_like(rows.codes[:, :1])
-    return [
-        (stretch(context, codes).followed_by(Stretch(item, none)), 1)
-        for context, codes, item, none in zip(
-            rows.context, rows.codes, rows.item[:, None], last, strict=True
-        )
-        if context[0] != 0
-    ]

@@ -6,6 +6,7 @@ from service.domain import NO_KEY, Int32s, Int64s, Offsets
 from service.state.histories import HistorySlab
 from service.trainer.holdout import event_hash
 from service.trainer.sequences import Sequences, Slabs, Stretch, empty_sequences, from_lists
+from service.trainer.weighing import Weighing
 
 _SPARE = 2
 
@@ -17,20 +18,26 @@ class Replay:
     out: the former would leak into the evaluation, the latter are yet to be taught, or held out.
     """
 
-    def __init__(self, slabs: Slabs, length: int, seed: int, recency: int = 1) -> None:
+    def __init__(
+        self, slabs: Slabs, length: int, seed: int, weighing: Weighing, recency: int = 1
+    ) -> None:
         self._slabs = slabs
+        self._weighing = weighing
         self._recency = recency
         self._length = length
         self._random = np.random.default_rng(seed)
 
-    def draw(self, rows: int, held: Int64s, through: Offsets) -> Sequences:
-        """Up to `rows` sequences in which all events are targets; fewer while there are few."""
+    def draw(self, rows: int, held: Int64s, through: Offsets, now_ms: int) -> Sequences:
+        """Up to `rows` sequences in which all events are targets; fewer while there are few.
+
+        A stretch in which items were turned down gives another for the last of these.
+        """
         slabs = [slab for slab in self._slabs.values() if slab.used]
         if rows == 0 or not slabs:
             return empty_sequences(self._length)
         used = np.array([slab.used for slab in slabs])
         share = self._random.multinomial(min(rows, int(used.sum())), used / used.sum())
-        drawn = []
+        drawn: list[tuple[Stretch, int]] = []
         for slab, count in zip(slabs, share.tolist(), strict=True):
             # One event alone teaches nothing: draw more, and leave such users out.
             slot = self._slots(slab, _SPARE * count)
@@ -40,17 +47,23 @@ class Replay:
             # A history that fits is drawn whole.
             shortest = np.minimum(oldest + self._length, events)
             end = self._random.integers(shortest, events + 1)
-            windows = slab.windows(slot, end, self._length)
+            windows = slab.all_windows(slot, end, self._length)
             user = np.broadcast_to(slab.users(slot)[:, None], windows.item.shape)
             keep = (windows.item != NO_KEY) & windows.intact[:, None]
             keep &= windows.offset < through.get(slab.address.partition, 0)
             marks = event_hash(user, windows.item, windows.time).view(np.int64)
             keep &= ~np.isin(marks, held)
-            drawn += [
-                (Stretch(items[kept], codes[kept]), len(items))
-                for items, codes, kept in zip(windows.item, windows.codes, keep, strict=True)
-                if kept.sum() > 1
-            ]
+            weight = self._weighing.replayed(windows.kind, windows.time, now_ms)
+            turned_down = np.isin(windows.kind, slab.address.negative)
+            for kept, down, *columns in zip(
+                keep, turned_down, windows.item, windows.codes, weight, strict=True
+            ):
+                taken = Stretch(*(column[kept & ~down] for column in columns))
+                drawn += [(taken, len(taken))] if len(taken) > 1 else []
+                for last in np.flatnonzero(kept & down)[-1:]:
+                    before = (kept & ~down)[:last].sum()
+                    own = Stretch(*(column[last : last + 1] for column in columns))
+                    drawn += [(taken.part(0, before).followed_by(own), 1)] if before else []
         return from_lists(drawn, self._length)
 
     def _slots(self, slab: HistorySlab, count: int) -> Int32s:

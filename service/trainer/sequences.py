@@ -10,10 +10,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from service.domain import NO_KEY, Bools, Int32s, Int64s, MicroBatch, Partition, no_codes
+from service.domain import NO_KEY, Bools, Float32s, Int32s, Int64s, MicroBatch, Partition, no_codes
 from service.state.histories import HistorySlab
 
 Slabs = Mapping[Partition, HistorySlab]
+
+MASKED = -(1 << 63)  # in place of the key of an item that is blotted out in a copy
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,37 +24,51 @@ class Stretch:
 
     item: Int64s  # [events]
     codes: Int32s  # [events, features]
+    weight: Float32s  # [events] how much each counts as a target; below 0: it was turned down
 
     def __len__(self) -> int:
         return len(self.item)
 
     def part(self, start: int, end: int) -> "Stretch":
-        return Stretch(self.item[start:end], self.codes[start:end])
+        return Stretch(self.item[start:end], self.codes[start:end], self.weight[start:end])
+
+    def where(self, kept: Bools) -> "Stretch":
+        return Stretch(self.item[kept], self.codes[kept], self.weight[kept])
 
     def followed_by(self, later: "Stretch") -> "Stretch":
         return Stretch(
-            np.concatenate([self.item, later.item]), np.concatenate([self.codes, later.codes])
+            np.concatenate([self.item, later.item]),
+            np.concatenate([self.codes, later.codes]),
+            np.concatenate([self.weight, later.weight]),
         )
 
 
 @dataclass(frozen=True, slots=True)
 class Sequences:
-    """Rows of item keys, and which of them are targets. The first place is never one."""
+    """Rows of item keys, and which of them are targets. The first place is never one, and one that
+    was turned down has the last place: nothing is foretold from it."""
 
     item: Int64s  # [rows, length], NO_KEY where padded
     target: Bools  # [rows, length]
     codes: Int32s  # [rows, length, features]
+    weight: Float32s  # [rows, length], of targets
 
     def __len__(self) -> int:
         return len(self.item)
 
     def take(self, rows: Int64s) -> "Sequences":
-        return Sequences(self.item[rows], self.target[rows], self.codes[rows])
+        return Sequences(self.item[rows], self.target[rows], self.codes[rows], self.weight[rows])
+
+    def stretch(self, row: int, start: int, end: int) -> Stretch:
+        """Some of the events of a row."""
+        return Stretch(
+            self.item[row, start:end], self.codes[row, start:end], self.weight[row, start:end]
+        )
 
 
 def empty_sequences(length: int) -> Sequences:
     none = np.zeros((0, length), np.int64)
-    return Sequences(none, none.astype(np.bool_), no_codes(0, length))
+    return Sequences(none, none.astype(np.bool_), no_codes(0, length), none.astype(np.float32))
 
 
 def join(parts: list[Sequences], length: int) -> Sequences:
@@ -63,20 +79,23 @@ def join(parts: list[Sequences], length: int) -> Sequences:
         np.concatenate([part.item for part in parts]),
         np.concatenate([part.target for part in parts]),
         np.concatenate([part.codes for part in parts]),
+        np.concatenate([part.weight for part in parts]),
     )
 
 
 def from_lists(rows: list[tuple[Stretch, int]], length: int) -> Sequences:
-    """Sequences from (events, number of places at the end that are targets)."""
+    """Sequences from (events, number of places at the end that are targets). What has no weight is
+    no target."""
     features = rows[0][0].codes.shape[1] if rows else 0
     item = np.zeros((len(rows), length), np.int64)
     target = np.zeros((len(rows), length), np.bool_)
     codes = np.zeros((len(rows), length, features), np.int32)
+    weight = np.zeros((len(rows), length), np.float32)
     for i, (events, targets) in enumerate(rows):
         end = len(events)
-        item[i, :end], codes[i, :end] = events.item, events.codes
+        item[i, :end], codes[i, :end], weight[i, :end] = events.item, events.codes, events.weight
         target[i, max(end - targets, 1) : end] = True
-    return Sequences(item, target, codes)
+    return Sequences(item, target & (weight != 0), codes, weight)
 
 
 def contexts(
@@ -132,9 +151,10 @@ def strip(item: Int64s) -> Int64s:
 
 
 def stretch(item: Int64s, codes: Int32s) -> Stretch:
-    """A padded row [length] and its codes [length, features] without the padding."""
+    """A padded row [length] and its codes [length, features] without the padding, as context: no
+    target of its own."""
     known = item != NO_KEY
-    return Stretch(item[known], codes[known])
+    return Stretch(item[known], codes[known], np.zeros(int(known.sum()), np.float32))
 
 
 def pairs(rows: Int64s, ones: Bools, others: Bools, apart: int) -> tuple[Int64s, Int64s]:

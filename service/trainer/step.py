@@ -14,6 +14,7 @@ from service.model.precision import has_fast_bf16
 from service.model.recommender import Recommender
 from service.model.vocabulary import NO_ROW
 from service.settings import TrainerSettings
+from service.trainer.adversarial import shifted
 from service.trainer.anchor import Anchor
 from service.trainer.challenger import Challenger
 from service.trainer.packing import Packed
@@ -59,8 +60,11 @@ def train_step(
     used, place = torch.unique(torch.cat(asked), return_inverse=True)
     own = model.items.weight.detach()[used].requires_grad_()  # [used, dim]
     inputs, right, wrong, *of_clicks = place.split([len(one) for one in asked])
-    with torch.autocast(device.type, torch.bfloat16, enabled=has_fast_bf16(device)):
+
+    def foretell(own: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Loss, states [rows, width, dim] and item vectors [used, dim], from these id vectors."""
         vectors = model.tower.join(own, used, settings.id_dropout) if model.tower else own
+        vectors = vectors * (used != NO_ROW)[:, None]  # what is blotted out teaches no vector
         items = vectors[inputs].view(*batch.item.shape, -1)  # [rows, width, dim]
         states = model.states(items, batch.position, batch.codes)
         loss = sampled_softmax(
@@ -71,7 +75,12 @@ def train_step(
             vectors[wrong],
             items=challenger.items,
             temperature=temperature,
+            weight=None if batch.weight is None else batch.weight[wanted],
         )
+        return loss, states, vectors
+
+    with torch.autocast(device.type, torch.bfloat16, enabled=has_fast_bf16(device)):
+        loss, states, vectors = foretell(own)
         if anchor is not None:
             loss = loss + anchor.pull(
                 challenger, batch, states, drawn, vectors[wrong], temperature=temperature
@@ -83,6 +92,11 @@ def train_step(
         raise NonFiniteError(f"training loss is {value}")
     challenger.optimizer.zero_grad(set_to_none=True)
     loss.backward()
+    harder = settings.adversarial
+    if harder.epsilon:
+        with torch.autocast(device.type, torch.bfloat16, enabled=has_fast_bf16(device)):
+            loss, _, _ = foretell(shifted(own, harder.epsilon))
+        (harder.weight * loss).backward()
     _apply(challenger, used, own, settings.clip_norm)
     return value
 

@@ -162,6 +162,17 @@ def test_what_was_shown_is_no_query_and_no_history() -> None:
     assert {len(rank) for rank in found.values()} == {asked.sum()}
 
 
+def test_what_was_turned_down_is_no_query() -> None:
+    table = walks(300)
+    table.kind[::3] = quick_settings().events.kinds.index("cart")
+    given = quick_settings()
+    events = given.events.model_copy(update={"negative": ("cart",)})
+    found = ranks(table, settings_for(table).model_copy(update={"events": events}))
+    asked = queries(table, given.model_copy(update={"events": events}), 150)
+    assert not asked[::3].any()
+    assert {len(rank) for rank in found.values()} == {asked.sum()}
+
+
 def test_without_a_period_of_it_there_is_no_retrain() -> None:
     options = Options(files=OPTIONS.files, start=0.0, parts=2)
     models = run(walks(200), options).models

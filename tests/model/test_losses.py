@@ -17,7 +17,9 @@ def an_example(items: int) -> tuple[Tensor, Tensor, Tensor]:
     return states, torch.randint(1, items + 1, (6,), generator=random), table
 
 
-def sampled(states: Tensor, targets: Tensor, table: Tensor, negatives: int) -> Tensor:
+def sampled(
+    states: Tensor, targets: Tensor, table: Tensor, negatives: int, weight: Tensor | None = None
+) -> Tensor:
     items = len(table) - 1
     drawn = candidates(items, negatives, CPU)
     return sampled_softmax(
@@ -28,6 +30,7 @@ def sampled(states: Tensor, targets: Tensor, table: Tensor, negatives: int) -> T
         table[drawn],
         items=items,
         temperature=TEMPERATURE,
+        weight=weight,
     )
 
 
@@ -98,3 +101,20 @@ def test_what_is_not_a_number_is_seen() -> None:
     states, targets, table = an_example(items=9)
     table[3] = torch.nan
     assert sampled(states, targets, table, negatives=9).isnan()
+
+
+def test_the_mean_is_by_weight_and_only_ratios_matter() -> None:
+    states, targets, table = an_example(items=9)
+    each = torch.stack([sampled(states[i, None], targets[i, None], table, 9) for i in range(6)])
+    weight = torch.tensor([1.0, 4.0, 0.5, 1.0, 2.0, 1.0])
+    for scale in (1.0, 7.0):
+        loss = sampled(states, targets, table, 9, scale * weight)
+        torch.testing.assert_close(loss, (each * weight).sum() / weight.sum())
+    torch.testing.assert_close(sampled(states, targets, table, 9, torch.ones(6)), each.mean())
+
+
+def test_what_was_turned_down_loses_by_how_likely_it_is() -> None:
+    states, targets, table = an_example(items=9)
+    likely = (-full_softmax(states[:1], targets[:1], table)).exp()
+    loss = sampled(states[:1], targets[:1], table, 9, torch.tensor([-3.0]))
+    torch.testing.assert_close(loss, -torch.log(1 - likely))

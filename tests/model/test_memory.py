@@ -249,3 +249,12 @@ def test_counts_stay_finite_however_long_it_runs() -> None:
     values = _recalled(memory, [1]).values()
     assert values
     assert all(map(np.isfinite, values))
+
+
+def test_the_nearest_is_what_an_item_leads_to_most_strongly_but_for_itself() -> None:
+    memory = Memory(MemorySettings(lag=1, backward=0.0))
+    _learn(memory, [1, 1, 1, 2, 1, 3, 1, 3])
+    assert (memory.nearest(1), memory.nearest(2)) == (3, 1)
+    assert memory.nearest(9) is None
+    _learn(alone := Memory(_LOOSE), [5])
+    assert alone.nearest(5) is None

@@ -22,6 +22,7 @@ from service.settings import (
     ClickSettings,
     Feature,
     GapFeature,
+    HistorySettings,
     MemorySettings,
     ScorerSettings,
 )
@@ -145,7 +146,7 @@ def score_both_ways(
             alone.append(one_by_one.score(events.take(np.array([i], np.int64)), yes))
             slab, place = other[partition], alone[-1].places
             window = slab.windows(place.slot, place.ordinal + 1, PLACES).item
-            kept, _ = slab.remembered(place.slot, place.ordinal + 1)
+            kept, _, _ = slab.remembered(place.slot, place.ordinal + 1)
             by_model = bool(champion.vocabulary.rows(window).any())
             known.append(by_model or recalls(memory, window[0], kept[0], settings))
         at_once = a_scorer(*one, champion=champion, memory=memories[0], settings=settings)
@@ -580,3 +581,55 @@ class TestContext:
             )
             scored = a_scorer(kept).score(events, np.zeros(3, np.bool_))
         assert scored.events.codes.tolist() == [[0], [0], [9]]
+
+
+DISLIKE = 3
+
+
+@pytest.mark.parametrize("exclude_seen", [True, False])
+def test_what_was_turned_down_is_hidden_and_part_of_nothing_else(exclude_seen: bool) -> None:
+    """The same answers as without it, but for the item: nothing has learned from it."""
+    how = ScorerSettings(top_k=50, exclude_seen=exclude_seen)
+    memories = Memory(MemorySettings()), Memory(MemorySettings())
+    events = events_of([0, 0, 0, 0, 1], [IDS[item] for item in (0, 7, 26, 1, 2)])
+    events.kind[1:3] = DISLIKE
+    with ExitStack() as stack:
+        histories = HistorySettings(users=8, events=16)
+        slab = HistorySlab.create(Partition(0), histories, negative=(DISLIKE,))
+        other = stack.enter_context(closing(a_slab(events=16)))
+        stack.enter_context(closing(slab))
+        scorer = a_scorer(slab, memory=memories[0], settings=how)
+        scored = scorer.score(events, np.ones(5, np.bool_))
+        without = a_scorer(other, memory=memories[1], settings=how)
+        liked = without.score(events.take(np.array([0, 3, 4])), np.ones(3, np.bool_))
+        assert slab.counts(np.array([0], np.int32)) == [4]
+    assert len(scored.ranks) == len(liked.ranks) == 1
+    assert liked.ranks[0] - 2 <= scored.ranks[0] <= liked.ranks[0]  # two more are hidden
+    for answer, its in zip([scored.rankings[i] for i in (0, 4)], liked.rankings[::2], strict=True):
+        assert names(answer) == names(its)
+    for answer, downs in zip(scored.rankings[1:4], ({7}, {7, 26}, {7, 26}), strict=True):
+        assert not {IDS[down] for down in downs} & set(names(answer))
+    last, its_last = scored.rankings[3], liked.rankings[1]
+    assert last is not None
+    assert its_last is not None
+    assert names(last) == [item for item in names(its_last) if item not in (IDS[7], IDS[26])]
+    assert all(
+        torch.equal(one, another)
+        for one, another in zip(
+            memories[0].tensors().values(), memories[1].tensors().values(), strict=True
+        )
+    )
+
+
+def test_who_only_turned_items_down_gets_popular_ones_but_for_those() -> None:
+    slab = HistorySlab.create(
+        Partition(0), HistorySettings(users=8, events=16), negative=(DISLIKE,)
+    )
+    with closing(slab):
+        scorer = a_scorer(slab, settings=ScorerSettings(top_k=2, exclude_seen=False))
+        score(scorer, [1, 2, 3, 1, 2, 1], [3, 3, 3, 4, 4, 5])
+        events = events_of([0, 0], [IDS[3], IDS[9]])
+        events.kind[0] = DISLIKE
+        scored = scorer.score(events, np.ones(2, np.bool_))
+    assert names(scored.rankings[0]) == [IDS[4], IDS[5]]
+    assert len(scored.ranks) == 0

@@ -70,7 +70,7 @@ def test_remembers_what_plain_lists_would(batches: list[list[tuple[int, int]]]) 
 
             slot, ordinal = append(slab, users, items)
             windows = slab.windows(slot, ordinal + 1, EVENTS)
-            kept, kept_ordinal = slab.remembered(slot, ordinal + 1)
+            kept, kept_ordinal, _ = slab.remembered(slot, ordinal + 1)
 
             assert slab.users(slot).tolist() == users
             assert windows.intact.all()
@@ -246,3 +246,21 @@ def test_too_little_shared_memory_is_an_error_of_configuration(
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=64_000_000))
     with pytest.raises(ConfigurationError, match=r"lower history\.users"):
         HistorySlab.create(Partition(0), HistorySettings(users=users, events=128))
+
+
+def test_what_was_turned_down_is_remembered_but_stands_in_no_window() -> None:
+    settings = HistorySettings(users=4, events=6)
+    items = np.arange(1, 8)
+    kinds = np.array([0, 2, 0, 2, 2, 0, 2], np.uint8)
+    with closing(HistorySlab.create(Partition(0), settings, negative=(2,))) as slab:
+        slot, ordinal = slab.append(np.full(7, 9), items, kinds, 10 * items, 100 * items)
+        windows = slab.windows(slot[-1:], ordinal[-1:] + 1, 5)
+        every = slab.all_windows(slot[-1:], ordinal[-1:] + 1, 5)
+        kept, kept_ordinal, turned_down = slab.remembered(slot[-1:], ordinal[-1:] + 1)
+    assert windows.item.tolist() == [[3, 6, NO_KEY, NO_KEY, NO_KEY]]
+    assert windows.time.tolist() == [[30, 60, 0, 0, 0]]
+    assert windows.offset.tolist() == [[300, 600, -1, -1, -1]]
+    assert every.item.tolist() == [[3, 4, 5, 6, 7]]
+    assert every.kind.tolist() == [[0, 2, 2, 0, 2]]
+    assert set(kept[kept_ordinal >= 0].tolist()) == {2, 3, 4, 5, 6, 7}
+    assert set(kept[turned_down].tolist()) == {2, 4, 5, 7}

@@ -33,7 +33,7 @@ def rows_of(context: list[list[int]], target: list[int]) -> HoldoutRows:
     table = dict(enumerate(VOCABULARY.keys.tolist())) | {UNKNOWN: UNKNOWN}
     item: Int64s = np.array([table[row] for row in target], np.int64)
     keys = np.array([[table[row] for row in rows] for rows in context], np.int64)
-    return HoldoutRows(keys, no_codes(*keys.shape), item, item, item)
+    return HoldoutRows(keys, no_codes(*keys.shape), item, item, item, item.astype(np.uint8))
 
 
 def ndcg(model: Recommender, held: HoldoutRows, *, exclude_seen: bool) -> list[float]:

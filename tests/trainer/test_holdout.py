@@ -20,7 +20,8 @@ from service.trainer.holdout import (
 def held_at(times: list[int]) -> HoldoutRows:
     number = np.array(times, np.int64)
     context = np.tile(number[:, None], 3)
-    return HoldoutRows(context, no_codes(*context.shape), number + 1, number + 2, number)
+    kind = (number % 5).astype(np.uint8)
+    return HoldoutRows(context, no_codes(*context.shape), number + 1, number + 2, number, kind)
 
 
 def random_keys(count: int, seed: int) -> Int64s:
@@ -89,6 +90,13 @@ def test_tensors_bring_the_same_rows_back() -> None:
     back = rows_from_tensors({**held.tensors()})
     assert back.context.tolist() == held.context.tolist()
     assert back.marks().tolist() == held.marks().tolist()
+    assert back.kind.tolist() == held.kind.tolist() == [3, 1]
+
+
+def test_rows_of_versions_from_before_kinds_were_kept_can_be_read() -> None:
+    tensors = held_at([1, 2, 3]).tensors()
+    del tensors["holdout.kind"]
+    assert rows_from_tensors(tensors).kind.tolist() == [0, 0, 0]
 
 
 @given(

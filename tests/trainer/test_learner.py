@@ -211,8 +211,8 @@ def test_an_event_is_not_replayed_before_its_round_nor_in_it_nor_while_it_is_hel
     drawn: set[int] = set()
     draw = Replay.draw
 
-    def record(replay: Replay, rows: int, held: Int64s, through: Offsets) -> Sequences:
-        sequences = draw(replay, rows, held, through)
+    def record(replay: Replay, rows: int, held: Int64s, through: Offsets, now_ms: int) -> Sequences:
+        sequences = draw(replay, rows, held, through, now_ms)
         drawn.update(sequences.item.ravel().tolist())
         return sequences
 
@@ -466,7 +466,7 @@ def test_a_hurried_round_replays_less(
     learner = a_learner(slab, small_settings(training))
     asked: list[int] = []
 
-    def record(_: Replay, rows: int, held: Int64s, through: Offsets) -> Sequences:
+    def record(_: Replay, rows: int, held: Int64s, through: Offsets, now_ms: int) -> Sequences:
         asked.append(rows)
         return empty_sequences(9)  # one more than the model attends to
 

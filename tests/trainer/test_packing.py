@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 
 from service.domain import Bools, Int64s
 from service.model.vocabulary import NO_ROW
-from service.trainer.packing import Packed, pack
+from service.trainer.packing import BLOTTED, Packed, pack
 from tests.trainer.examples import CPU
 
 LENGTH = 6
@@ -96,3 +96,25 @@ def test_the_last_sequences_are_marked_as_replayed_wherever_they_end_up() -> Non
         batch = pack(rows, rows != 0, 8, CPU, together=together, replayed=2)
         assert set(batch.item[batch.replayed].tolist()) == {4, 5, 6, 8}
         assert set(batch.item[~batch.replayed].tolist()) <= {0, 1}
+
+
+def test_weights_stand_beside_their_labels_and_are_left_out_where_all_are_one() -> None:
+    rows = np.array([[1, 2, 3, 0], [0, 4, 5, 6]])
+    target = np.array([[0, 1, 1, 0], [0, 0, 0, 1]], np.bool_)
+    weight = np.array([[9, 2, 3, 9], [9, 9, 9, -4]], np.float32)
+    for together in (False, True):
+        batch = pack(rows, target, 8, CPU, together=together, weight=weight)
+        assert batch.weight is not None
+        wanted = batch.label != NO_ROW
+        found = zip(batch.label[wanted].tolist(), batch.weight[wanted].tolist(), strict=True)
+        assert set(found) == {(2, 2.0), (3, 3.0), (6, -4.0)}
+    even = np.where(target, 1.0, 9.0).astype(np.float32)
+    assert pack(rows, target, 8, CPU, together=True, weight=even).weight is None
+
+
+def test_what_is_blotted_out_keeps_its_place_without_an_item() -> None:
+    rows, target = np.array([[7, BLOTTED, 0, 8, 9, 0]]), np.array([[0, 0, 0, 0, 1, 0]], np.bool_)
+    batch = pack(rows, target, LENGTH, CPU, together=True)
+    assert batch.item.tolist() == [[7, NO_ROW, 8]]
+    assert batch.position.tolist() == [[0, 1, 2]]
+    assert batch.label.tolist() == [[NO_ROW, NO_ROW, 9]]

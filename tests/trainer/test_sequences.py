@@ -26,7 +26,7 @@ def numbered(start: int, count: int) -> Int64s:
 def a_stretch(start: int, count: int) -> Stretch:
     """Events of which the codes are twice the item keys."""
     item = numbered(start, count)
-    return Stretch(item, 2 * item[:, None].astype(np.int32))
+    return Stretch(item, 2 * item[:, None].astype(np.int32), 3 * item.astype(np.float32))
 
 
 @given(st.integers(0, 12), st.integers(0, 40), st.integers(2, 12))
@@ -43,6 +43,7 @@ def test_every_own_event_is_a_target_once_and_follows_what_came_before(
         assert len(events) <= length
         assert (np.diff(events.item) == 1).all()
     assert not rows or (sequences.codes[..., 0] == 2 * sequences.item).all()
+    assert (sequences.weight == 3 * sequences.item).all()
 
 
 @given(st.integers(20, 60), st.integers(4, 12))
@@ -55,6 +56,12 @@ def test_the_first_place_is_never_a_target() -> None:
     sequences = from_lists([(a_stretch(5, 3), 3), (a_stretch(7, 1), 1)], 4)
     assert sequences.item.tolist() == [[5, 6, 7, 0], [7, 0, 0, 0]]
     assert sequences.target.tolist() == [[False, True, True, False], [False] * 4]
+
+
+def test_what_has_no_weight_is_no_target() -> None:
+    events = a_stretch(1, 4)
+    events.weight[2] = 0
+    assert from_lists([(events, 4)], 4).target.tolist() == [[False, True, False, True]]
 
 
 def test_joins_nothing_to_nothing() -> None:
