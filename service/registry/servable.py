@@ -13,6 +13,7 @@ from service.errors import DamagedVersionError
 from service.model.inference import states_at
 from service.model.mixture import Blend
 from service.model.recommender import Recommender, unit_rows
+from service.model.temperature import temperature_for
 from service.model.vocabulary import Vocabulary
 from service.registry.artifact import Artifact
 from service.registry.manifest import Manifest
@@ -43,7 +44,7 @@ def model_identity(settings: ModelSettings) -> dict[str, Any]:
 def first_blend(settings: Settings) -> Blend:
     """Before the holdout has fitted anything; the model alone where there is no memory."""
     share = settings.memory.model_share if settings.memory.enabled else 1.0
-    return Blend(settings.model.temperature, share)
+    return Blend(temperature_for(0, settings.model.temperature), share)
 
 
 def make_servable(manifest: Manifest, artifact: Artifact, *, batch: int, length: int) -> Servable:

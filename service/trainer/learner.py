@@ -38,6 +38,7 @@ from service.model.item_tower import Described
 from service.model.memory import Memory, Recollection
 from service.model.mixture import Blend
 from service.model.recommender import Recommender
+from service.model.temperature import temperature_for
 from service.model.vocabulary import Vocabulary
 from service.registry.artifact import Artifact
 from service.settings import HerdingReplay, RecencyReplay, Settings
@@ -137,10 +138,9 @@ class Learner:
         self._named = set(named)
         self._prior_share = settings.memory.model_share
         self._memory = memory
-        self.blend = blend  # of the challenger, fitted each time the gate is asked
         self._by_share = np.zeros(len(_SHARES))  # mean NDCG@10, the last trials foremost
         self._fits = 0
-        self._temperature = settings.model.temperature
+        self._temperature = settings.model.temperature  # of a large catalogue
         self._exclude_seen = settings.scorer.exclude_seen
         self._candidates = settings.click.candidates
         self._shown = settings.events.codes(settings.events.shown)
@@ -149,6 +149,8 @@ class Learner:
         self._features = keys_of(settings.model.context)
         self._slabs = slabs
         self._challenger = challenger
+        # Of the challenger, fitted each time the gate is asked.
+        self.blend = replace(blend, temperature=self._temperature_now)
         self.held = held
         # By their marks. After a restart those that are held already are recalled late.
         told = (one.kept() for one in recalled(memory, held))  # of none, without a memory
@@ -492,7 +494,7 @@ class Learner:
                 self._challenger,
                 batch,
                 labelled,
-                temperature=self._temperature,
+                temperature=self._temperature_now,
                 settings=settings,
                 anchor=anchor,
             )
@@ -540,6 +542,10 @@ class Learner:
             weight=sequences.weight,
         )
 
+    @property
+    def _temperature_now(self) -> float:
+        return temperature_for(self.items, self._temperature)
+
     def _stopping_score(self) -> float:
         """Of the weights alone: the memory is the same before and after a pass."""
         newest = self.held.take(slice(-_STOPPING_ROWS, None))
@@ -563,6 +569,7 @@ class Learner:
 
         The mean over the last few times decides, since one holdout is small.
         """
+        self.blend = replace(self.blend, temperature=self._temperature_now)
         fits = self._memory is not None and len(self.held) >= self._settings.gate.min_rows
         shares = _SHARES if fits else (self.blend.share,)
         gains = self._evaluate(self.held, self.recalled(), shares)  # [shares, rows]

@@ -16,6 +16,7 @@ from service.domain import ItemId, Offset, Partition, Version
 from service.errors import ConfigurationError
 from service.metrics import Metrics
 from service.model.mixture import Blend
+from service.model.temperature import temperature_for
 from service.model.recommender import Recommender
 from service.registry.artifact import Artifact
 from service.registry.manifest import Origin
@@ -159,7 +160,7 @@ class TestFirstServable:
         settings = small(tmp_path).model_copy(update={"memory": memory})
         registry = Registry(tmp_path / "registry", settings.registry)
         blend = first_servable(registry, settings).blend
-        assert blend == Blend(settings.model.temperature, share)
+        assert blend == Blend(temperature_for(0, settings.model.temperature), share)
         assert registry.manifest(Version(1)).model["blend"] == asdict(blend)
 
     def test_a_damaged_version_is_passed_over(self, service: Service, tmp_path: Path) -> None:

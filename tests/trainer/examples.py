@@ -56,7 +56,11 @@ def small_settings(
     return Settings(
         history=HistorySettings(users=200, events=events),
         model=ModelSettings(
-            backbone=SmallBackbone(dim=16, layers=1, heads=2), dim=16, max_length=length, dropout=0
+            backbone=SmallBackbone(dim=16, layers=1, heads=2),
+            dim=16,
+            max_length=length,
+            dropout=0,
+            temperature=0.1 / 3,  # of many items; of the few in a test it is 0.1
         ),
         trainer=trainer or quick_training(),
     )

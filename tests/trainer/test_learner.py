@@ -16,6 +16,7 @@ from service.model.item_tower import Described
 from service.model.memory import Memory, Recollection
 from service.model.mixture import Blend
 from service.model.recommender import Recommender
+from service.model.temperature import temperature_for
 from service.model.vocabulary import NO_ROW, Vocabulary
 from service.registry.servable import first_blend
 from service.settings import (
@@ -662,7 +663,7 @@ class TestMemory:
 
         before, _ = learner.judge()
         fitted = learner.shape["blend"]
-        assert fitted["temperature"] == tree.model.temperature
+        assert fitted["temperature"] == temperature_for(learner.items, tree.model.temperature)
         assert fitted["share"] < 0.5
         assert fitted == asdict(learner.blend)
         assert before.verdict is Verdict.PROMOTE
