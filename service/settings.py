@@ -359,8 +359,8 @@ class ModelSettings(Section):
     )
     temperature: PositiveFloat = Field(
         default=0.1,
-        description="Cosine similarities are divided by it before the softmax. It holds from 30,000 "
-        "items on; with fewer it is multiplied, by up to 3.",
+        description="Cosine similarities are divided by it before the softmax. It holds from "
+        "30,000 items on; with fewer it is multiplied, by up to 3.",
     )
     seed: int = Field(default=0, description="Of the weights of a new model.")
     context: Annotated[tuple[Feature, ...], Field(max_length=16)] = Field(

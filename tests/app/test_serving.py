@@ -16,8 +16,8 @@ from service.domain import ItemId, Offset, Partition, Version
 from service.errors import ConfigurationError
 from service.metrics import Metrics
 from service.model.mixture import Blend
-from service.model.temperature import temperature_for
 from service.model.recommender import Recommender
+from service.model.temperature import temperature_for
 from service.registry.artifact import Artifact
 from service.registry.manifest import Origin
 from service.registry.registry import Registry
