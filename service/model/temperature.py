@@ -17,5 +17,5 @@ def temperature_for(items: int, setting: float) -> float:
     """What cosines are divided by, for a model that knows so many items."""
     if items < 2:
         return setting * _MOST
-    factor = (math.log(_LARGE) / math.log(items)) ** _EXPONENT
+    factor = math.pow(math.log(_LARGE) / math.log(items), _EXPONENT)
     return setting * min(max(factor, 1.0), _MOST)
