@@ -25,16 +25,22 @@ def compact(rows: Int64s) -> tuple[Int64s, Int64s]:
 
     rows [batch, length] gives rows [batch, longest] and lengths [batch].
     """
-    order, lengths = known_first(rows)
-    longest = max(int(lengths.max(initial=0)), 1)
-    return np.take_along_axis(rows, order, axis=1)[:, :longest], lengths
+    order, lengths = _known_alone(rows)
+    return np.take_along_axis(rows, order, axis=1), lengths
 
 
-def compact_codes(rows: Int64s, codes: Int32s) -> Int32s:
-    """Codes [batch, length, features] as `compact` moves their items. [batch, longest, features]"""
+def compact_with(rows: Int64s, codes: Int32s) -> tuple[Int64s, Int64s, Int32s]:
+    """As `compact`, and codes [batch, length, features] moved with their items. [batch, longest,
+    features]"""
+    order, lengths = _known_alone(rows)
+    moved = np.take_along_axis(codes, order[..., None], axis=1)
+    return np.take_along_axis(rows, order, axis=1), lengths, moved
+
+
+def _known_alone(rows: Int64s) -> tuple[Int64s, Int64s]:
+    """As `known_first`, as many places as the longest row needs, one at least."""
     order, lengths = known_first(rows)
-    longest = max(int(lengths.max(initial=0)), 1)
-    return np.take_along_axis(codes, order[:, :longest, None], axis=1)
+    return order[:, : max(int(lengths.max(initial=0)), 1)], lengths
 
 
 def states_at(
@@ -63,8 +69,9 @@ def states_after(
     unknown items passed over, and how many items of each are known [batch]; with none, the caller
     has to disregard the state."""
     if model.context and codes is not None:
-        codes = compact_codes(rows, codes)
-    rows, lengths = compact(rows)
+        rows, lengths, codes = compact_with(rows, codes)
+    else:
+        rows, lengths = compact(rows)
     return states_at(model, rows, lengths[:, None] - 1, codes).squeeze(1), lengths
 
 

@@ -25,7 +25,7 @@ from service.domain import (
     stable_key,
 )
 from service.model.clicks import ranks_after, reordered, without_history
-from service.model.inference import compact, compact_codes, states_at
+from service.model.inference import compact, compact_with, states_at
 from service.model.memory import Memory, Recollection
 from service.model.mixture import Columns, MemoryRows, Mixture, best, blended, ranks, stack
 from service.model.vocabulary import NO_ROW
@@ -236,11 +236,12 @@ class Scorer:
         """
         vocabulary = servable.vocabulary
         padded = vocabulary.rows(pasts.window)
-        rows, lengths = compact(padded)
         codes = None
         if servable.model.context:
             codes = picked(pasts.codes, self._features, servable.model.features)
-            codes = compact_codes(padded, codes)
+            rows, lengths, codes = compact_with(padded, codes)
+        else:
+            rows, lengths = compact(padded)
         # Places that have not seen the event, and that have.
         known = np.stack([lengths - (is_known & taken), lengths], axis=1)
         states = states_at(servable.model, rows, known - 1, codes)  # [batch, 2, dim]

@@ -12,7 +12,7 @@ from service.domain import Bools, Float32s, Int32s, Int64s, MicroBatch
 from service.model.click_head import ClickHead, echoes
 from service.model.click_metrics import ClickScores, click_scores, is_click
 from service.model.clicks import foretold
-from service.model.inference import compact, compact_codes
+from service.model.inference import compact_with
 from service.model.recommender import Recommender
 from service.model.vocabulary import NO_ROW, Vocabulary
 from service.settings import ClickLoss, ClickSettings, Settings
@@ -144,9 +144,7 @@ class Clicks:
         rows = rows.take(np.flatnonzero(vocabulary.rows(rows.item) != NO_ROW))
         if not len(rows):
             return None
-        padded = vocabulary.rows(rows.context)
-        context, lengths = compact(padded)
-        codes = compact_codes(padded, rows.codes)
+        context, lengths, codes = compact_with(vocabulary.rows(rows.context), rows.codes)
         echo = echoes(rows.context, rows.item[:, None]).squeeze(1)
         columns = (context, lengths, vocabulary.rows(rows.item), echo, rows.label, codes)
         return ClickBatch(
