@@ -23,7 +23,7 @@ from service.backtest.table import Table, keys_of
 from service.domain import ItemId, UserId
 from service.errors import ConfigurationError
 from service.settings import CategoryFeature, EventsSettings, Feature, NumberFeature
-from service.state.features import Context, Features
+from service.state.features import Context, Features, at
 
 _Row = Mapping[str, object]
 # Line numbers, from 1, and rows; a text says why a line is no row.
@@ -181,11 +181,11 @@ class _Parser:
 
     def _get(self, row: _Row, column: str) -> Any:
         name = self._name[column]
-        return row[name] if name in row else _at(row, self._path[column])
+        return row[name] if name in row else at(row, self._path[column])
 
     def _context(self, row: _Row) -> Context:
         """An object, or its JSON, and the columns that belong to it."""
-        context = _at(row, self._context_path)
+        context = at(row, self._context_path)
         if isinstance(context, str):
             found = _json_row(context.encode()) if context else {}
             if isinstance(found, str):
@@ -236,13 +236,6 @@ class _Parser:
         if not 0 <= time_ms <= _LATEST_MS:
             raise BadRowError(f"{self._name['time']} is out of range: {_shown(value)}")
         return time_ms
-
-
-def _at(row: _Row, path: Sequence[str]) -> Any:
-    place: Any = row
-    for key in path:
-        place = place.get(key) if isinstance(place, Mapping) else None
-    return place
 
 
 def _number(value: object) -> float | None:

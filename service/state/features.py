@@ -50,9 +50,9 @@ class Features:
         for place, feature in enumerate(self._features):
             match feature:
                 case CategoryFeature(name=name):
-                    codes[:, place] = [category_code(found(one, name)) for one in contexts]
+                    codes[:, place] = list(map(category_code, _found(contexts, name)))
                 case NumberFeature(name=name):
-                    codes[:, place] = number_codes([found(one, name) for one in contexts])
+                    codes[:, place] = number_codes(_found(contexts, name))
                 case EventKindFeature():
                     codes[:, place] = self._kinds[kind]
                 case HourFeature():
@@ -90,12 +90,15 @@ def picked(codes: Int32s, present: Sequence[str], wanted: Sequence[str]) -> Int3
     return chosen
 
 
-def found(context: Context | None, name: str) -> object:
-    """What stands at a name, or a dotted name; None where nothing does."""
-    if context is not None and name in context:
-        return context[name]
-    place: Any = context
-    for key in name.split("."):
+def _found(contexts: Sequence[Context | None], name: str) -> list[object]:
+    """What stands at a name, or a dotted name, of each; None where nothing does."""
+    path = name.split(".")
+    return [one[name] if one is not None and name in one else at(one, path) for one in contexts]
+
+
+def at(place: Any, path: Sequence[str]) -> Any:
+    """What stands in nested objects behind these keys; None where nothing does."""
+    for key in path:
         place = place.get(key) if isinstance(place, Mapping) else None
     return place
 

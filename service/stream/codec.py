@@ -24,7 +24,7 @@ from service.domain import (
 from service.errors import DeadLetterReason, InvalidEventError
 from service.settings import EventsSettings, Feature, ItemsSettings
 from service.state.catalogue import CatalogueItem, vectors_from
-from service.state.features import Features
+from service.state.features import Features, at
 
 Header = tuple[str, bytes]
 
@@ -84,14 +84,8 @@ class EventCodec:
         return event
 
     def _renamed(self, plain: Mapping[str, Any]) -> dict[str, Any]:
-        found = {}
-        for ours, path in self._paths.items():
-            place: Any = plain
-            for key in path:
-                place = place.get(key) if isinstance(place, dict) else None
-            if place is not None:
-                found[ours] = place
-        return found
+        found = {ours: at(plain, path) for ours, path in self._paths.items()}
+        return {ours: value for ours, value in found.items() if value is not None}
 
     def columns(self, decoded: list[tuple[Record, Event]]) -> Events:
         """Events as columns, in the order given."""
