@@ -168,22 +168,20 @@ class EventsSettings(Section):
     def _kinds_fit(self) -> "EventsSettings":
         if not 0 < len(self.kinds) <= 255 or len(set(self.kinds)) != len(self.kinds):
             raise ValueError("kinds must name 1 to 255 distinct kinds")
-        unknown = set(self.recommend_on or ()) - set(self.kinds)
-        if unknown:
-            raise ValueError(f"recommend_on names kinds that are not in kinds: {sorted(unknown)}")
-        unknown = set(self.shown) - set(self.kinds)
-        if unknown and "shown" in self.model_fields_set:
-            raise ValueError(f"shown names kinds that are not in kinds: {sorted(unknown)}")
-        unanswered = set(self.recommend_on or ()) & set(self.shown)
-        if unanswered:
-            raise ValueError(f"recommend_on and shown both name {sorted(unanswered)}")
-        for name, kinds in (("negative", set(self.negative)), ("weights", set(self.weights))):
-            if kinds - set(self.kinds):
-                unknown = kinds - set(self.kinds)
-                raise ValueError(f"{name} names kinds that are not in kinds: {sorted(unknown)}")
-            if kinds & set(self.shown):
-                raise ValueError(f"{name} and shown both name {sorted(kinds & set(self.shown))}")
+        shown = set(self.shown)
+        if "shown" in self.model_fields_set:  # its default may name a kind that is not accepted
+            self._require_accepted("shown", shown)
+        for name in ("recommend_on", "negative", "weights"):
+            kinds = set(getattr(self, name) or ())
+            self._require_accepted(name, kinds)
+            if kinds & shown:
+                raise ValueError(f"{name} and shown both name {sorted(kinds & shown)}")
         return self
+
+    def _require_accepted(self, name: str, kinds: set[str]) -> None:
+        unknown = kinds - set(self.kinds)
+        if unknown:
+            raise ValueError(f"{name} names kinds that are not in kinds: {sorted(unknown)}")
 
     def codes(self, kinds: Iterable[str]) -> list[int]:
         """The numbers by which events carry these kinds; of those that are accepted."""
