@@ -5,13 +5,13 @@ same item within a time. Until then, or until the time has passed, it waits.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import numpy as np
 from torch import Tensor
 
 from service.domain import Bools, Float32s, Int64s
-from service.trainer.holdout import HoldoutRows, columns_from, event_hash
+from service.trainer.holdout import HoldoutRows, columns_from, empty_rows, event_hash
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,16 +22,7 @@ class LabelledRows(HoldoutRows):
 
 
 def no_rows(length: int, features: int = 0) -> LabelledRows:
-    none = np.zeros(0, np.int64)
-    return LabelledRows(
-        np.zeros((0, length), np.int64),
-        np.zeros((0, length, features), np.int32),
-        none,
-        none,
-        none,
-        np.zeros(0, np.uint8),
-        np.zeros(0, np.float32),
-    )
+    return LabelledRows(**asdict(empty_rows(length, features)), label=np.zeros(0, np.float32))
 
 
 def labelled_from(
