@@ -15,7 +15,5 @@ _MOST = 3.0
 
 def temperature_for(items: int, setting: float) -> float:
     """What cosines are divided by, for a model that knows so many items."""
-    if items < 2:
-        return setting * _MOST
-    factor = math.pow(math.log(_LARGE) / math.log(items), _EXPONENT)
+    factor = math.pow(math.log(_LARGE) / math.log(max(items, 2)), _EXPONENT)
     return setting * min(max(factor, 1.0), _MOST)

@@ -46,8 +46,10 @@ class Tracker:
 
     def add(self, step: int, values: Mapping[str, float]) -> None:
         """Points of some curves. Neither blocks nor raises."""
+        if not self._makers:
+            return
         finite = {name: value for name, value in values.items() if math.isfinite(value)}
-        if not self._makers or not finite:
+        if not finite:
             return
         try:
             self._points.put_nowait((step, finite))

@@ -164,7 +164,7 @@ class Learner:
         seed = settings.model.seed
         self._replay = Replay(slabs, self._length + 1, seed, self._weighing, recency)
         self._augmenter = Augmenter(settings.trainer.augment, memory, seed)
-        self._shuffle = np.random.default_rng(settings.model.seed)
+        self._shuffle = np.random.default_rng(seed)
         self._latest_ms = int(max(held.time.max(initial=0), challenger.met.max(initial=0)))
         self._retry = empty_sequences(self._length + 1)
         self._rejections = 0
