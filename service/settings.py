@@ -863,11 +863,29 @@ class RegistrySettings(Section):
 
 
 class StorageSettings(Section):
-    """Where versions are kept."""
+    """Where versions and state snapshots are kept."""
 
     root: Path = Field(
         default=Path("headwater-data"), description="Folder of all that outlives the process."
     )
+    snapshots: str | None = Field(
+        default=None,
+        description="Folder or URL of state snapshots, as fsspec reads them (`s3://...`, with its "
+        "client installed); `snapshots` in `root` when unset.",
+    )
+    # Events read again at a start, at ten to twenty times the pace at which they came.
+    snapshot_every_s: PositiveFloat | None = Field(
+        default=60.0,
+        description="State is snapshotted this often, and when partitions are given up. Null: "
+        "never; histories are then read from the log at every start.",
+    )
+    keep_snapshots: PositiveInt = Field(
+        default=3, description="Of a partition, besides those that others stand on."
+    )
+
+    @property
+    def snapshots_url(self) -> str:
+        return self.snapshots or str(self.root / "snapshots")
 
 
 class AdminSettings(Section):

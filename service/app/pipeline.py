@@ -71,6 +71,7 @@ class Pipeline:
         self._batcher = Batcher(settings.batch)
         self._committed: dict[Partition, Offset] = {}
         self._trained: dict[Partition, Offset] = {}
+        self._applied: dict[Partition, Offset] = {}
         self._tracker = AckTracker()
         self._free: dict[Partition, Offset] = {}  # acknowledged, not yet committed
         self._deliveries: set[asyncio.Task[None]] = set()
@@ -78,10 +79,17 @@ class Pipeline:
         self._busy_until_s = 0.0
         self._evicted = 0  # users, as far as the metrics tell
 
-    def own(self, committed: Offsets, trained: Offsets) -> None:
-        """Begin with these watermarks: answer from `committed` on, train from `trained` on."""
+    @property
+    def applied(self) -> Offsets:
+        """Up to where the histories have the events; read it under the source's lock."""
+        return dict(self._applied)
+
+    def own(self, committed: Offsets, trained: Offsets, applied: Offsets) -> None:
+        """Begin with these watermarks: answer from `committed` on, train from `trained` on, with
+        histories of what is before `applied`."""
         self._committed = dict(committed)
         self._trained = dict(trained)
+        self._applied = dict(applied)
         self._evicted = 0  # the histories begin empty too
 
     async def run(self, stop: asyncio.Event) -> None:
@@ -143,7 +151,7 @@ class Pipeline:
                 if record.offset >= self._committed.get(Partition(record.partition), 0):
                     letters.append((record, error))
         events = self._events.columns(decoded)
-        answer = self._at_or_after(events, self._committed) & self._answered_kinds[events.kind]
+        answer = events.at_or_after(self._committed) & self._answered_kinds[events.kind]
         if not answer.any():
             self._busy_until_s = time.monotonic() + 1.0
         else:
@@ -153,6 +161,9 @@ class Pipeline:
         scored, messages = await loop.run_in_executor(
             self._scoring_thread, self._score, events, answer
         )
+        for partition, offset in next_offsets.items():
+            # What was restored may reach further than what is read again.
+            self._applied[partition] = max(self._applied.get(partition, offset), offset)
         self._observe(scored, letters, int(answer.sum()), time.monotonic() - started_s, now_ms)
         self._train(scored, started_s)
         ticket = self._tracker.begin(next_offsets)
@@ -182,7 +193,7 @@ class Pipeline:
     def _train(self, scored: Scored, now_s: float) -> None:
         """Put what is not yet in the weights into the open micro-batch."""
         events = scored.events
-        rows = np.flatnonzero(self._at_or_after(events, self._trained))
+        rows = np.flatnonzero(events.at_or_after(self._trained))
         self._batcher.add(
             events.take(rows), scored.places.slot[rows], scored.places.ordinal[rows], now_s
         )
@@ -228,13 +239,6 @@ class Pipeline:
             task.result()
         if self._source.failure is not None:
             raise self._source.failure
-
-    def _at_or_after(self, events: Events, offsets: Offsets) -> Bools:
-        """Which events stand at or after their partition's offset."""
-        marks = np.zeros(len(events), np.int64)
-        for partition, offset in offsets.items():
-            marks[events.partition == partition] = offset
-        return events.offset >= marks
 
     def _observe(
         self, scored: Scored, letters: Letters, answered: int, seconds: float, now_ms: int

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import signal
+import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -13,6 +14,8 @@ from service.admin.server import AdminServer, Health
 from service.app.catalogue_feed import CatalogueFeed
 from service.app.pipeline import Pipeline
 from service.app.serving import Serving, first_servable
+from service.app.snapshotter import Snapshotter, snapshots_of
+from service.app.taking_up import Taker
 from service.app.training_curves import TrainingCurves
 from service.app.training_metrics import record
 from service.domain import Offsets, Partition
@@ -48,14 +51,6 @@ async def serve(settings: Settings) -> None:
     await Server(settings).run(stop)
 
 
-def trained_so_far(settings: Settings) -> Offsets:
-    """Where the newest version that a worker can go on from has been trained through."""
-    # A registry of its own: a version with a damaged trainer state still serves.
-    registry = Registry(settings.storage.root / "registry", settings.registry)
-    newest = registry.load_newest(with_trainer=True)
-    return newest[0].trained_through if newest else {}
-
-
 @dataclass(frozen=True, slots=True)
 class _Running:
     """What exists only once there is an event loop and a champion."""
@@ -87,6 +82,11 @@ class Server:
         self._catalogue = CatalogueFeed(settings, self._metrics, self._sink, self._trainer)
         self._scoring_thread = ThreadPoolExecutor(1, "scoring")
         self._loading_thread = ThreadPoolExecutor(1, "loading")
+        self._snapshot_thread = ThreadPoolExecutor(1, "snapshots")
+        self._snapshotter = Snapshotter(settings, self._metrics, self._slabs, self._snapshot_thread)
+        self._taker = Taker(
+            settings, self._metrics, snapshots_of(settings), self._popularity, self._memory
+        )
         self._tracker = UNTRACKED
         self._made: _Running | None = None
 
@@ -152,6 +152,9 @@ class Server:
                 group.create_task(self._running.serving.run()),
                 group.create_task(self._source.watch_lag()),
                 group.create_task(self._catalogue.run()),
+                group.create_task(
+                    self._snapshotter.run(self._source.lock, lambda: self._running.pipeline.applied)
+                ),
                 group.create_task(self._beat()),
             ]
             try:
@@ -183,8 +186,12 @@ class Server:
         """Deliver and commit, then leave the group, which does not call back on its own."""
         try:
             if self._made is not None:
-                async with asyncio.timeout(_DRAIN_WITHIN_S), self._source.lock:
-                    await self._made.pipeline.drain()
+                async with self._source.lock:
+                    try:
+                        async with asyncio.timeout(_DRAIN_WITHIN_S):
+                            await self._made.pipeline.drain()
+                    finally:
+                        await self._snapshotter.last(self._made.pipeline.applied)
         except TimeoutError:
             log.warning("Kafka did not acknowledge in time: what is not committed is sent again")
         finally:
@@ -193,15 +200,19 @@ class Server:
     async def _let_go(self) -> None:
         """End the worker and the threads; the shared memory goes with the slabs."""
         await asyncio.to_thread(self._trainer.stop)
+        await self._snapshotter.settle()
         self._release(list(self._slabs))
-        self._scoring_thread.shutdown()
-        self._loading_thread.shutdown()
+        for thread in (self._scoring_thread, self._loading_thread, self._snapshot_thread):
+            thread.shutdown()
         self._admin.stop()
         await asyncio.to_thread(self._tracker.close)
 
-    async def _assigned(self, partitions: list[Assigned]) -> None:
-        """Called under the source's lock: empty histories, the watermarks, and a worker."""
+    async def _assigned(self, partitions: list[Assigned]) -> Offsets:
+        """Called under the source's lock: histories, watermarks and a worker; gives where reading
+        begins."""
+        started_s = time.monotonic()
         await asyncio.to_thread(self._trainer.stop)
+        await self._snapshotter.settle()
         self._release(list(self._slabs))
         self._popularity.clear()
         if self._memory is not None:
@@ -209,13 +220,15 @@ class Server:
         require_room(self._settings.history, len(partitions), len(self._settings.model.context))
         for assigned in partitions:
             self._slabs[assigned.partition] = HistorySlab.of(assigned.partition, self._settings)
-        trained_through = await asyncio.to_thread(trained_so_far, self._settings)
-        committed = {one.partition: one.committed for one in partitions}
-        self._running.pipeline.own(committed, trained_through)
+        taken = await asyncio.to_thread(self._taker.take_up, partitions, self._slabs)
+        self._running.scorer.remembered = taken.train_from
+        self._running.pipeline.own(taken.answer_from, taken.train_from, taken.applied)
         self._trainer.start(tuple(slab.address for slab in self._slabs.values()))
         log.info("partitions assigned: %s", sorted(self._slabs))
         if partitions:
+            self._metrics.restore_seconds.observe(time.monotonic() - started_s)
             self._health.ready("assignment")
+        return taken.read_from
 
     async def _revoked(self, partitions: list[Partition]) -> None:
         """Called under the source's lock: finish what was read, before another owner reads on."""
@@ -224,6 +237,7 @@ class Server:
         log.info("partitions revoked: %s", sorted(partitions))
         self._health.not_ready("assignment", "no partition is assigned")
         await self._running.pipeline.drain()
+        await self._snapshotter.last(self._running.pipeline.applied)
         self._running.pipeline.forget()
 
     def _release(self, partitions: list[Partition]) -> None:
