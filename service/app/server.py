@@ -14,7 +14,7 @@ from service.admin.server import AdminServer, Health
 from service.app.catalogue_feed import CatalogueFeed
 from service.app.pipeline import Pipeline
 from service.app.serving import Serving, first_servable
-from service.app.snapshotter import Snapshotter, snapshots_of
+from service.app.snapshotter import Snapshotter, in_the_background, snapshots_of
 from service.app.taking_up import Taker
 from service.app.training_curves import TrainingCurves
 from service.app.training_metrics import record
@@ -82,7 +82,7 @@ class Server:
         self._catalogue = CatalogueFeed(settings, self._metrics, self._sink, self._trainer)
         self._scoring_thread = ThreadPoolExecutor(1, "scoring")
         self._loading_thread = ThreadPoolExecutor(1, "loading")
-        self._snapshot_thread = ThreadPoolExecutor(1, "snapshots")
+        self._snapshot_thread = ThreadPoolExecutor(1, "snapshots", initializer=in_the_background)
         self._snapshotter = Snapshotter(settings, self._metrics, self._slabs, self._snapshot_thread)
         self._taker = Taker(
             settings, self._metrics, snapshots_of(settings), self._popularity, self._memory

@@ -2,6 +2,8 @@
 
 import asyncio
 import logging
+import os
+import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -17,6 +19,7 @@ from service.storage.store import Store
 
 log = logging.getLogger(__name__)
 
+_NICE = 10
 # When partitions are given up the next owner, or who stops us, waits for it.
 _LAST_WITHIN_S = 5.0
 
@@ -30,6 +33,13 @@ def snapshots_of(settings: Settings) -> Snapshots:
         keys_of(settings.model.context),
         settings.storage.keep_snapshots,
     )
+
+
+def in_the_background() -> None:
+    """The calling thread runs when others leave the processor to it. Linux alone can do that to one
+    thread; elsewhere nothing changes."""
+    if sys.platform == "linux":
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICE)
 
 
 class Snapshotter:

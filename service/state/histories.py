@@ -254,15 +254,17 @@ class HistorySlab:
         if forgotten.any():
             histories = histories.without(forgotten)
         end = start + len(histories)
-        filled = np.arange(remembered) < histories.events[:, None]  # [users, remembered]
+        slot = np.repeat(np.arange(start, end), histories.events)
+        at = slot * self.address.width + _places(histories.events)
         for column, values in (
             (columns.item, histories.item),
             (columns.time, histories.time),
             (columns.offset, histories.offset),
             (columns.kind, histories.kind),
-            (columns.codes, histories.codes),
         ):
-            column[start:end, :remembered][filled] = values
+            column.reshape(-1)[at] = values  # a view
+        if self.address.features:
+            columns.codes.reshape(-1, len(self.address.features))[at] = histories.codes
         columns.count[start:end] = histories.events
         columns.user[start:end] = histories.user
         columns.used[0] = end

@@ -43,6 +43,8 @@ class UserHistories:
 
     def only(self, users: Bools) -> "UserHistories":
         """Those of some of the users."""
+        if users.all():
+            return self
         return self._cut(np.repeat(users, self.events), users)
 
     def without(self, events: Bools) -> "UserHistories":
