@@ -11,6 +11,7 @@ from benchmarks.hot_swap import hot_swap_rows
 from benchmarks.rows import REPORT, Row, print_rows, write_report
 from benchmarks.scale import FULL, QUICK, Scale
 from benchmarks.snapshots import snapshot_rows
+from benchmarks.soak import soak_rows
 from benchmarks.steps import step_rows
 from benchmarks.stream_figures import stream_rows
 from benchmarks.trained import trained_rows
@@ -18,7 +19,7 @@ from service.sandbox.kafka import LocalKafka
 from service.settings import KafkaSettings
 
 _ON_STREAM = ("weights", "latency", "throughput")
-_NAMES = (*_ON_STREAM, "profile", "hot_swap", "step", "trained", "clicks", "snapshots")
+_NAMES = (*_ON_STREAM, "profile", "hot_swap", "step", "trained", "clicks", "snapshots", "soak")
 
 
 def main() -> int:
@@ -60,6 +61,8 @@ def measure(names: Sequence[str], scale: Scale) -> Iterator[list[Row]]:
         yield click_rows(scale)
     if "snapshots" in names:
         yield snapshot_rows(scale)
+    if "soak" in names:
+        yield soak_rows(scale)
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ class Scale:
     click_events: int  # of a case at most
     snapshot_users: int  # with 50 events each
     snapshots: int  # under load
+    soak_events: int
 
 
 FULL = Scale(
@@ -32,6 +33,7 @@ FULL = Scale(
     click_events=20_000,
     snapshot_users=1_000_000,
     snapshots=3,
+    soak_events=5_000_000,
 )
 QUICK = Scale(
     runs=1,
@@ -46,4 +48,5 @@ QUICK = Scale(
     click_events=4_000,
     snapshot_users=20_000,
     snapshots=2,
+    soak_events=30_000,
 )

@@ -90,6 +90,12 @@ class Metrics:
             "restore_seconds", "Taking up all partitions of an assignment.", _LONG_SECONDS
         )
 
+        self.loop_delay = histogram(
+            "event_loop_delay_seconds",
+            "How late the event loop woke up, asked four times a second.",
+            _SECONDS,
+        )
+
         # Scoring
         self.score_seconds = histogram(
             "score_seconds", "Scoring of one batch in the scoring thread.", _SECONDS

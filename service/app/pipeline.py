@@ -39,6 +39,8 @@ _DELIVERIES = 4  # batches whose acknowledgements are awaited at once
 _CATCH_UP_RECORDS = 5_000
 # Events waiting for weights at which a paused source goes on, as a share of the limit.
 _RESUME_AT = 0.8
+# A worker that has learned everything asks the gate within one `publish_every_s`.
+_PATIENCE = 3
 
 Letters = list[tuple[Record, InvalidEventError]]
 
@@ -77,6 +79,7 @@ class Pipeline:
         self._deliveries: set[asyncio.Task[None]] = set()
         self._places = asyncio.Semaphore(_DELIVERIES)
         self._busy_until_s = 0.0
+        self._settle_at_s = 0.0
         self._evicted = 0  # users, as far as the metrics tell
 
     @property
@@ -133,8 +136,19 @@ class Pipeline:
         waiting = self._trainer.untrained_events
         if waiting >= limit:
             self._source.pause(True)
+            self._settle_if_stuck()
         elif waiting < limit * _RESUME_AT:
             self._source.pause(False)
+
+    def _settle_if_stuck(self) -> None:
+        """While nothing is read nothing new is learned, and the gate is not asked again: a source
+        that waits for a version which the gate has refused would wait for ever."""
+        now_s = time.monotonic()
+        if not self._trainer.is_idle:
+            self._settle_at_s = now_s + _PATIENCE * self._settings.trainer.publish_every_s
+        elif now_s >= self._settle_at_s:
+            self._trainer.settle()
+            self._settle_at_s = now_s + _PATIENCE * self._settings.trainer.publish_every_s
 
     async def _take(self, records: list[Record]) -> None:
         """One batch: decode, score, and start its delivery."""

@@ -37,7 +37,7 @@ from service.trainer.process import Covered, TrainerProcess, WorkerEnded
 
 log = logging.getLogger(__name__)
 
-_BEAT_S = 1.0
+_BEAT_S = 0.25
 # Well within the half minute that process managers give before they kill.
 _DRAIN_WITHIN_S = 10.0
 
@@ -166,7 +166,9 @@ class Server:
     async def _beat(self) -> None:
         while True:
             self._health.beat()
+            slept_s = time.monotonic()
             await asyncio.sleep(_BEAT_S)
+            self._metrics.loop_delay.observe(max(time.monotonic() - slept_s - _BEAT_S, 0.0))
 
     async def _shut_down(self) -> None:
         """Deliver and commit what is under way, then let go of everything that was started."""

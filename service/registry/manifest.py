@@ -20,6 +20,7 @@ MANIFEST_FILE = "manifest.json"
 class Origin(enum.StrEnum):
     INITIAL = "initial"  # before any event
     TRAINED = "trained"
+    SETTLED = "settled"  # its parent's weights: what was learned since did not pass the gate
     ROLLBACK = "rollback"  # the files of an older version, its `parent`
 
 
