@@ -83,7 +83,7 @@ def _measure(scale: Scale, root: Path) -> list[Row]:
         history=HistorySettings(users=scale.snapshot_users, events=_EVENTS),
     )
     store = Store(settings.storage.snapshots_url)
-    snapshots = Snapshots(store, _TOPIC, settings.events.kinds, (), keep=2)
+    snapshots = Snapshots(store, _TOPIC, "headwater", settings.events.kinds, (), keep=2)
     slab = HistorySlab.of(PARTITION, settings)
     try:
         end = _fill(slab, scale.snapshot_users)

@@ -28,7 +28,7 @@ from service.stream.sink import Sink
 from service.stream.source import Source
 from service.stream.watermarks import AckTracker
 from service.trainer.batcher import Batcher
-from service.trainer.process import TrainerProcess
+from service.trainer.process import NoTrainer, TrainerProcess
 
 log = logging.getLogger(__name__)
 
@@ -55,7 +55,7 @@ class Pipeline:
         source: Source,
         sink: Sink,
         scorer: Scorer,
-        trainer: TrainerProcess,
+        trainer: TrainerProcess | NoTrainer,
         scoring_thread: Executor,
     ) -> None:
         self._settings = settings
@@ -67,7 +67,7 @@ class Pipeline:
         self._scoring_thread = scoring_thread
         self._events = EventCodec(settings.events, settings.model.context)
         self._recommendations = RecommendationCodec(settings.topics.events, settings.events.kinds)
-        answered = settings.events.answered
+        answered = settings.events.answered if settings.scores else ()
         self._answered_kinds = np.array([kind in answered for kind in settings.events.kinds])
         self.prequential = PrequentialWindow()  # changes in the event loop alone
         self._batcher = Batcher(settings.batch)
@@ -162,6 +162,8 @@ class Pipeline:
                 decoded.append((record, self._events.decode(record, now_ms)))
             except InvalidEventError as error:
                 # One that was acknowledged before a restart is in the topic already.
+                if not self._settings.scores:
+                    continue  # a dead letter is written by who answers
                 if record.offset >= self._committed.get(Partition(record.partition), 0):
                     letters.append((record, error))
         events = self._events.columns(decoded)
@@ -206,6 +208,8 @@ class Pipeline:
 
     def _train(self, scored: Scored, now_s: float) -> None:
         """Put what is not yet in the weights into the open micro-batch."""
+        if not self._settings.trains:
+            return
         events = scored.events
         rows = np.flatnonzero(events.at_or_after(self._trained))
         self._batcher.add(

@@ -1,6 +1,7 @@
 """`headwater serve`: start-up, main loop, shutdown."""
 
 import asyncio
+import contextlib
 import logging
 import signal
 import time
@@ -33,7 +34,7 @@ from service.stream.topics import require_topics
 from service.tracking.tracker import UNTRACKED, start_tracker
 from service.trainer.device import choose_device, choose_threads
 from service.trainer.messages import FromWorker
-from service.trainer.process import Covered, TrainerProcess, WorkerEnded
+from service.trainer.process import Covered, NoTrainer, TrainerProcess, WorkerEnded
 
 log = logging.getLogger(__name__)
 
@@ -76,9 +77,11 @@ class Server:
         self._memory = Memory.of(settings.memory)
         self._sink = Sink(settings.kafka, settings.topics, self._metrics)
         self._source = Source(
-            settings.kafka, settings.topics, self._metrics, self._assigned, self._revoked
+            settings.reading, settings.topics, self._metrics, self._assigned, self._revoked
         )
-        self._trainer = TrainerProcess(settings, self._from_worker)
+        self._trainer = (
+            TrainerProcess(settings, self._from_worker) if settings.trains else NoTrainer()
+        )
         self._catalogue = CatalogueFeed(settings, self._metrics, self._sink, self._trainer)
         self._scoring_thread = ThreadPoolExecutor(1, "scoring")
         self._loading_thread = ThreadPoolExecutor(1, "loading")
@@ -98,13 +101,15 @@ class Server:
 
     async def run(self, stop: asyncio.Event) -> None:
         try:
-            await self._start()
-            await self._main_loop(stop)
+            await self._start(stop)
+            if self._made is not None:
+                await self._main_loop(stop)
         finally:
             await self._shut_down()
 
-    async def _start(self) -> None:
-        """Fail here, before anything is consumed, when something is missing."""
+    async def _start(self, stop: asyncio.Event) -> None:
+        """Fail here, before anything is consumed, when something is missing. Told to stop while it
+        waits for a first version, it leaves the rest."""
         settings = self._settings
         loop = asyncio.get_running_loop()
         calm_client_logs()
@@ -113,6 +118,8 @@ class Server:
         self._tracker = start_tracker(settings, "serve", datetime.now(UTC))
         self._admin.start()
         await require_topics(settings.kafka, settings.topics)
+        if not settings.trains and not await self._wait_for_version(stop):
+            return
         champion = await loop.run_in_executor(
             self._loading_thread, first_servable, self._registry, settings
         )
@@ -144,6 +151,22 @@ class Server:
         await self._sink.start()
         await self._catalogue.start()
         await self._source.start()
+
+    async def _wait_for_version(self, stop: asyncio.Event) -> bool:
+        """The first version is published by who trains; False when told to stop before."""
+        told = False
+        while not stop.is_set():
+            self._health.beat()
+            if await asyncio.to_thread(self._registry.versions):
+                self._health.ready("version")
+                return True
+            if not told:
+                log.warning("no version yet: waiting for a process with the role train")
+                self._health.not_ready("version", "no version was published yet")
+                told = True
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(stop.wait(), self._settings.registry.poll_s)
+        return False
 
     async def _main_loop(self, stop: asyncio.Event) -> None:
         """The pipeline, with hot swap, lag and heart beside it; the first to fail ends all."""
@@ -215,14 +238,17 @@ class Server:
         started_s = time.monotonic()
         await asyncio.to_thread(self._trainer.stop)
         await self._snapshotter.settle()
-        self._release(list(self._slabs))
-        self._popularity.clear()
-        if self._memory is not None:
-            self._memory.clear()
-        require_room(self._settings.history, len(partitions), len(self._settings.model.context))
-        for assigned in partitions:
-            self._slabs[assigned.partition] = HistorySlab.of(assigned.partition, self._settings)
-        taken = await asyncio.to_thread(self._taker.take_up, partitions, self._slabs)
+        owned = {assigned.partition for assigned in partitions}
+        # Of these the histories hold what was applied, whoever owned the partition meanwhile.
+        kept = owned & self._slabs.keys()
+        for partition in kept:
+            self._slabs[partition].applied = self._running.pipeline.applied[partition]
+        self._release([partition for partition in self._slabs if partition not in kept])
+        new = owned - kept
+        require_room(self._settings.history, len(new), len(self._settings.model.context))
+        for partition in new:
+            self._slabs[partition] = HistorySlab.of(partition, self._settings)
+        taken = await asyncio.to_thread(self._taker.take_up, partitions, self._slabs, kept)
         self._running.scorer.remembered = taken.train_from
         self._running.pipeline.own(taken.answer_from, taken.train_from, taken.applied)
         self._trainer.start(tuple(slab.address for slab in self._slabs.values()))

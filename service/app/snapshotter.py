@@ -29,6 +29,7 @@ def snapshots_of(settings: Settings) -> Snapshots:
     return Snapshots(
         Store(settings.storage.snapshots_url),
         settings.topics.events,
+        settings.reading.group_id,
         settings.events.kinds,
         keys_of(settings.model.context),
         settings.storage.keep_snapshots,

@@ -1,7 +1,7 @@
 """Takes partitions up where they were left: histories, memory, popularity, watermarks."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass
 
 from service.domain import NO_KEY, ItemKey, Offset, Offsets, Partition
@@ -49,26 +49,41 @@ class Taker:
         self._popularity = popularity
         self._memory = memory
 
-    def take_up(self, assigned: list[Assigned], slabs: Mapping[Partition, HistorySlab]) -> TakenUp:
-        """Restore the slabs, the memory and the counts, and say where to go on."""
+    def take_up(
+        self,
+        assigned: list[Assigned],
+        slabs: Mapping[Partition, HistorySlab],
+        kept: Container[Partition],
+    ) -> TakenUp:
+        """Restore the slabs, but for those that were `kept`, the memory and the counts, and say
+        where to go on."""
+        settings = self._settings
+        self._popularity.clear()
+        if self._memory is not None:
+            self._memory.clear()
         names, trained = self._remember()
         begun: dict[Partition, Beginning] = {}
         for one in assigned:
             slab = slabs[one.partition]
-            snapshot = self._snapshots.restore(slab, one.end)
+            found_at = "where they were"
+            if one.partition not in kept:
+                snapshot = self._snapshots.restore(slab, one.end)
+                found_at = f"in snapshot {snapshot.name}" if snapshot else "in no snapshot"
             begun[one.partition] = found = beginning(
                 one.start,
                 one.end,
                 committed=one.committed,
                 applied=slab.applied,
                 trained=trained.get(one.partition, Offset(0)),
+                scores=settings.scores,
+                trains=settings.trains,
             )
             self._tell(one.partition, found)
             log.info(
-                "partition %d: %d users from %s, reading from offset %d",
+                "partition %d: %d users found %s, reading from offset %d",
                 one.partition,
                 slab.used,
-                f"snapshot {snapshot.name}" if snapshot else "no snapshot",
+                found_at,
                 found.read_from,
             )
         self._count(slabs, names)

@@ -104,7 +104,9 @@ class HistorySlab:
         self._gap = gap_place(address.features)
         # The writer's own index, longest idle first (a dict keeps the order of insertion).
         self._slots: dict[int, int] = {}
-        self._applied = Offset(0)  # events before it are in the histories that were restored
+        # Events before it are in the histories that were restored, or kept from an assignment to
+        # the next; 0 where they began empty.
+        self.applied = Offset(0)
 
     @classmethod
     def create(
@@ -184,7 +186,7 @@ class HistorySlab:
         ordinal = np.empty(len(user), np.int64)
         counts: dict[int, int] = {}  # of the slots that this call touches
         kept = np.ones(len(user), np.bool_) if keep is None else keep
-        restored = offset < self._applied
+        restored = offset < self.applied
         if restored.any():
             kept = kept & ~restored
         for i, (key, stays) in enumerate(zip(user.tolist(), kept.tolist(), strict=True)):
@@ -238,11 +240,6 @@ class HistorySlab:
         columns.user[place] = key
         return place
 
-    @property
-    def applied(self) -> Offset:
-        """The offset up to which the histories were restored; 0 where they began empty."""
-        return self._applied
-
     def restore(self, histories: UserHistories) -> None:
         """Give new slots to users that have none yet, as far as there is room. Whoever restores
         then says with `begin` up to which offset."""
@@ -272,7 +269,7 @@ class HistorySlab:
 
     def begin(self, applied: Offset) -> None:
         """All events before `applied` are in what was restored."""
-        self._applied = applied
+        self.applied = applied
         newest = self.newest(np.arange(self.used, dtype=np.int32))
         users = self._open.user
         # The order in which they are evicted.
@@ -282,7 +279,7 @@ class HistorySlab:
         """Item keys of the remembered events of the last so many offsets, oldest first, but for
         those that turned an item down."""
         columns, used = self._open, self.used
-        start, found = max(int(self._applied) - offsets, 0), []
+        start, found = max(int(self.applied) - offsets, 0), []
         for at in range(0, used, _LOOK_USERS):
             rows = slice(at, min(at + _LOOK_USERS, used))
             there = np.arange(self.address.width) < columns.count[rows, None]

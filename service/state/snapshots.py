@@ -1,8 +1,8 @@
 """State snapshots: the histories of a partition up to an offset, on durable storage.
 
-    URL/TOPIC/PARTITION/00000000000000001234-5f3a9c01/part-00000.safetensors
-                                                      part-00001.safetensors
-                                                      manifest.json    last: no snapshot without it
+    URL/TOPIC@GROUP/PARTITION/00000000000000001234-5f3a9c01/part-00000.safetensors
+                                                            part-00001.safetensors
+                                                            manifest.json    last: none without it
 
 A snapshot is full, or a delta: the users with an event since its base, whole. Both are read from
 slabs in use without stopping their writer: what was appended since the offset is left out.
@@ -18,6 +18,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Annotated, Literal
+from urllib.parse import quote
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -105,14 +106,22 @@ class SnapshotCancelledError(Exception):
 
 
 class Snapshots:
-    """Those of one topic. All methods block on the storage; one caller at a time."""
+    """Those of one topic and group. All methods block on the storage; one caller at a time."""
 
     def __init__(
-        self, store: Store, topic: str, kinds: Sequence[str], features: Sequence[str], keep: int
+        self,
+        store: Store,
+        topic: str,
+        group: str,
+        kinds: Sequence[str],
+        features: Sequence[str],
+        keep: int,
     ) -> None:
-        """`kinds` are the settings' event kinds, `features` the keys of the slabs' codes."""
+        """`kinds` are the settings' event kinds, `features` the keys of the slabs' codes. Each
+        consumer `group` has its own: one writes while another reads on."""
         self._store = store
         self._topic = topic
+        self._folder = f"{topic}@{quote(group, safe='')}"
         self._kinds = list(kinds)
         self._features = list(features)
         self._keep = keep
@@ -284,7 +293,7 @@ class Snapshots:
         return next((one for one in found if one.name == snapshot.manifest.base), None)
 
     def _at(self, partition: Partition) -> tuple[str, str]:
-        return self._topic, f"{partition:05d}"
+        return self._folder, f"{partition:05d}"
 
 
 def joined(parts: Sequence[UserHistories]) -> UserHistories:

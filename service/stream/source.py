@@ -83,6 +83,7 @@ class Source(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has n
             group_id=self._kafka.group_id,
             enable_auto_commit=False,
             auto_offset_reset="earliest",
+            group_instance_id=self._kafka.group_instance_id,
             session_timeout_ms=round(self._kafka.session_timeout_s * 1000),
             heartbeat_interval_ms=round(self._kafka.session_timeout_s * 1000 / 10),
             fetch_max_wait_ms=_FETCH_WAIT_MS,

@@ -122,6 +122,20 @@ def is_covered(offsets: Offsets, through: Mapping[Partition, Offset]) -> bool:
     return all(through.get(partition, 0) >= offset for partition, offset in offsets.items())
 
 
+class NoTrainer:
+    """In the place of a `TrainerProcess` where another process trains."""
+
+    untrained_events = 0
+    batches_at_worker = 0
+    is_idle = True
+
+    def start(self, slabs: tuple[SlabAddress, ...]) -> None: ...
+    def stop(self) -> None: ...
+    def offer(self, batch: MicroBatch) -> None: ...
+    def settle(self) -> None: ...
+    def describe(self, items: Iterable[CatalogueItem]) -> None: ...
+
+
 class TrainerProcess:
     """Keeps one worker alive. `start` and `stop` may be called repeatedly, from one thread."""
 

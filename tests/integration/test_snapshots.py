@@ -51,7 +51,7 @@ def next_offsets(rec_ids: list[str]) -> dict[int, int]:
 def taken_up(service: Service) -> dict[int, tuple[int, int]]:
     """By partition: users restored, and the offset from which it reads."""
     found = re.findall(
-        r"partition (\d+): (\d+) users from .*, reading from offset (\d+)", service.text()
+        r"partition (\d+): (\d+) users found .*, reading from offset (\d+)", service.text()
     )
     return {int(partition): (int(users), int(offset)) for partition, users, offset in found}
 

@@ -28,14 +28,15 @@ from service.storage.store import Store
 from tests.state.examples import a_slab, append
 
 USERS, EVENTS = 8, 4
-TOPIC = "events"
+TOPIC, GROUP = "events", "a group/of ours"
+FOLDER = "events@a%20group%2Fof%20ours"
 NEVER = threading.Event()
 END = Offset(10**9)
 NAMES = [f"{number:020d}-00000000" for number in range(4)]
 
 
 def a_store(folder: Path, keep: int = 3, kinds: tuple[str, ...] = ("view", "buy")) -> Snapshots:
-    return Snapshots(Store(str(folder)), TOPIC, kinds, (), keep)
+    return Snapshots(Store(str(folder)), TOPIC, GROUP, kinds, (), keep)
 
 
 def write(folder: Path, slab: HistorySlab, applied: int) -> Snapshot:
@@ -190,7 +191,7 @@ def test_removes_what_is_not_kept(slab: HistorySlab, tmp_path: Path) -> None:
     for number in range(1, 20):
         feed(slab, [1], number)
         store.write(slab, Offset(number + 1), NEVER)
-    assert len(list((tmp_path / TOPIC / "00000").iterdir())) <= 2
+    assert len(list((tmp_path / FOLDER / "00000").iterdir())) <= 2
 
 
 @pytest.mark.parametrize("cut", [True, False], ids=["truncated", "bit flipped"])
@@ -202,7 +203,7 @@ def test_damage_anywhere_falls_back_to_the_one_before(
     older = histories(slab)
     feed(slab, [3, 4, 5], 9)
     newest = write(tmp_path, slab, 12)
-    folder = tmp_path / TOPIC / "00000" / newest.name
+    folder = tmp_path / FOLDER / "00000" / newest.name
     for file in folder.iterdir():
         whole = file.read_bytes()
         for percent in range(100):
@@ -228,7 +229,7 @@ def test_without_its_base_a_delta_is_passed_over(
     base = write(tmp_path, slab, 5)
     feed(slab, [1], 5)
     write(tmp_path, slab, 6)
-    (tmp_path / TOPIC / "00000" / base.name / MANIFEST_FILE).unlink()
+    (tmp_path / FOLDER / "00000" / base.name / MANIFEST_FILE).unlink()
     assert a_store(tmp_path).restore(other, END) is None
     assert (other.used, other.applied) == (0, 0)
 
@@ -275,8 +276,8 @@ def test_features_are_known_by_name(tmp_path: Path) -> None:
     ):
         slab.append(numbers, numbers, np.zeros(1, np.uint8), numbers, numbers, None, codes)
         store = Store(str(tmp_path))
-        Snapshots(store, TOPIC, ("view",), ("a", "b"), 3).write(slab, Offset(2), NEVER)
-        Snapshots(store, TOPIC, ("view",), ("c", "b"), 3).restore(restored, END)
+        Snapshots(store, TOPIC, GROUP, ("view",), ("a", "b"), 3).write(slab, Offset(2), NEVER)
+        Snapshots(store, TOPIC, GROUP, ("view",), ("c", "b"), 3).restore(restored, END)
         window = restored.windows(np.zeros(1, np.int32), numbers, 1)
         assert window.codes.tolist() == [[[0, 6]]]
 
@@ -300,7 +301,7 @@ def test_one_that_is_cancelled_or_fails_leaves_nothing(
 
     monkeypatch.setattr(store, "write", full)
     with pytest.raises(OSError, match="no space"):
-        Snapshots(store, TOPIC, ("view",), (), 3).write(slab, Offset(2), NEVER)
+        Snapshots(store, TOPIC, GROUP, ("view",), (), 3).write(slab, Offset(2), NEVER)
     assert len(written) == 2
     assert not [one for one in tmp_path.glob("*/*/*") if not one.name.startswith(".")]
 
