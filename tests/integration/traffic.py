@@ -20,6 +20,9 @@ _ITEMS = 97
 _PACE = 50  # events between two looks at the clock
 _MAX_REQUEST_BYTES = 64 * 1024 * 1024  # our own limit; Kafka's hold for what is compressed
 
+# What a reader of Kafka's is given: all there is, or what was committed.
+UNCOMMITTED, COMMITTED = "read_uncommitted", "read_committed"
+
 Headers = list[tuple[str, bytes]]
 
 
@@ -151,13 +154,19 @@ def send(
     return asyncio.run(append())
 
 
-def recommendations(stream: Stream, distinct: int, within_s: float) -> list[Message]:
+def recommendations(
+    stream: Stream, distinct: int, within_s: float, isolation: str = UNCOMMITTED
+) -> list[Message]:
     """The output topic from its start, once it holds so many rec_ids, or what there is in time."""
-    return asyncio.run(_read(stream.bootstrap, stream.recommendations, distinct, within_s, True))
+    topic = stream.recommendations
+    return asyncio.run(_read(stream.bootstrap, topic, distinct, within_s, True, isolation))
 
 
-def dead_letters(stream: Stream, count: int, within_s: float) -> list[Message]:
-    return asyncio.run(_read(stream.bootstrap, stream.dead_letter, count, within_s, False))
+def dead_letters(
+    stream: Stream, count: int, within_s: float, isolation: str = UNCOMMITTED
+) -> list[Message]:
+    topic = stream.dead_letter
+    return asyncio.run(_read(stream.bootstrap, topic, count, within_s, False, isolation))
 
 
 def answer(stream: Stream, rec_id: str, within_s: float = 90.0) -> Message:
@@ -181,14 +190,18 @@ def dead_letter(stream: Stream, origin: str, within_s: float = 90.0) -> Message:
 
 
 async def _read(
-    bootstrap: str, topic: str, count: int, within_s: float, by_rec_id: bool
+    bootstrap: str, topic: str, count: int, within_s: float, by_rec_id: bool, isolation: str
 ) -> list[Message]:
     """Until `count` are there and nothing more arrives for a while."""
     messages: list[Message] = []
     seen: set[str] = set()
     deadline_s = time.monotonic() + within_s
     async with AIOKafkaConsumer(
-        topic, bootstrap_servers=bootstrap, group_id=None, auto_offset_reset="earliest"
+        topic,
+        bootstrap_servers=bootstrap,
+        group_id=None,
+        auto_offset_reset="earliest",
+        isolation_level=isolation,
     ) as consumer:
         while time.monotonic() < deadline_s:
             found = await consumer.getmany(timeout_ms=700)
