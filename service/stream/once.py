@@ -27,7 +27,8 @@ from service.settings import KafkaSettings, TopicsSettings
 from service.stream.codec import Header, Record
 from service.stream.connection import is_passing
 
-_FENCED = (ProducerFenced, InvalidProducerEpoch)
+_FENCED: tuple[type[BaseException], ...] = (ProducerFenced, InvalidProducerEpoch)
+_TOO_LARGE: tuple[type[BaseException], ...] = (MessageSizeTooLargeError,)
 # Kafka has lost track of the old producer: a new one begins afresh.
 _CURED_BY_A_NEW_PRODUCER = (
     InvalidProducerIdMapping,
@@ -98,7 +99,7 @@ def after_failure(error: BaseException, unexplained: int) -> AfterFailure:
     """`unexplained`: how often in a row it failed for a reason that nobody told."""
     if isinstance(error, _FENCED):
         return AfterFailure.YIELD
-    if isinstance(error, MessageSizeTooLargeError):
+    if isinstance(error, _TOO_LARGE):
         return AfterFailure.SHORTEN
     if is_passing(error) or isinstance(error, _CURED_BY_A_NEW_PRODUCER):
         return AfterFailure.AGAIN
@@ -114,12 +115,12 @@ def is_unexplained(error: BaseException) -> bool:
 def telling(errors: Sequence[BaseException]) -> BaseException:
     """The one of a transaction's errors that says most: behind a refused record Kafka refuses all
     that follow as out of order, and when a producer is fenced nothing else matters."""
-    for kinds in (_FENCED, MessageSizeTooLargeError):
+    for kinds in (_FENCED, _TOO_LARGE):
         for error in errors:
             if isinstance(error, kinds):
                 return error
-    causes = [one for one in errors if not isinstance(one, OutOfOrderSequenceNumber)]
-    return (causes or errors)[0]
+    out_of_order = [isinstance(error, OutOfOrderSequenceNumber) for error in errors]
+    return errors[out_of_order.index(False)] if False in out_of_order else errors[0]
 
 
 def standing(before: Offset | None, found: Offset | None, after: Offset) -> Standing:

@@ -26,6 +26,7 @@ from tests.integration.traffic import (
     answer,
     dead_letters,
     event,
+    is_transaction_held_open,
     make_stream,
     produce,
     recommendations,
@@ -77,12 +78,25 @@ def load(stream: Stream, per_s: float) -> Iterator[list[str]]:
             expected += producing.result(WITHIN_S)
 
 
-def assert_once(stream: Stream, expected: list[str]) -> None:
-    """As aiokafka reads it, and as another client does."""
+def freeze_mid_transaction(service: Service, stream: Stream) -> None:
+    """SIGSTOP, at a moment at which it holds a transaction open."""
+    deadline_s = time.monotonic() + WITHIN_S
+    while time.monotonic() < deadline_s:
+        os.kill(service.pid, signal.SIGSTOP)
+        if is_transaction_held_open(stream):
+            return
+        os.kill(service.pid, signal.SIGCONT)
+        time.sleep(0.05)
+    raise AssertionError(f"held no transaction open:\n{service.words()}")
+
+
+def assert_once(stream: Stream, expected: list[str]) -> int:
+    """As aiokafka reads it, and as another client does. Gives the records that were aborted."""
     messages = recommendations(stream, len(expected), WITHIN_S, COMMITTED)
     result = tally(messages, expected)
     all_there_is = recommendations(stream, len(expected), WITHIN_S)
-    show(asdict(result) | {"aborted": len(all_there_is) - len(messages)})
+    aborted = len(all_there_is) - len(messages)
+    show(asdict(result) | {"aborted": aborted})
     assert (result.missing, result.unexpected, result.duplicates) == (0, 0, 0)
     assert Counter(read_by_another(stream, len(expected))) == Counter(expected)
     # A user's events are in order only where they are of one partition.
@@ -91,6 +105,7 @@ def assert_once(stream: Stream, expected: list[str]) -> None:
         place, offset = message.rec_id.rsplit("/", 1)
         users.setdefault((message.key, place), []).append(int(offset))
     assert all(offsets == sorted(offsets) for offsets in users.values())
+    return aborted
 
 
 def read_by_another(stream: Stream, count: int) -> list[str]:
@@ -118,13 +133,15 @@ def read_by_another(stream: Stream, count: int) -> list[str]:
 
 
 def test_killed_again_and_again_each_is_there_once(stream: Stream, tmp_path: Path) -> None:
-    with load(stream, 300) as expected:
-        for _ in range(4):
+    with load(stream, 100) as expected:
+        for _ in range(3):
             with Service(stream, tmp_path, ONCE) as service:
                 service.wait_for(partial(has_committed, service, 20), "transactions", WITHIN_S)
+                freeze_mid_transaction(service, stream)
                 service.kill()
     with Service(stream, tmp_path, ONCE):
-        assert_once(stream, expected)
+        aborted = assert_once(stream, expected)
+    assert aborted  # the kills hit what was under way
 
 
 def test_a_member_joins_and_leaves(stream: Stream, tmp_path: Path) -> None:
@@ -148,7 +165,7 @@ def test_a_member_that_slept_through_its_session_writes_nothing_more(
         one.wait_for(lambda: owned(one) == owned(two) == 2, "halves", WITHIN_S)
         with load(stream, 300) as expected:
             two.wait_for(partial(has_committed, two, 10), "answers by both", WITHIN_S)
-            os.kill(two.pid, signal.SIGSTOP)
+            freeze_mid_transaction(two, stream)
             try:
                 one.wait_for(lambda: owned(one) == 4, "all partitions", WITHIN_S)
                 one.wait_for(partial(has_committed, one, 100), "transactions", WITHIN_S)
@@ -157,8 +174,10 @@ def test_a_member_that_slept_through_its_session_writes_nothing_more(
             two.wait_for(lambda: owned(one) == owned(two) == 2, "halves again", WITHIN_S)
             before = two.metric("headwater_commits_total", result="committed")
             two.wait_for(partial(has_committed, two, int(before)), "new answers", WITHIN_S)
-            show({"fenced": two.metric("headwater_commits_total", result="fenced")})
-        assert_once(stream, expected)
+            fenced = two.metric("headwater_commits_total", result="fenced")
+        aborted = assert_once(stream, expected)
+    show({"fenced": fenced, "aborted": aborted})
+    assert fenced + aborted
 
 
 def test_a_dead_letter_that_is_refused_does_not_spoil_its_transaction(

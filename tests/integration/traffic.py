@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 import orjson
-from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 
 from service.domain import Recommendation
 from service.settings import KafkaSettings, TopicsSettings
@@ -187,6 +187,27 @@ def dead_letter(stream: Stream, origin: str, within_s: float = 90.0) -> Message:
             if letter.origin == origin:
                 return letter
     raise AssertionError(f"no dead letter of {origin}")
+
+
+def is_transaction_held_open(stream: Stream) -> bool:
+    """Whether one on the output topic stays open for a while."""
+    ends = [asyncio.run(_ends(stream, isolation)) for isolation in (COMMITTED, UNCOMMITTED)]
+    open_before = {partition for partition, end in ends[0].items() if end < ends[1][partition]}
+    time.sleep(0.3)
+    later = asyncio.run(_ends(stream, COMMITTED))
+    return any(later[partition] == ends[0][partition] for partition in open_before)
+
+
+async def _ends(stream: Stream, isolation: str) -> dict[TopicPartition, int]:
+    """Of the output topic; for a reader of what was committed where the first open one begins."""
+    async with AIOKafkaConsumer(
+        stream.recommendations,
+        bootstrap_servers=stream.bootstrap,
+        group_id=None,
+        isolation_level=isolation,
+    ) as consumer:
+        ends: dict[TopicPartition, int] = await consumer.end_offsets(consumer.assignment())
+        return ends
 
 
 async def _read(
