@@ -39,6 +39,9 @@ log = logging.getLogger(__name__)
 
 _RETRY_FIRST_S = 0.2
 _RETRY_LAST_S = 10.0
+# Of aiokafka's own retries. Kafka often asks for one while it verifies that a partition belongs
+# to the transaction or still ends the one before; aiokafka's default of 100 ms doubled p95.
+_BACKOFF_MS = 20
 # How long a fenced producer waits for the rebalance that explains it, in session timeouts. A
 # member that has lost its place learns so by its next heartbeat, after a tenth of one.
 _YIELD_SESSIONS = 0.3
@@ -278,6 +281,7 @@ class _Lane:
             # owner, who comes within the session timeout if there is one.
             transaction_timeout_ms=round(self._kafka.session_timeout_s * 1000),
             acks="all",
+            retry_backoff_ms=_BACKOFF_MS,
             max_request_size=MAX_REQUEST_BYTES,
         )
         self._producer, self._in_transaction = producer, False
