@@ -307,6 +307,9 @@ class _Lane:
         producer, self._producer = self._producer, None
         if producer is None:
             return
+        ended = producer._txn_manager.wait_for_transaction_end()
+        if ended is not None and ended.done() and not ended.cancelled():
+            ended.exception()  # looked at, so that asyncio does not tell of it in the log
         try:
             async with asyncio.timeout(_STOP_WITHIN_S):
                 await producer.stop()

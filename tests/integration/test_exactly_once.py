@@ -19,6 +19,7 @@ from pathlib import Path
 import pytest
 from confluent_kafka import Consumer
 
+from service.sandbox.kafka import LocalKafka
 from tests.integration.running import Service
 from tests.integration.traffic import (
     COMMITTED,
@@ -178,6 +179,21 @@ def test_a_member_that_slept_through_its_session_writes_nothing_more(
         aborted = assert_once(stream, expected)
     show({"fenced": fenced, "aborted": aborted})
     assert fenced + aborted
+
+
+def test_a_broker_that_dies_and_comes_back_spoils_nothing(tmp_path: Path) -> None:
+    with LocalKafka(tmp_path / "kafka") as broker:
+        stream = make_stream(broker.bootstrap)
+        with Service(stream, tmp_path / "service", ONCE) as service:
+            with load(stream, 100) as expected:
+                service.wait_for(partial(has_committed, service, 20), "transactions", WITHIN_S)
+                broker.kill()
+                broker.start()
+                before = service.metric("headwater_commits_total", result="committed")
+                service.wait_for(
+                    partial(has_committed, service, int(before) + 20), "more", WITHIN_S
+                )
+            assert_once(stream, expected)
 
 
 def test_a_dead_letter_that_is_refused_does_not_spoil_its_transaction(

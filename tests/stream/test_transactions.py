@@ -59,11 +59,19 @@ class Kafka:
         return None if found is None else Offset(found)
 
 
+class Ended:
+    """Stands for what aiokafka knows of a transaction."""
+
+    def wait_for_transaction_end(self) -> None:
+        return None
+
+
 class Producer:
     """As aiokafka's: a fenced one fails, and one that was refused a record is of no more use."""
 
     def __init__(self, kafka: Kafka, name: str) -> None:
         self.name = name
+        self._txn_manager = Ended()
         self.stopped = False
         self._kafka = kafka
         self._open: list[bytes] = []
