@@ -231,27 +231,26 @@ class _Lane:
 
     async def _attempt(self, records: list[Outgoing], after: Offset) -> dict[int, BaseException]:
         """Send, and commit where all was taken: aiokafka would commit what was not. Gives the
-        errors by the place of their record, -1 for the offset's."""
+        errors of those that were not, by their place."""
         producer = self._producer
         if producer is None:
             raise RuntimeError("the lane has no producer")
         await producer.begin_transaction()
         self._in_transaction = True
         pending = [await hand_over(producer, *record) for record in records]
-        results = await asyncio.gather(
-            *pending,
-            producer.send_offsets_to_transaction(
-                {TopicPartition(self._topics.events, self._partition): after},
-                self._kafka.group_id,
-            ),
-            return_exceptions=True,
-        )
+        results = await asyncio.gather(*pending, return_exceptions=True)
         failed = {
-            place if place < len(records) else -1: result
+            place: result
             for place, result in enumerate(results)
             if isinstance(result, BaseException)
         }
         if not failed:
+            # Not beside the records: Kafka verifies one request of a transaction at a time, and
+            # tells the other to come again.
+            await producer.send_offsets_to_transaction(
+                {TopicPartition(self._topics.events, self._partition): after},
+                self._kafka.group_id,
+            )
             self._in_transaction = False
             await producer.commit_transaction()
         return failed
