@@ -14,7 +14,7 @@ from service.metrics import Metrics
 from service.sandbox.kafka import LocalKafka
 from service.settings import KafkaSettings, TopicsSettings
 from service.stream.codec import Record
-from service.stream.once import Letter, Share
+from service.stream.once import Letter, Message, Share
 from service.stream.transactions import Transactions
 from tests.integration.traffic import (
     COMMITTED,
@@ -61,7 +61,7 @@ class Owner:
         return None if found is None else Offset(found)
 
     async def answer(self, *offsets: int, letters: tuple[Letter, ...] = ()) -> None:
-        messages = [(b"ann", b'{"rec_id":"%d"}' % offset, []) for offset in offsets]
+        messages: list[Message] = [(b"ann", b'{"rec_id":"%d"}' % offset, []) for offset in offsets]
         share = Share(Offset(offsets[-1] + 1), messages, letters)
         await self.transactions.deliver({PARTITION: share})
 
