@@ -6,6 +6,7 @@ import sys
 from collections.abc import Iterator, Sequence
 
 from benchmarks.clicks import click_rows
+from benchmarks.delivery import delivery_rows
 from benchmarks.event_profile import profile_rows
 from benchmarks.hot_swap import hot_swap_rows
 from benchmarks.rows import REPORT, Row, print_rows, write_report
@@ -19,7 +20,17 @@ from service.sandbox.kafka import LocalKafka
 from service.settings import KafkaSettings
 
 _ON_STREAM = ("weights", "latency", "throughput")
-_NAMES = (*_ON_STREAM, "profile", "hot_swap", "step", "trained", "clicks", "snapshots", "soak")
+_NAMES = (
+    *_ON_STREAM,
+    "delivery",
+    "profile",
+    "hot_swap",
+    "step",
+    "trained",
+    "clicks",
+    "snapshots",
+    "soak",
+)
 
 
 def main() -> int:
@@ -43,12 +54,14 @@ def main() -> int:
 def measure(names: Sequence[str], scale: Scale) -> Iterator[list[Row]]:
     """The rows of one benchmark after the other."""
     on_stream = [name for name in _ON_STREAM if name in names]
-    if on_stream or "profile" in names:
+    if on_stream or "delivery" in names or "profile" in names:
         # Topics keep what an earlier run left, so the broker is always one of our own.
         with LocalKafka(benchmark=True, heap_mb=512) as broker:
             kafka = KafkaSettings(bootstrap_servers=broker.bootstrap)
             if on_stream:
                 yield stream_rows(kafka, on_stream, scale)
+            if "delivery" in names:
+                yield delivery_rows(kafka, scale)
             if "profile" in names:
                 yield profile_rows(kafka, scale)
     if "hot_swap" in names:

@@ -14,7 +14,7 @@ from benchmarks.programs import Program, frozen
 from benchmarks.shoppers import Shoppers
 from service.settings import KafkaSettings
 from service.stream.client import EventProducer
-from service.stream.connection import client_arguments
+from service.stream.connection import client_arguments, isolation_level
 
 _TICK_S = 0.001
 _DRAIN_WITHIN_S = 180.0
@@ -40,18 +40,39 @@ async def drain(kafka: KafkaSettings, program: Program, shoppers: Shoppers, even
     """Events a second from the moment that a program wakes up to a backlog."""
     async with _consumer(kafka, program.output) as consumer:
         before = await _end(consumer)
-        with frozen(program):
-            async with EventProducer(kafka, program.events) as producer:
-                pending = [
-                    await producer.send(key, value) for _, key, value in shoppers.records(events)
-                ]
-                await asyncio.gather(*pending)
+        await _pile_up(kafka, program, shoppers, events)
         started_s = time.monotonic()
         while await _end(consumer) - before < events:
             if time.monotonic() - started_s > _DRAIN_WITHIN_S:
                 raise TimeoutError(f"{program.output}: the backlog was not answered in time")
             await asyncio.sleep(0.01)
         return events / (time.monotonic() - started_s)
+
+
+async def drain_reading(
+    kafka: KafkaSettings, program: Program, shoppers: Shoppers, events: int
+) -> float:
+    """As `drain`, by reading the answers: in a topic of transactions offsets are also of their
+    ends."""
+    async with _consumer(kafka, program.output) as consumer:
+        await _pile_up(kafka, program, shoppers, events)
+        started_s = time.monotonic()
+        left = events
+        while left > 0:
+            if time.monotonic() - started_s > _DRAIN_WITHIN_S:
+                raise TimeoutError(f"{program.output}: the backlog was not answered in time")
+            left -= sum(map(len, (await consumer.getmany(timeout_ms=50)).values()))
+        return events / (time.monotonic() - started_s)
+
+
+async def _pile_up(kafka: KafkaSettings, program: Program, shoppers: Shoppers, events: int) -> None:
+    """A backlog, while the program sleeps."""
+    with frozen(program):
+        async with EventProducer(kafka, program.events) as producer:
+            pending = [
+                await producer.send(key, value) for _, key, value in shoppers.records(events)
+            ]
+            await asyncio.gather(*pending)
 
 
 async def send_at(
@@ -171,6 +192,7 @@ async def _consumer(kafka: KafkaSettings, topic: str) -> AsyncIterator[AIOKafkaC
         topic,
         **client_arguments(kafka),
         group_id=None,
+        isolation_level=isolation_level(kafka),
         enable_auto_commit=False,
         auto_offset_reset="latest",
     )

@@ -16,7 +16,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 import service
 from service.sandbox.processes import end, free_port
-from service.settings import ENV_PREFIX
+from service.settings import ENV_PREFIX, TopicsSettings
 
 _READY_WITHIN_S = 120.0
 _STOP_WITHIN_S = 30.0
@@ -38,9 +38,15 @@ class Serve:
     """`headwater serve` with settings by environment, its log in `log`."""
 
     def __init__(
-        self, bootstrap: str, root: Path, log: Path, more: Mapping[str, str] | None = None
+        self,
+        bootstrap: str,
+        root: Path,
+        log: Path,
+        topics: TopicsSettings | None = None,
+        more: Mapping[str, str] | None = None,
     ) -> None:
         """`more`: variables of its environment that replace or join ours."""
+        self._topics = topics or TopicsSettings()
         self._port = free_port()
         self._log = log
         self._environment = {
@@ -48,6 +54,9 @@ class Serve:
         } | {
             "HEADWATER_KAFKA__BOOTSTRAP_SERVERS": bootstrap,
             "HEADWATER_STORAGE__ROOT": str(root),
+            "HEADWATER_TOPICS__EVENTS": self._topics.events,
+            "HEADWATER_TOPICS__RECOMMENDATIONS": self._topics.recommendations,
+            "HEADWATER_TOPICS__DEAD_LETTER": self._topics.dead_letter,
             "HEADWATER_ADMIN__PORT": str(self._port),
             "HEADWATER_TRAINER__RESTART__SILENT_AFTER_S": _FROZEN_S,
             "HEADWATER_TRAINER__RESTART__STUCK_AFTER_S": _FROZEN_S,
@@ -72,7 +81,7 @@ class Serve:
 
     @property
     def program(self) -> Program:
-        return Program(self._process.pid, "events", "recommendations")
+        return Program(self._process.pid, self._topics.events, self._topics.recommendations)
 
     @contextmanager
     def worker_frozen(self) -> Iterator[None]:

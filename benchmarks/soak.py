@@ -101,7 +101,7 @@ def soak_rows(scale: Scale) -> list[Row]:
         asyncio.run(create_topics(kafka, TopicsSettings()))
         log = REPORT.parent / "soak-serve.log"
         events = scale.soak_events
-        serve = Serve(broker.bootstrap, Path(folder), log, _environment(events))
+        serve = Serve(broker.bootstrap, Path(folder), log, more=_environment(events))
         with serve.running():
             started_s = time.monotonic()
             passed = asyncio.run(_pass(serve, kafka, events))

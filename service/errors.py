@@ -4,6 +4,7 @@
     ├── ConfigurationError         stop at start, one line, exit code 2
     ├── InvalidEventError          the record goes to the dead-letter topic, the stream moves on
     ├── TransientError             try again with backoff
+    ├── AbandonedError             left to the partition's next owner, who does it from the log
     ├── DamagedVersionError        the registry refuses the version and serves the one before
     ├── DamagedSnapshotError       state is taken from an older snapshot, or from the log
     ├── HoldoutMismatchError       a bug: the gate was given rows that do not pair
@@ -46,6 +47,10 @@ class InvalidEventError(HeadwaterError):
 
 class TransientError(HeadwaterError):
     """Worth trying again: the other side was away or too slow."""
+
+
+class AbandonedError(HeadwaterError):
+    """What was under way for a partition will not be done here, and does not count as done."""
 
 
 class DamagedVersionError(HeadwaterError):

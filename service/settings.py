@@ -60,6 +60,11 @@ class SaslMechanism(enum.StrEnum):
     SCRAM_SHA_512 = "SCRAM-SHA-512"
 
 
+class Delivery(enum.StrEnum):
+    AT_LEAST_ONCE = "at_least_once"
+    EXACTLY_ONCE = "exactly_once"
+
+
 class KafkaSettings(Section):
     """Where Kafka is and how to talk to it."""
 
@@ -77,6 +82,11 @@ class KafkaSettings(Section):
     )
     client_id: str = Field(
         default="headwater", description="How this client is named in the broker's logs and quotas."
+    )
+    delivery: Delivery = Field(
+        default=Delivery.AT_LEAST_ONCE,
+        description="How often a recommendation is there after a failure: at least once, always "
+        "with the same rec_id, or exactly once to readers with isolation.level=read_committed.",
     )
     security_protocol: SecurityProtocol = SecurityProtocol.PLAINTEXT
     ssl_ca_file: Path | None = Field(

@@ -7,13 +7,14 @@ batches are awaited side by side, and offsets are committed in order behind them
 import asyncio
 import logging
 import time
+from collections.abc import Awaitable
 from concurrent.futures import Executor
 
 import numpy as np
 
 from service.app.prequential import PrequentialWindow
 from service.domain import Bools, Event, Events, Offset, Offsets, Partition
-from service.errors import InvalidEventError
+from service.errors import AbandonedError, InvalidEventError
 from service.metrics import Metrics
 from service.scorer.scorer import Scored, Scorer
 from service.settings import Settings
@@ -24,8 +25,10 @@ from service.stream.codec import (
     Record,
     encode_offsets,
 )
+from service.stream.once import Letter, Message, shares
 from service.stream.sink import Sink
 from service.stream.source import Source
+from service.stream.transactions import Transactions
 from service.stream.watermarks import AckTracker
 from service.trainer.batcher import Batcher
 from service.trainer.process import NoTrainer, TrainerProcess
@@ -42,7 +45,7 @@ _RESUME_AT = 0.8
 # A worker that has learned everything asks the gate within one `publish_every_s`.
 _PATIENCE = 3
 
-Letters = list[tuple[Record, InvalidEventError]]
+Letters = list[Letter]
 
 
 class Pipeline:
@@ -57,7 +60,9 @@ class Pipeline:
         scorer: Scorer,
         trainer: TrainerProcess | NoTrainer,
         scoring_thread: Executor,
+        transactions: Transactions | None = None,
     ) -> None:
+        """`transactions`: for exactly-once output; they commit offsets in the source's place."""
         self._settings = settings
         self._metrics = metrics
         self._source = source
@@ -65,6 +70,7 @@ class Pipeline:
         self._scorer = scorer
         self._trainer = trainer
         self._scoring_thread = scoring_thread
+        self._transactions = transactions
         self._events = EventCodec(settings.events, settings.model.context)
         self._recommendations = RecommendationCodec(settings.topics.events, settings.events.kinds)
         answered = settings.events.answered if settings.scores else ()
@@ -114,7 +120,10 @@ class Pipeline:
             self._raise_failures()
 
     async def drain(self) -> None:
-        """Wait for every delivery and commit what they freed. The caller holds the lock."""
+        """Wait for every delivery and commit what they freed; what of a transaction cannot be done
+        is aborted. The caller holds the lock."""
+        if self._transactions is not None:
+            await self._transactions.close()
         if self._deliveries:
             await asyncio.wait(self._deliveries)
         self._raise_failures()
@@ -184,14 +193,11 @@ class Pipeline:
         self._train(scored, started_s)
         ticket = self._tracker.begin(next_offsets)
         await self._places.acquire()
-        task = asyncio.create_task(
-            self._deliver(ticket, messages, letters, events.appended[answer])
-        )
+        sending = self._send(next_offsets, events.partition[answer].tolist(), messages, letters)
+        task = asyncio.create_task(self._deliver(ticket, sending, events.appended[answer]))
         self._deliveries.add(task)
 
-    def _score(
-        self, events: Events, answer: Bools
-    ) -> tuple[Scored, list[tuple[bytes, bytes, list[Header]]]]:
+    def _score(self, events: Events, answer: Bools) -> tuple[Scored, list[Message]]:
         """In the scoring thread: rankings and the encoded recommendations."""
         scored = self._scorer.score(events, answer)
         through = encode_offsets(scored.servable.trained_through)
@@ -228,22 +234,39 @@ class Pipeline:
     async def _deliver(
         self,
         ticket: int,
-        messages: list[tuple[bytes, bytes, list[Header]]],
-        letters: Letters,
+        sending: Awaitable[None],
         appended: np.ndarray[tuple[int, ...], np.dtype[np.int64]],
     ) -> None:
-        """Send a batch's records; once acknowledged, its offsets may be committed."""
+        """Once a batch's records are acknowledged, its offsets may be committed; those of a
+        transaction are by then."""
         try:
-            # In this order: the next batch's recommendations must not overtake these while a dead
-            # letter is waited for.
-            await self._sink.recommend(messages)
-            await self._sink.bury(letters)
+            await sending
             now_ms = time.time_ns() // 1_000_000
             for age_ms in (now_ms - appended).tolist():
                 self._metrics.event_to_recommendation.observe(age_ms / 1000)
-            self._free.update(self._tracker.done(ticket))
+            freed = self._tracker.done(ticket)
+            if self._transactions is None:
+                self._free.update(freed)
+        except AbandonedError as reason:
+            log.info("a batch is left to the next owner: %s", reason)
         finally:
             self._places.release()
+
+    async def _send(
+        self,
+        next_offsets: Offsets,
+        partitions: list[int],
+        messages: list[Message],
+        letters: Letters,
+    ) -> None:
+        """Returns when all is acknowledged. `partitions[i]` is that of `messages[i]`'s event."""
+        if self._transactions is not None:
+            await self._transactions.deliver(shares(next_offsets, partitions, messages, letters))
+            return
+        # In this order: the next batch's recommendations must not overtake these while a dead
+        # letter is waited for.
+        await self._sink.recommend(messages)
+        await self._sink.bury(letters)
 
     async def _commit(self) -> None:
         if self._free:

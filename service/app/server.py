@@ -24,13 +24,14 @@ from service.metrics import Metrics
 from service.model.memory import Memory
 from service.registry.registry import Registry
 from service.scorer.scorer import Scorer
-from service.settings import Settings
+from service.settings import Delivery, Settings
 from service.state.histories import HistorySlab, require_room
 from service.state.popularity import Popularity
 from service.stream.connection import calm_client_logs
 from service.stream.sink import Sink
 from service.stream.source import Assigned, Source
 from service.stream.topics import require_topics
+from service.stream.transactions import Transactions
 from service.tracking.tracker import UNTRACKED, start_tracker
 from service.trainer.device import choose_device, choose_threads
 from service.trainer.messages import FromWorker
@@ -76,8 +77,18 @@ class Server:
         self._popularity = Popularity(settings.scorer.popularity_half_life_events)
         self._memory = Memory.of(settings.memory)
         self._sink = Sink(settings.kafka, settings.topics, self._metrics)
+        self._transactions = (
+            Transactions(settings.kafka, settings.topics, self._metrics)
+            if settings.scores and settings.kafka.delivery is Delivery.EXACTLY_ONCE
+            else None
+        )
         self._source = Source(
-            settings.reading, settings.topics, self._metrics, self._assigned, self._revoked
+            settings.reading,
+            settings.topics,
+            self._metrics,
+            self._assigned,
+            self._revoked,
+            self._transactions,
         )
         self._trainer = (
             TrainerProcess(settings, self._from_worker) if settings.trains else NoTrainer()
@@ -143,6 +154,7 @@ class Server:
             scorer,
             self._trainer,
             self._scoring_thread,
+            self._transactions,
         )
         self._made = _Running(loop, scorer, serving, pipeline, TrainingCurves(self._tracker))
         self._catalogue.feed(scorer)

@@ -11,7 +11,7 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from service.domain import Offsets
 from service.settings import KafkaSettings
 from service.stream.codec import Record
-from service.stream.connection import admin_client, client_arguments
+from service.stream.connection import admin_client, client_arguments, isolation_level
 from service.stream.source import records_of
 
 _LINGER_MS = 2  # gathers what is sent within one turn of the loop; more would only add latency
@@ -57,7 +57,8 @@ class EventProducer:
 
 
 class RecommendationReader:
-    """Reads one topic from its first record on, all partitions, in no group: it commits nothing."""
+    """Reads one topic from its first record on, all partitions, in no group: it commits nothing.
+    With exactly-once output it is given what was committed."""
 
     def __init__(self, kafka: KafkaSettings, topic: str) -> None:
         self._kafka = kafka
@@ -69,6 +70,7 @@ class RecommendationReader:
             self._topic,
             **client_arguments(self._kafka),
             group_id=None,
+            isolation_level=isolation_level(self._kafka),
             enable_auto_commit=False,
             auto_offset_reset="earliest",
         )

@@ -18,13 +18,14 @@ from aiokafka.errors import (
     KafkaError,
     KafkaTimeoutError,
     TopicAuthorizationFailedError,
+    TransactionalIdAuthorizationFailed,
     UnrecognizedBrokerVersion,
     UnsupportedVersionError,
 )
 from aiokafka.helpers import create_ssl_context
 
 from service.errors import ConfigurationError, TransientError
-from service.settings import KafkaSettings, SecurityProtocol
+from service.settings import Delivery, KafkaSettings, SecurityProtocol
 
 _LOG_EVERY_S = 10.0
 _ADVICE: tuple[tuple[tuple[type[KafkaError], ...], str], ...] = (
@@ -33,6 +34,7 @@ _ADVICE: tuple[tuple[tuple[type[KafkaError], ...], str], ...] = (
             TopicAuthorizationFailedError,
             GroupAuthorizationFailedError,
             ClusterAuthorizationFailedError,
+            TransactionalIdAuthorizationFailed,
         ),
         "allow it to our user (kafka.sasl_username) in Kafka's access control lists",
     ),
@@ -79,6 +81,12 @@ def client_arguments(kafka: KafkaSettings) -> dict[str, Any]:
             "sasl_plain_password": kafka.sasl_password.get_secret_value(),
         }
     return arguments
+
+
+def isolation_level(kafka: KafkaSettings) -> str:
+    """For whoever reads: exactly-once output is so only to readers of what was committed."""
+    once = kafka.delivery is Delivery.EXACTLY_ONCE
+    return "read_committed" if once else "read_uncommitted"
 
 
 def is_passing(error: BaseException) -> bool:

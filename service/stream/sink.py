@@ -19,12 +19,15 @@ log = logging.getLogger(__name__)
 
 # The consumer may hand us records of any size that the events topic allows; a producer at its
 # default of 1 MB would refuse to dead-letter them.
-_MAX_REQUEST_BYTES = 64 * 1024 * 1024
+MAX_REQUEST_BYTES = 64 * 1024 * 1024
 # What is kept of a record that the dead-letter topic refuses as too large.
 _TRUNCATED_BYTES = 64 * 1024
 _LINGER_MS = 2  # gathers the records of one scored batch; more would only add latency
 _RETRY_FIRST_S = 0.2
 _RETRY_LAST_S = 10.0
+
+# Topic, key, value and headers.
+Outgoing = tuple[str, bytes | None, bytes | None, list[Header]]
 
 
 class Sink:
@@ -53,7 +56,7 @@ class Sink:
                 acks="all",
                 enable_idempotence=topic == self._topics.recommendations,
                 linger_ms=_LINGER_MS,
-                max_request_size=_MAX_REQUEST_BYTES,
+                max_request_size=MAX_REQUEST_BYTES,
             )
             with told("start a producer"):
                 await producer.start()
@@ -78,74 +81,75 @@ class Sink:
         await self._send_all(
             "dead_letter",
             [
-                (
-                    self._topics.dead_letter,
-                    record.key,
-                    # aiokafka sends nothing that has neither.
-                    b"" if record.key is record.value is None else record.value,
-                    dead_letter_headers(topic or self._topics.events, record, error),
-                )
+                letter_of(self._topics.dead_letter, topic or self._topics.events, record, error)
                 for record, error in letters
             ],
         )
 
-    async def _send_all(
-        self, role: str, messages: list[tuple[str, bytes | None, bytes | None, list[Header]]]
-    ) -> None:
+    async def _send_all(self, role: str, messages: list[Outgoing]) -> None:
         if not messages:
             return
         started = time.monotonic()
         async with self._handing_over:
-            pending = [await self._hand_over(*message) for message in messages]
+            pending = [
+                await hand_over(self._producers[message[0]], *message) for message in messages
+            ]
         results = await asyncio.gather(*pending, return_exceptions=True)
         for message, result in zip(messages, results, strict=True):
             if isinstance(result, BaseException):
                 self._metrics.produced.labels(role, "retried").inc()
-                await self._insist(result, *message)
+                await self._insist(result, message)
         self._metrics.produced.labels(role, "acknowledged").inc(len(messages))
         self._metrics.produce_seconds.observe(time.monotonic() - started)
 
-    async def _hand_over(
-        self, topic: str, key: bytes | None, value: bytes | None, headers: list[Header]
-    ) -> Awaitable[object]:
-        """Queue one record; waits only while the producer's buffer is full."""
-        try:
-            future: Awaitable[object] = await self._producers[topic].send(
-                topic, value, key=key, headers=headers
-            )
-        except KafkaError as error:
-            failed: asyncio.Future[object] = asyncio.get_running_loop().create_future()
-            failed.set_exception(error)
-            return failed
-        return future
-
-    async def _insist(
-        self,
-        error: BaseException,
-        topic: str,
-        key: bytes | None,
-        value: bytes | None,
-        headers: list[Header],
-    ) -> None:
+    async def _insist(self, error: BaseException, message: Outgoing) -> None:
         """Send again until acknowledged. A send that timed out is unknown, not failed: the
         same record may then stand twice, with the same rec_id."""
+        topic = message[0]
         delay_s = _RETRY_FIRST_S
         while True:
             if isinstance(error, MessageSizeTooLargeError):
-                if topic != self._topics.dead_letter or _is_truncated(headers):
-                    raise _too_small(topic, value) from None
-                key, value, headers = _truncated(key, value or b"", headers)
+                message = shortened(message, self._topics.dead_letter)
             elif not is_passing(error):
                 raise as_ours(error, f"write to topic {topic!r}") from None
             log.warning("produce to %s failed, again in %.1f s: %s", topic, delay_s, error)
             await asyncio.sleep(delay_s)
             delay_s = min(delay_s * 2, _RETRY_LAST_S)
             try:
-                await (await self._hand_over(topic, key, value, headers))
+                await (await hand_over(self._producers[topic], *message))
             except KafkaError as again:
                 error = again
             else:
                 return
+
+
+async def hand_over(
+    producer: AIOKafkaProducer,
+    topic: str,
+    key: bytes | None,
+    value: bytes | None,
+    headers: list[Header],
+) -> Awaitable[object]:
+    """Queue one record; waits only while the producer's buffer is full. What is given raises the
+    KafkaError where it was not taken."""
+    try:
+        future: Awaitable[object] = await producer.send(topic, value, key=key, headers=headers)
+    except KafkaError as error:
+        failed: asyncio.Future[object] = asyncio.get_running_loop().create_future()
+        failed.set_exception(error)
+        return failed
+    return future
+
+
+def letter_of(dead_letter: str, topic: str, record: Record, error: InvalidEventError) -> Outgoing:
+    """The dead letter of a record of `topic`: its bytes and origin."""
+    return (
+        dead_letter,
+        record.key,
+        # aiokafka sends nothing that has neither.
+        b"" if record.key is record.value is None else record.value,
+        dead_letter_headers(topic, record, error),
+    )
 
 
 def dead_letter_headers(topic: str, record: Record, error: InvalidEventError) -> list[Header]:
@@ -164,12 +168,16 @@ def dead_letter_headers(topic: str, record: Record, error: InvalidEventError) ->
 _TRUNCATED = "headwater-truncated-from-bytes"
 
 
-def _truncated(
-    key: bytes | None, value: bytes, headers: list[Header]
-) -> tuple[bytes | None, bytes, list[Header]]:
-    """What is kept of a record that the topic refuses: the beginning of its key and value, our
-    own headers, and what identifies the rest."""
+def shortened(message: Outgoing, dead_letter: str) -> Outgoing:
+    """What is kept of a dead letter that the topic refuses as too large: the beginning of its key
+    and value, our own headers, and what identifies the rest. Raises ConfigurationError for what is
+    none, or is still too large."""
+    topic, key, value, headers = message
+    if topic != dead_letter or _is_truncated(headers):
+        raise _too_small(topic, value)
+    value = value or b""
     return (
+        topic,
         key[:_TRUNCATED_BYTES] if key else key,
         value[:_TRUNCATED_BYTES],
         [

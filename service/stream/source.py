@@ -18,8 +18,9 @@ from service.domain import Offset, Offsets, Partition
 from service.metrics import Metrics
 from service.settings import KafkaSettings, TopicsSettings
 from service.stream.codec import Record
-from service.stream.connection import client_arguments, told
+from service.stream.connection import client_arguments, isolation_level, told
 from service.stream.header_names import accept_any_header_names
+from service.stream.transactions import Transactions
 
 log = logging.getLogger(__name__)
 
@@ -54,7 +55,9 @@ class Source(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has n
         metrics: Metrics,
         on_assigned: AssignHandler,
         on_revoked: RevokeHandler,
+        transactions: Transactions | None = None,
     ) -> None:
+        """`transactions`: those of exactly-once output, opened and closed with the partitions."""
         self.lock = asyncio.Lock()
         # Counts assignments: records read under an earlier one are read again.
         self.generation = 0
@@ -64,6 +67,7 @@ class Source(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has n
         self._metrics = metrics
         self._on_assigned = on_assigned
         self._on_revoked = on_revoked
+        self._transactions = transactions
         self._consumer: AIOKafkaConsumer | None = None
         self._paused = False
         self._starts: dict[TopicPartition, int] = {}  # where reading this assignment begins
@@ -84,6 +88,7 @@ class Source(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has n
             enable_auto_commit=False,
             auto_offset_reset="earliest",
             group_instance_id=self._kafka.group_instance_id,
+            isolation_level=isolation_level(self._kafka),
             session_timeout_ms=round(self._kafka.session_timeout_s * 1000),
             heartbeat_interval_ms=round(self._kafka.session_timeout_s * 1000 / 10),
             fetch_max_wait_ms=_FETCH_WAIT_MS,
@@ -159,6 +164,11 @@ class Source(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has n
         else:
             self._metrics.commits.labels("committed").inc()
 
+    async def committed(self, partition: Partition) -> Offset | None:
+        """Of the group, as Kafka has it now; None where nothing was committed."""
+        found = await self._open.committed(TopicPartition(self._topic, partition))
+        return None if found is None else Offset(found)
+
     async def watch_lag(self) -> None:
         """Tell how far behind we are, for ever; beside the pipeline, since it waits for Kafka."""
         while True:
@@ -178,6 +188,9 @@ class Source(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has n
 
     async def on_partitions_revoked(self, revoked: Iterable[TopicPartition]) -> None:
         partitions = [Partition(one.partition) for one in revoked]
+        if self._transactions is not None:
+            # Before the lock: a batch may hold it while it waits for a producer that was fenced.
+            self._transactions.finish()
         async with self.lock:
             await self._guarded(self._on_revoked(partitions))
 
@@ -194,6 +207,10 @@ class Source(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has n
             raise
 
     async def _begin(self, partitions: list[TopicPartition]) -> None:
+        if self._transactions is not None:
+            # Before the committed offsets are read: this is what makes them last.
+            owned = [Partition(one.partition) for one in partitions]
+            await self._transactions.open(owned, self.committed)
         starts = await self._open.beginning_offsets(partitions) if partitions else {}
         ends = await self._open.end_offsets(partitions) if partitions else {}
         begun = []

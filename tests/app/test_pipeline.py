@@ -11,13 +11,16 @@ import pytest
 
 from service.app.pipeline import Letters, Pipeline
 from service.domain import ItemId, Offset, Offsets, Partition
+from service.errors import AbandonedError
 from service.metrics import Metrics
 from service.scorer.scorer import Scorer
 from service.state.histories import HistorySlab
 from service.state.popularity import Popularity
 from service.stream.codec import Header, Record
+from service.stream.once import Share
 from service.stream.sink import Sink
 from service.stream.source import Source
+from service.stream.transactions import Transactions
 from service.trainer.process import TrainerProcess
 from tests.app.test_serving import small
 from tests.scorer.examples import a_servable
@@ -69,6 +72,24 @@ class Topics:
         self.buried += len(letters)
 
 
+class Lanes:
+    """Stands for the transactions; those of the given offset are left to the next owner."""
+
+    def __init__(self, abandoned: int | None = None) -> None:
+        self.delivered: list[tuple[int, int, int]] = []  # next offset, messages, letters
+        self.closed = False
+        self._abandoned = abandoned
+
+    async def deliver(self, shares: dict[Partition, Share]) -> None:
+        share = shares[PARTITION]
+        if share.next_offset == self._abandoned:
+            raise AbandonedError("not ours")
+        self.delivered.append((share.next_offset, len(share.messages), len(share.letters)))
+
+    async def close(self) -> None:
+        self.closed = True
+
+
 class NoTrainer:
     untrained_events = 0
     batches_at_worker = 0
@@ -89,7 +110,9 @@ def broken(offset: int) -> Record:
     return record(b"{", partition=PARTITION, offset=offset)
 
 
-def run_to_the_end(source: Batches, topics: Topics, slab: HistorySlab, root: Path) -> None:
+def run_to_the_end(
+    source: Batches, topics: Topics, slab: HistorySlab, root: Path, lanes: Lanes | None = None
+) -> None:
     settings = small(root)
     scorer = Scorer(
         a_servable([ItemId("i1")]),
@@ -109,6 +132,7 @@ def run_to_the_end(source: Batches, topics: Topics, slab: HistorySlab, root: Pat
             scorer,
             cast(TrainerProcess, NoTrainer()),
             thread,
+            cast(Transactions, lanes) if lanes else None,
         )
         pipeline.own({PARTITION: Offset(0)}, {}, {})
         async with asyncio.timeout(10):
@@ -128,3 +152,18 @@ def test_a_slow_dead_letter_does_not_let_later_recommendations_overtake(
     assert topics.sent == ["events/0/0", "events/0/2", "events/0/3"]
     assert topics.buried == 1
     assert source.committed[-1] == {PARTITION: 4}
+
+
+def test_with_transactions_the_source_commits_nothing(slab: HistorySlab, tmp_path: Path) -> None:
+    source, topics, lanes = Batches([event(0), broken(1)], [event(2)]), Topics(0), Lanes()
+    run_to_the_end(source, topics, slab, tmp_path, lanes)
+    assert lanes.delivered == [(2, 1, 1), (3, 1, 0)]
+    assert lanes.closed
+    assert topics.sent == []
+    assert source.committed == []
+
+
+def test_what_is_left_to_the_next_owner_ends_nothing(slab: HistorySlab, tmp_path: Path) -> None:
+    lanes = Lanes(abandoned=1)
+    run_to_the_end(Batches([event(0)], [event(1)]), Topics(0), slab, tmp_path, lanes)
+    assert lanes.delivered == [(2, 1, 0)]

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 import orjson
-from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 
 from service.domain import Recommendation
 from service.settings import KafkaSettings, TopicsSettings
@@ -19,6 +19,9 @@ _USERS = 211
 _ITEMS = 97
 _PACE = 50  # events between two looks at the clock
 _MAX_REQUEST_BYTES = 64 * 1024 * 1024  # our own limit; Kafka's hold for what is compressed
+
+# What a reader of Kafka's is given: all there is, or what was committed.
+UNCOMMITTED, COMMITTED = "read_uncommitted", "read_committed"
 
 Headers = list[tuple[str, bytes]]
 
@@ -151,13 +154,19 @@ def send(
     return asyncio.run(append())
 
 
-def recommendations(stream: Stream, distinct: int, within_s: float) -> list[Message]:
+def recommendations(
+    stream: Stream, distinct: int, within_s: float, isolation: str = UNCOMMITTED
+) -> list[Message]:
     """The output topic from its start, once it holds so many rec_ids, or what there is in time."""
-    return asyncio.run(_read(stream.bootstrap, stream.recommendations, distinct, within_s, True))
+    topic = stream.recommendations
+    return asyncio.run(_read(stream.bootstrap, topic, distinct, within_s, True, isolation))
 
 
-def dead_letters(stream: Stream, count: int, within_s: float) -> list[Message]:
-    return asyncio.run(_read(stream.bootstrap, stream.dead_letter, count, within_s, False))
+def dead_letters(
+    stream: Stream, count: int, within_s: float, isolation: str = UNCOMMITTED
+) -> list[Message]:
+    topic = stream.dead_letter
+    return asyncio.run(_read(stream.bootstrap, topic, count, within_s, False, isolation))
 
 
 def answer(stream: Stream, rec_id: str, within_s: float = 90.0) -> Message:
@@ -180,15 +189,40 @@ def dead_letter(stream: Stream, origin: str, within_s: float = 90.0) -> Message:
     raise AssertionError(f"no dead letter of {origin}")
 
 
+def is_transaction_held_open(stream: Stream) -> bool:
+    """Whether one on the output topic stays open for a while."""
+    ends = [asyncio.run(_ends(stream, isolation)) for isolation in (COMMITTED, UNCOMMITTED)]
+    open_before = {partition for partition, end in ends[0].items() if end < ends[1][partition]}
+    time.sleep(0.3)
+    later = asyncio.run(_ends(stream, COMMITTED))
+    return any(later[partition] == ends[0][partition] for partition in open_before)
+
+
+async def _ends(stream: Stream, isolation: str) -> dict[TopicPartition, int]:
+    """Of the output topic; for a reader of what was committed where the first open one begins."""
+    async with AIOKafkaConsumer(
+        stream.recommendations,
+        bootstrap_servers=stream.bootstrap,
+        group_id=None,
+        isolation_level=isolation,
+    ) as consumer:
+        ends: dict[TopicPartition, int] = await consumer.end_offsets(consumer.assignment())
+        return ends
+
+
 async def _read(
-    bootstrap: str, topic: str, count: int, within_s: float, by_rec_id: bool
+    bootstrap: str, topic: str, count: int, within_s: float, by_rec_id: bool, isolation: str
 ) -> list[Message]:
     """Until `count` are there and nothing more arrives for a while."""
     messages: list[Message] = []
     seen: set[str] = set()
     deadline_s = time.monotonic() + within_s
     async with AIOKafkaConsumer(
-        topic, bootstrap_servers=bootstrap, group_id=None, auto_offset_reset="earliest"
+        topic,
+        bootstrap_servers=bootstrap,
+        group_id=None,
+        auto_offset_reset="earliest",
+        isolation_level=isolation,
     ) as consumer:
         while time.monotonic() < deadline_s:
             found = await consumer.getmany(timeout_ms=700)

@@ -16,6 +16,7 @@ from aiokafka.errors import (
     NodeNotReadyError,
     RequestTimedOutError,
     TopicAuthorizationFailedError,
+    TransactionalIdAuthorizationFailed,
     UnsupportedVersionError,
 )
 from pydantic import SecretStr
@@ -117,6 +118,7 @@ def test_what_may_pass_is_transient(error: Exception) -> None:
     [
         (TopicAuthorizationFailedError("events"), "access control lists"),
         (ClusterAuthorizationFailedError(), "kafka.sasl_username"),
+        (TransactionalIdAuthorizationFailed("headwater/events/0"), "access control lists"),
         (UnsupportedVersionError(), "upgrade it"),
         (InvalidGroupIdError(), "the broker's log"),
     ],

@@ -1,8 +1,8 @@
 """How far behind we are is told also while paused; what Kafka refuses is told in one line."""
 
 import asyncio
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Awaitable, Callable, Iterable
+from typing import Any, cast
 
 import pytest
 from aiokafka import TopicPartition
@@ -14,12 +14,13 @@ from aiokafka.errors import (
     TopicAuthorizationFailedError,
 )
 
-from service.domain import Offsets, Partition
+from service.domain import Offset, Offsets, Partition
 from service.errors import ConfigurationError, TransientError
 from service.metrics import Metrics
 from service.settings import KafkaSettings, TopicsSettings
 from service.stream import source
 from service.stream.source import Assigned, Source
+from service.stream.transactions import Transactions
 
 MANY = 8  # turns of the loop, enough for a few looks at the lag
 
@@ -33,6 +34,7 @@ class Consumer:
         self.read = dict.fromkeys(self.owned, 0)
         self.faults: list[Exception] = []  # of the first requests
         self.paused: set[TopicPartition] = set()
+        self.committed_offset: int | None = None
 
     def subscribe(self, topics: list[str], listener: object) -> None: ...
     async def stop(self) -> None: ...
@@ -54,7 +56,7 @@ class Consumer:
         self.read[partition] = offset
 
     async def committed(self, partition: TopicPartition) -> int | None:
-        return None
+        return self.committed_offset
 
     async def beginning_offsets(
         self, partitions: Iterable[TopicPartition]
@@ -88,13 +90,41 @@ def consumer(monkeypatch: pytest.MonkeyPatch) -> Consumer:
     return made
 
 
-def a_source(metrics: Metrics | None = None) -> Source:
+def a_source(metrics: Metrics | None = None, lanes: "Lanes | None" = None) -> Source:
     async def assigned(found: list[Assigned]) -> Offsets:
         return {one.partition: one.start for one in found}
 
     async def revoked(_: list[Partition]) -> None: ...
 
-    return Source(KafkaSettings(), TopicsSettings(), metrics or Metrics(), assigned, revoked)
+    return Source(
+        KafkaSettings(),
+        TopicsSettings(),
+        metrics or Metrics(),
+        assigned,
+        revoked,
+        cast(Transactions, lanes) if lanes else None,
+    )
+
+
+class Lanes:
+    """Stands for the transactions; what a former owner had open is committed as they open."""
+
+    def __init__(self, consumer: Consumer) -> None:
+        self.opened: list[Partition] = []
+        self.finished = False
+        self._consumer = consumer
+
+    async def open(
+        self,
+        partitions: list[Partition],
+        committed: Callable[[Partition], Awaitable[Offset | None]],
+    ) -> None:
+        assert await committed(Partition(0)) is None
+        self.opened = sorted(partitions)
+        self._consumer.committed_offset = 6
+
+    def finish(self) -> None:
+        self.finished = True
 
 
 def lags(metrics: Metrics) -> dict[str, float]:
@@ -148,6 +178,45 @@ class TestLag:
             await made.on_partitions_assigned(list(consumer.owned))
 
         assert self.watched(consumer, then=rebalance) == {"0": 10}
+
+
+class TestTransactions:
+    def test_they_are_opened_before_the_committed_offsets_are_read(
+        self, consumer: Consumer
+    ) -> None:
+        """Until then that of a transaction that is pending would be missed."""
+        lanes = Lanes(consumer)
+        made = a_source(lanes=lanes)
+        begun: list[Assigned] = []
+
+        async def take_over() -> None:
+            async def assigned(partitions: list[Assigned]) -> Offsets:
+                begun.extend(partitions)
+                return {one.partition: one.start for one in partitions}
+
+            made._on_assigned = assigned
+            await made.start()
+            await made.on_partitions_assigned(list(consumer.owned))
+
+        asyncio.run(take_over())
+        assert lanes.opened == [0, 1]
+        assert [one.committed for one in begun] == [6, 6]
+
+    def test_they_learn_of_a_revocation_while_a_batch_is_under_way(
+        self, consumer: Consumer
+    ) -> None:
+        """It may wait for a transaction that only the revocation ends."""
+        lanes = Lanes(consumer)
+        made = a_source(lanes=lanes)
+
+        async def revoke() -> None:
+            async with made.lock:
+                revoking = asyncio.create_task(made.on_partitions_revoked([]))
+                await asyncio.sleep(0)
+                assert lanes.finished
+            await revoking
+
+        asyncio.run(revoke())
 
 
 class TestRefusals:
