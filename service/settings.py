@@ -17,6 +17,7 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
+    NonNegativeInt,
     PositiveFloat,
     PositiveInt,
     SecretStr,
@@ -161,6 +162,12 @@ class EventsSettings(Section):
     max_bytes: PositiveInt = Field(default=65_536, description="Larger records are dead-lettered.")
     max_future_s: PositiveFloat = Field(
         default=3600.0, description="Events dated further ahead than this are dead-lettered."
+    )
+    deduplicate: NonNegativeInt = Field(
+        # Two minutes of retries, as long as Kafka's producers try, at 800 events/s in a partition.
+        default=100_000,
+        description="An event whose `event_id` stands up to so many offsets before it in its "
+        "partition is a duplicate: counted, and neither applied, trained on nor answered. 0: off.",
     )
     fields: FieldsSettings = FieldsSettings()
 

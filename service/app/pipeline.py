@@ -17,6 +17,7 @@ from service.errors import InvalidEventError
 from service.metrics import Metrics
 from service.scorer.scorer import Scored, Scorer
 from service.settings import Settings
+from service.state.duplicates import Duplicates
 from service.stream.codec import (
     EventCodec,
     Header,
@@ -64,6 +65,7 @@ class Pipeline:
         self._trainer = trainer
         self._scoring_thread = scoring_thread
         self._events = EventCodec(settings.events, settings.model.context)
+        self.duplicates = Duplicates(settings.events.deduplicate)  # changes in the event loop alone
         self._recommendations = RecommendationCodec(settings.topics.events, settings.events.kinds)
         answered = settings.events.answered
         self._answered_kinds = np.array([kind in answered for kind in settings.events.kinds])
@@ -81,6 +83,7 @@ class Pipeline:
     def own(self, committed: Offsets, trained: Offsets) -> None:
         """Begin with these watermarks: answer from `committed` on, train from `trained` on."""
         self._committed = dict(committed)
+        self.duplicates.own(self._committed)
         self._trained = dict(trained)
         self._evicted = 0  # the histories begin empty too
 
@@ -142,7 +145,7 @@ class Pipeline:
                 # One that was acknowledged before a restart is in the topic already.
                 if record.offset >= self._committed.get(Partition(record.partition), 0):
                     letters.append((record, error))
-        events = self._events.columns(decoded)
+        events = self._without_duplicates(self._events.columns(decoded))
         answer = self._at_or_after(events, self._committed) & self._answered_kinds[events.kind]
         if not answer.any():
             self._busy_until_s = time.monotonic() + 1.0
@@ -161,6 +164,14 @@ class Pipeline:
             self._deliver(ticket, messages, letters, events.appended[answer])
         )
         self._deliveries.add(task)
+
+    def _without_duplicates(self, events: Events) -> Events:
+        """The events that stand for themselves: a repeated event_id is as if it were not there."""
+        first = self.duplicates.is_first(events)
+        if first.all():
+            return events
+        self._metrics.events.labels("duplicate").inc(len(events) - int(first.sum()))
+        return events.take(np.flatnonzero(first))
 
     def _score(
         self, events: Events, answer: Bools

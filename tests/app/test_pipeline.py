@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import cast
 
+import numpy as np
 import orjson
 import pytest
 
@@ -89,7 +90,13 @@ def broken(offset: int) -> Record:
     return record(b"{", partition=PARTITION, offset=offset)
 
 
-def run_to_the_end(source: Batches, topics: Topics, slab: HistorySlab, root: Path) -> None:
+def run_to_the_end(
+    source: Batches,
+    topics: Topics,
+    slab: HistorySlab,
+    root: Path,
+    metrics: Metrics | None = None,
+) -> None:
     settings = small(root)
     scorer = Scorer(
         a_servable([ItemId("i1")]),
@@ -103,7 +110,7 @@ def run_to_the_end(source: Batches, topics: Topics, slab: HistorySlab, root: Pat
     async def run(thread: ThreadPoolExecutor) -> None:
         pipeline = Pipeline(
             settings,
-            Metrics(),
+            metrics or Metrics(),
             cast(Source, source),
             cast(Sink, topics),
             scorer,
@@ -128,3 +135,17 @@ def test_a_slow_dead_letter_does_not_let_later_recommendations_overtake(
     assert topics.sent == ["events/0/0", "events/0/2", "events/0/3"]
     assert topics.buried == 1
     assert source.committed[-1] == {PARTITION: 4}
+
+
+def test_a_repeated_event_id_is_as_if_it_were_not_there(slab: HistorySlab, tmp_path: Path) -> None:
+    def named(offset: int, event_id: str) -> Record:
+        return record(plain_event(event_id=event_id), partition=PARTITION, offset=offset)
+
+    source = Batches([named(0, "a"), named(1, "b")], [named(2, "a"), named(3, "c"), named(4, "c")])
+    topics, metrics = Topics(letters_after=0), Metrics()
+    run_to_the_end(source, topics, slab, tmp_path, metrics)
+    assert topics.sent == ["events/0/0", "events/0/1", "events/0/3"]
+    assert slab.counts(np.zeros(1, np.int32)).tolist() == [3]
+    assert metrics.events.labels("duplicate")._value.get() == 2
+    assert metrics.events.labels("scored")._value.get() == 3
+    assert source.committed[-1] == {PARTITION: 5}
