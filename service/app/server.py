@@ -79,7 +79,7 @@ class Server:
         self._slabs: dict[Partition, HistorySlab] = {}
         self._popularity = Popularity(settings.scorer.popularity_half_life_events)
         self._memory = Memory.of(settings.memory)
-        self._sink = Sink(settings.kafka, settings.topics, self._metrics)
+        self._sink = Sink(settings.kafka, settings.topics, self._metrics, settings.privacy)
         self._source = Source(
             settings.kafka, settings.topics, self._metrics, self._assigned, self._revoked
         )

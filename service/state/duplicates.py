@@ -24,8 +24,8 @@ Arrays = dict[str, npt.NDArray[Any]]
 
 _NEVER = np.iinfo(np.int64).max  # later than any offset
 _NOWHERE = -1
-# Events that the index lags behind by. Sorting it anew costs about 1 ms at the default window, and a
-# mapping of so many is 1 MB.
+# Events that the index lags behind by. Sorting it anew costs about 1 ms at the default window, and
+# a mapping of so many is 1 MB.
 _NEWEST = 8_192
 
 

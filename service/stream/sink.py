@@ -11,7 +11,8 @@ from aiokafka.errors import KafkaError, MessageSizeTooLargeError
 
 from service.errors import ConfigurationError, InvalidEventError
 from service.metrics import Metrics
-from service.settings import KafkaSettings, TopicsSettings
+from service.privacy import Pseudonyms
+from service.settings import KafkaSettings, PrivacySettings, TopicsSettings
 from service.stream.codec import Header, Record
 from service.stream.connection import as_ours, client_arguments, is_passing, told
 
@@ -36,7 +37,15 @@ class Sink:
     therefore stand twice, with the same origin.
     """
 
-    def __init__(self, kafka: KafkaSettings, topics: TopicsSettings, metrics: Metrics) -> None:
+    def __init__(
+        self,
+        kafka: KafkaSettings,
+        topics: TopicsSettings,
+        metrics: Metrics,
+        privacy: PrivacySettings | None = None,
+    ) -> None:
+        secret = privacy.hash_key if privacy else None
+        self._pseudonyms = Pseudonyms(secret.get_secret_value() if secret else None)
         self._topics = topics
         self._metrics = metrics
         self._kafka = kafka
@@ -71,10 +80,22 @@ class Sink:
         )
 
     async def bury(
-        self, letters: Iterable[tuple[Record, InvalidEventError]], topic: str | None = None
+        self, bad: Iterable[tuple[Record, InvalidEventError]], topic: str | None = None
     ) -> None:
         """Dead-letter records that could not become events, their bytes and origin kept. They
-        are of `topic`; of the events topic when None."""
+        are of `topic`; of the events topic, keyed by user, when None."""
+        letters = [
+            (record, error, None if topic or not record.key else self._pseudonyms.of(record.key))
+            for record, error in bad
+        ]
+        for record, error, user in letters:
+            log.debug(
+                "dead letter of partition %d, offset %d: %s, user %s",
+                record.partition,
+                record.offset,
+                error.reason.value,
+                user,
+            )
         await self._send_all(
             "dead_letter",
             [
@@ -83,9 +104,9 @@ class Sink:
                     record.key,
                     # aiokafka sends nothing that has neither.
                     b"" if record.key is record.value is None else record.value,
-                    dead_letter_headers(topic or self._topics.events, record, error),
+                    dead_letter_headers(topic or self._topics.events, record, error, user),
                 )
-                for record, error in letters
+                for record, error, user in letters
             ],
         )
 
@@ -148,10 +169,13 @@ class Sink:
                 return
 
 
-def dead_letter_headers(topic: str, record: Record, error: InvalidEventError) -> list[Header]:
-    """The record's own headers, then why and whence."""
+def dead_letter_headers(
+    topic: str, record: Record, error: InvalidEventError, user: str | None = None
+) -> list[Header]:
+    """The record's own headers, then why, whence, and the hash that stands for its user."""
     return [
         *record.headers,
+        *([("headwater-user", user.encode())] if user else []),
         ("headwater-reason", error.reason.encode()),
         ("headwater-detail", error.detail.encode(errors="replace")[:1024]),
         ("headwater-topic", topic.encode()),
