@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import IO, Any
 
 import orjson
+from aiokafka import conn
 from aiokafka.abc import AbstractTokenProvider
-from aiokafka.errors import KafkaConnectionError
+from aiokafka.errors import KafkaConnectionError, SaslAuthenticationFailed
 
 from service.errors import ConfigurationError
 from service.settings import ClientCredentials, TokenFile
@@ -31,11 +32,23 @@ _SHORT_LIFE_S = 60.0  # where the server does not say how long
 
 def token_provider(oauth: TokenFile | ClientCredentials) -> AbstractTokenProvider:
     """Raises ConfigurationError where certificates cannot be read."""
+    conn.OAuthAuthenticator = Authenticator  # for all clients of this process
     match oauth:
         case TokenFile(path=path):
             return FileTokens(path)
         case ClientCredentials():
             return ClientTokens(oauth)
+
+
+class Authenticator(conn.OAuthAuthenticator):  # type: ignore[misc]  # aiokafka has no types
+    """Notices a refusal. A broker that does not take a token answers with the reason, as RFC 7628
+    has it, and without an error code; aiokafka then goes on as if it were let in."""
+
+    async def step(self, payload: bytes | None) -> tuple[bytes, bool] | None:
+        if self._token_sent and payload:
+            raise SaslAuthenticationFailed("the broker refuses our OAuth token")
+        asked: tuple[bytes, bool] | None = await super().step(payload)
+        return asked
 
 
 class FileTokens(AbstractTokenProvider):  # type: ignore[misc]  # aiokafka has no types
