@@ -1124,7 +1124,7 @@ def _sections(annotation: Any) -> list[type[Section]]:
 
 def _kinds(union: object) -> list[str]:
     """The kinds of the sections that a discriminated union chooses from."""
-    return [each.model_fields["kind"].default for each in get_args(union)]
+    return [each.model_fields["kind"].default for each in _sections(union)]
 
 
 def _is_structured(annotation: object) -> bool:

@@ -255,11 +255,10 @@ def test_a_certificate_of_a_trusted_authority_lets_in(listeners: Addresses) -> N
 def test_another_authority_is_not_trusted(listeners: Addresses, tmp_path: Path) -> None:
     other = tmp_path / "ca.pem"
     trustme.CA().cert_pem.write_to_path(other)
-    for ca_file in (other, None):
-        line = refusal(
-            lambda ca_file=ca_file: require_topics(over_tls(listeners.tls, ca_file), TOPICS)
-        )
-        assert "certificate verify failed" in line
+    line = refusal(lambda: require_topics(over_tls(listeners.tls, other), TOPICS))
+    assert "certificate verify failed" in line
+    line = refusal(lambda: require_topics(over_tls(listeners.tls, None), TOPICS))
+    assert "certificate verify failed" in line
 
 
 def test_a_certificate_for_another_host_is_not_taken(listeners: Addresses) -> None:

@@ -220,15 +220,36 @@ class TestTraceContext:
         headers = [("Traceparent", PARENT.encode()), ("TRACESTATE", b"vendor=1"), ("x", b"\xff")]
         assert trace_of(headers) == Trace(PARENT, "vendor=1")
 
-    @pytest.mark.parametrize(
-        "headers", [[], [("tracestate", b"vendor=1")], [("traceparent", b"\xff\xfe")]]
-    )
-    def test_there_is_none_without_a_readable_parent(self, headers: list[Header]) -> None:
-        assert trace_of(headers) is None
+    @pytest.mark.parametrize("name", ["tracestate", "parent"])
+    def test_there_is_none_without_a_parent(self, name: str) -> None:
+        assert trace_of([(name, b"vendor=1")]) is None
+        assert trace_of([]) is None
 
-    def test_an_unreadable_state_is_dropped_alone(self) -> None:
-        headers = [("traceparent", PARENT.encode()), ("tracestate", b"\xff")]
+    @pytest.mark.parametrize(
+        "parent",
+        [
+            b"\xff\xfe",
+            b"ann",
+            PARENT.encode() + b"\n",
+            PARENT.encode() + b"-ann",
+            PARENT.upper().encode(),
+            b"ff" + PARENT.encode()[2:],
+            b"00-" + b"0" * 32 + PARENT.encode()[35:],
+            PARENT.encode()[:36] + b"0" * 16 + b"-01",
+        ],
+    )
+    def test_there_is_none_where_the_parent_has_another_form(self, parent: bytes) -> None:
+        assert trace_of([("traceparent", parent)]) is None
+
+    @pytest.mark.parametrize("state", [b"\xff", b"ann", b"a=\x00", b"a=" + b"x" * 600, b"a=1\r\n"])
+    def test_a_state_of_another_form_is_dropped_alone(self, state: bytes) -> None:
+        headers = [("traceparent", PARENT.encode()), ("tracestate", state)]
         assert trace_of(headers) == Trace(PARENT)
+
+    @pytest.mark.parametrize("state", ["a=1", "a@b/c=x y,d*e=!, f=~"])
+    def test_a_state_may_have_several_members(self, state: str) -> None:
+        headers = [("traceparent", PARENT.encode()), ("tracestate", state.encode())]
+        assert trace_of(headers) == Trace(PARENT, state)
 
 
 class TestRecommendations:
