@@ -38,6 +38,7 @@ from tests.stream.examples import NOW_MS, plain_event, record
 
 SETTINGS = EventsSettings(max_bytes=2_000, max_future_s=60)
 CODEC = EventCodec(SETTINGS)
+MALFORMED = DeadLetterReason.MALFORMED
 PARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 
 
@@ -132,6 +133,14 @@ class TestDecoding:
             (plain_event(timestamp=-1), DeadLetterReason.INVALID),
             (plain_event(timestamp=True), DeadLetterReason.INVALID),
             (plain_event(value=1e300), DeadLetterReason.INVALID),
+            (b'{"user_id":"\\ud800","item_id":"i","event":"view","timestamp":1}', MALFORMED),
+            (b'{"value": NaN}', MALFORMED),
+            (b'{"value": -Infinity}', MALFORMED),
+            (b'{"value": 1e999}', MALFORMED),
+            (b"null", MALFORMED),
+            (plain_event(value="3"), DeadLetterReason.INVALID),
+            (plain_event(event_id=""), DeadLetterReason.INVALID),
+            (plain_event(timestamp=10**18), DeadLetterReason.INVALID),
             (plain_event(event="browse"), DeadLetterReason.UNKNOWN_KIND),
             (plain_event(timestamp=NOW_MS + 61_000), DeadLetterReason.FUTURE),
             (plain_event(context={"long": "x" * 2_000}), DeadLetterReason.OVERSIZED),
@@ -139,6 +148,20 @@ class TestDecoding:
     )
     def test_a_refusal_says_why(self, value: object, reason: DeadLetterReason) -> None:
         assert refusal(value).reason is reason
+
+    @pytest.mark.parametrize("field", [*NAMES, "canary-17"])
+    @pytest.mark.parametrize(
+        "wrong", ["canary-17", "2026-canary-17", ["canary-17"], {"canary-17": 1}]
+    )
+    def test_a_refusal_quotes_nothing_of_the_record(self, field: str, wrong: object) -> None:
+        for value in (plain_event(**{field: wrong}), [wrong], b"canary-17", b'{"canary-17'):
+            with suppress(InvalidEventError):
+                decoded(value)
+                continue
+            assert "canary" not in refusal(value).detail
+
+    def test_an_event_may_be_a_year_late(self) -> None:
+        assert decoded(plain_event(timestamp=NOW_MS - 31_536_000_000)).user_id == "u1"
 
     def test_a_refusal_names_the_field_by_its_path(self) -> None:
         assert refusal(plain_event(item_id=5)).detail.startswith("item_id: ")
