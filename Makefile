@@ -36,6 +36,13 @@ test: $(READY)  ## unit tests, with coverage; a minute or two
 integration: $(READY)  ## tests against a real Apache Kafka, started for them
 	@$(BIN)/python -m pytest tests/integration $(ARGS)
 
+# Of all targets together.
+SECONDS := 60
+
+.PHONY: fuzz
+fuzz: $(READY)  ## try odd records on the codec, guided by coverage; SECONDS=600; writes reports/fuzz.json
+	@$(BIN)/python -m tests.fuzz --seconds $(SECONDS) $(ARGS)
+
 .PHONY: check
 check: $(READY)  ## format, lint, types, imports, dependencies, spelling, scripts, deployment files
 	$(BIN)/ruff format --check .

@@ -22,6 +22,8 @@ _HEAD = """\
 Strongest first: command line, environment, the TOML file that `--config` or `HEADWATER_CONFIG`
 names, the defaults below. An unknown key is an error. `headwater config` prints what is in effect.
 
+Behind a variable's name `_FILE` says that the value is in a file, such as
+`HEADWATER_KAFKA__SASL_PASSWORD_FILE=/run/secrets/kafka`: see [security](security.md).
 In the environment a list is JSON, such as `HEADWATER_EVENTS__KINDS='["view", "buy"]'`. In the file
 a section is a table:
 

@@ -238,6 +238,8 @@ def _set_up_logging(settings: LogSettings) -> None:
     else:
         handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     logging.basicConfig(level=settings.level.value, handlers=[handler], force=True)
+    # At DEBUG it logs whole requests: passwords, tokens and every key it sends.
+    logging.getLogger("aiokafka").setLevel(max(logging.INFO, logging.root.level))
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -89,7 +89,11 @@ class Event(BaseModel):
     item_id: Id
     event: Annotated[str, Field(min_length=1, max_length=64, description="The kind, e.g. `view`.")]
     timestamp: EpochMs
-    event_id: Id | None = None
+    event_id: Id | None = Field(
+        default=None,
+        description="One of its own for each event: when it comes again within "
+        "`events.deduplicate` records, it is the same event, sent twice.",
+    )
     value: Value | None = Field(default=None, description="A price, a rating, a dwell time.")
     context: dict[str, Any] | None = Field(
         default=None, description="What the model may read beside the item: see `model.context`."

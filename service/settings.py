@@ -2,7 +2,8 @@
 
 Sources, strongest first: explicit overrides (command line), `HEADWATER_*` environment
 (`HEADWATER_KAFKA__BOOTSTRAP_SERVERS`, two underscores between levels), the TOML file,
-defaults. A module receives its own section, never the tree.
+defaults. Behind a variable's name `_FILE` says that its value is in a file, as containers are
+given secrets. A module receives its own section, never the tree.
 """
 
 import enum
@@ -17,6 +18,7 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
+    NonNegativeInt,
     PositiveFloat,
     PositiveInt,
     SecretStr,
@@ -30,6 +32,7 @@ from service.errors import ConfigurationError
 
 ENV_PREFIX = "HEADWATER_"
 ENV_LEVEL = "__"
+ENV_IN_FILE = "_FILE"
 # Read outside the tree: which file to load, and the Kafka that the tests use.
 ENV_FILE = "HEADWATER_CONFIG"
 ENV_TEST_KAFKA = "HEADWATER_TEST_KAFKA"
@@ -58,6 +61,32 @@ class SaslMechanism(enum.StrEnum):
     PLAIN = "PLAIN"
     SCRAM_SHA_256 = "SCRAM-SHA-256"
     SCRAM_SHA_512 = "SCRAM-SHA-512"
+    OAUTHBEARER = "OAUTHBEARER"
+
+
+class TokenFile(Section):
+    """A token that something else keeps fresh; the file is read at each connection."""
+
+    kind: Literal["file"] = "file"
+    path: Path = Field(description="Holds the token and nothing else.")
+
+
+class ClientCredentials(Section):
+    """Tokens of an OAuth 2 server for this client (RFC 6749, 4.4), fetched before they expire."""
+
+    kind: Literal["client"] = "client"
+    token_url: str = Field(
+        pattern=r"^https://[^@\s]+$", description="The server's token endpoint; HTTPS alone."
+    )
+    client_id: str
+    client_secret: SecretStr
+    scope: str | None = Field(default=None, description="What is asked for; the server's default.")
+    ca_file: Path | None = Field(
+        default=None, description="Certificates to trust; the system's when unset."
+    )
+
+
+OAuth = Annotated[TokenFile | ClientCredentials, Field(discriminator="kind")]
 
 
 class Delivery(enum.StrEnum):
@@ -90,11 +119,16 @@ class KafkaSettings(Section):
     )
     security_protocol: SecurityProtocol = SecurityProtocol.PLAINTEXT
     ssl_ca_file: Path | None = Field(
-        default=None, description="Certificates to trust; the system's when unset."
+        default=None,
+        description="Certificates to trust; the system's when unset. Certificate and host name of "
+        "a broker are always verified.",
     )
     sasl_mechanism: SaslMechanism = SaslMechanism.PLAIN
     sasl_username: str | None = None
     sasl_password: SecretStr | None = None
+    oauth: OAuth | None = Field(
+        default=None, description="Where tokens for `OAUTHBEARER` come from: `file` or `client`."
+    )
     connect_timeout_s: PositiveFloat = Field(
         default=10.0, description="At start, until a broker must have answered."
     )
@@ -176,6 +210,12 @@ class EventsSettings(Section):
     max_bytes: PositiveInt = Field(default=65_536, description="Larger records are dead-lettered.")
     max_future_s: PositiveFloat = Field(
         default=3600.0, description="Events dated further ahead than this are dead-lettered."
+    )
+    deduplicate: NonNegativeInt = Field(
+        # Two minutes of retries, as long as Kafka's producers try, at 800 events/s in a partition.
+        default=100_000,
+        description="An event whose `event_id` stands up to so many offsets before it in its "
+        "partition is a duplicate: counted, and neither applied, trained on nor answered. 0: off.",
     )
     fields: FieldsSettings = FieldsSettings()
 
@@ -934,6 +974,17 @@ class TrackingSettings(Section):
     )
 
 
+class PrivacySettings(Section):
+    """How users are named where they need not be known."""
+
+    hash_key: SecretStr | None = Field(
+        default=None,
+        min_length=16,
+        description="Keys the hashes that stand for users in logs and in headers of dead letters, "
+        "so that those of several replicas and runs agree; random at each start when unset.",
+    )
+
+
 class LogLevel(enum.StrEnum):
     DEBUG = "DEBUG"
     INFO = "INFO"
@@ -985,6 +1036,7 @@ class Settings(Section):
     storage: StorageSettings = StorageSettings()
     admin: AdminSettings = AdminSettings()
     tracking: TrackingSettings = TrackingSettings()
+    privacy: PrivacySettings = PrivacySettings()
     log: LogSettings = LogSettings()
 
     @property
@@ -1066,9 +1118,30 @@ def from_environment(environ: Mapping[str, str]) -> dict[str, Any]:
     for name, text in sorted(environ.items()):
         if not name.startswith(ENV_PREFIX) or name in (ENV_FILE, ENV_TEST_KAFKA):
             continue
-        path = name.removeprefix(ENV_PREFIX).lower().split(ENV_LEVEL)
+        path = _path(name)
+        plain = name.removesuffix(ENV_IN_FILE)
+        if plain != name and _annotation(path) is None and _annotation(_path(plain)) is not None:
+            if plain in environ:
+                raise ConfigurationError(f"{plain} and {name} are both set: unset one")
+            path, text = _path(plain), _content(name, Path(text))
         _put(tree, path, _parse(path, text))
     return tree
+
+
+def _path(name: str) -> list[str]:
+    return name.removeprefix(ENV_PREFIX).lower().split(ENV_LEVEL)
+
+
+def _content(name: str, file: Path) -> str:
+    """Without the line end that editors and `echo` add."""
+    try:
+        text = file.read_text(encoding="utf-8").removesuffix("\n").removesuffix("\r")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
+        raise ConfigurationError(f"cannot read the file that {name} names: {reason}") from None
+    if not text:
+        raise ConfigurationError(f"the file that {name} names is empty")
+    return text
 
 
 def _parse(path: list[str], text: str) -> object:
@@ -1094,16 +1167,25 @@ def _annotation(path: list[str]) -> object:
             if get_origin(annotation) is Annotated:
                 annotation = get_args(annotation)[0]
             continue
-        field = getattr(annotation, "model_fields", {}).get(key)
-        if field is None:
+        fields = [section.model_fields.get(key) for section in _sections(annotation)]
+        annotation = next((field.annotation for field in fields if field is not None), None)
+        if annotation is None:
             return None
-        annotation = field.annotation
     return annotation
+
+
+def _sections(annotation: Any) -> list[type[Section]]:
+    """The sections that a value of this type may be."""
+    if isinstance(annotation, type) and issubclass(annotation, Section):
+        return [annotation]
+    if get_origin(annotation) in (Union, UnionType, Annotated):
+        return [found for each in get_args(annotation) for found in _sections(each)]
+    return []
 
 
 def _kinds(union: object) -> list[str]:
     """The kinds of the sections that a discriminated union chooses from."""
-    return [each.model_fields["kind"].default for each in get_args(union)]
+    return [each.model_fields["kind"].default for each in _sections(union)]
 
 
 def _is_structured(annotation: object) -> bool:

@@ -5,12 +5,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from pydantic import ValidationError
+from pydantic import SecretStr, ValidationError
 
 from service.errors import ConfigurationError
 from service.settings import (
     Backbone,
     CategoryFeature,
+    ClientCredentials,
     GapFeature,
     PretrainedBackbone,
     Section,
@@ -290,6 +291,84 @@ def test_secrets_are_masked_wherever_the_tree_is_shown() -> None:
 def test_a_fault_does_not_show_the_secret_beside_it() -> None:
     kafka = {"sasl_password": "opensesame", "sasl_username": 1, "session_timeout_s": "opensesame"}
     assert "opensesame" not in _fault(overrides={"kafka": kafka})
+
+
+class TestSecretsInFiles:
+    """`..._FILE` in the environment, as containers are given secrets."""
+
+    def test_a_value_is_read_from_the_file(self, tmp_path: Path) -> None:
+        (tmp_path / "password").write_text("open sesame \n")
+        (tmp_path / "id").write_text("me\r\n")
+        environ = {
+            "HEADWATER_KAFKA__SASL_PASSWORD_FILE": str(tmp_path / "password"),
+            "HEADWATER_KAFKA__OAUTH__KIND": "client",
+            "HEADWATER_KAFKA__OAUTH__TOKEN_URL": "https://id.example/token",
+            "HEADWATER_KAFKA__OAUTH__CLIENT_ID_FILE": str(tmp_path / "id"),
+            "HEADWATER_KAFKA__OAUTH__CLIENT_SECRET_FILE": str(tmp_path / "password"),
+        }
+        kafka = load_settings(None, environ).kafka
+        assert kafka.sasl_password == SecretStr("open sesame ")
+        assert isinstance(kafka.oauth, ClientCredentials)
+        assert kafka.oauth.client_id == "me"
+        assert kafka.oauth.client_secret == SecretStr("open sesame ")
+
+    def test_a_setting_that_is_called_a_file_stays_one(self) -> None:
+        environ = {"HEADWATER_KAFKA__SSL_CA_FILE": "ca.pem"}
+        assert load_settings(None, environ).kafka.ssl_ca_file == Path("ca.pem")
+
+    def test_both_are_one_too_many(self) -> None:
+        environ = {
+            "HEADWATER_KAFKA__SASL_PASSWORD": "opensesame",
+            "HEADWATER_KAFKA__SASL_PASSWORD_FILE": "file",
+        }
+        message = _fault(environ=environ)
+        assert "are both set" in message
+        assert "opensesame" not in message
+
+    @pytest.mark.parametrize("content", [None, b"", b"\xff\n"])
+    def test_a_file_that_gives_nothing_is_named(
+        self, content: bytes | None, tmp_path: Path
+    ) -> None:
+        file = tmp_path / "secret"
+        if content is not None:
+            file.write_bytes(content)
+        message = _fault(environ={"HEADWATER_PRIVACY__HASH_KEY_FILE": str(file)})
+        assert "HEADWATER_PRIVACY__HASH_KEY_FILE" in message
+
+    def test_an_unknown_setting_stays_unknown(self) -> None:
+        message = _fault(environ={"HEADWATER_KAFKA__PASSWORD_FILE": "file"})
+        assert message.startswith("unknown setting kafka.password_file;")
+
+
+CANARY = "canary-of-mine-17"
+
+
+@pytest.mark.parametrize(
+    "environ",
+    [
+        {"HEADWATER_KAFKA": f'{{"sasl_password": "{CANARY}", "port": 1}}'},
+        {"HEADWATER_KAFKA": f'{{"sasl_password": "{CANARY}"'},
+        {"HEADWATER_KAFKA": CANARY},
+        {"HEADWATER_KAFKA__SASL_PASSWORD": CANARY, "HEADWATER_KAFKA__SESSION_TIMEOUT_S": "0"},
+        {"HEADWATER_KAFKA__SASL_PASSWROD": CANARY},
+        {"HEADWATER_KAFKA__SASL_PASSWORD__X": CANARY},
+        {"HEADWATER_KAFKA__OAUTH__CLIENT_SECRET": CANARY},
+        {"HEADWATER_KAFKA__OAUTH": f'{{"kind": "client", "client_secret": "{CANARY}"}}'},
+        {
+            "HEADWATER_KAFKA__OAUTH": f'{{"kind": "client", "client_id": "me", "client_secret": '
+            f'"{CANARY}", "token_url": "https://me:{CANARY}@server"}}'
+        },
+        {"HEADWATER_PRIVACY__HASH_KEY": CANARY[:15]},
+        {"HEADWATER_PRIVACY": f'{{"hash_key": ["{CANARY}"]}}'},
+    ],
+)
+def test_no_fault_shows_a_secret(environ: dict[str, str]) -> None:
+    assert CANARY[:15] not in _fault(environ=environ)
+
+
+def test_no_fault_of_a_file_shows_a_secret(tmp_path: Path) -> None:
+    for text in (f'sasl_password = "{CANARY}', f"[kafka]\nsasl_password = {CANARY}", CANARY):
+        assert CANARY not in _fault(_file(tmp_path, text))
 
 
 def test_what_is_shown_can_be_loaded_again() -> None:

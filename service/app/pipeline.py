@@ -18,6 +18,7 @@ from service.errors import AbandonedError, InvalidEventError
 from service.metrics import Metrics
 from service.scorer.scorer import Scored, Scorer
 from service.settings import Settings
+from service.state.duplicates import Duplicates
 from service.stream.codec import (
     EventCodec,
     Header,
@@ -72,6 +73,7 @@ class Pipeline:
         self._scoring_thread = scoring_thread
         self._transactions = transactions
         self._events = EventCodec(settings.events, settings.model.context)
+        self.duplicates = Duplicates(settings.events.deduplicate)  # changes in the event loop alone
         self._recommendations = RecommendationCodec(settings.topics.events, settings.events.kinds)
         answered = settings.events.answered if settings.scores else ()
         self._answered_kinds = np.array([kind in answered for kind in settings.events.kinds])
@@ -97,6 +99,7 @@ class Pipeline:
         """Begin with these watermarks: answer from `committed` on, train from `trained` on, with
         histories of what is before `applied`."""
         self._committed = dict(committed)
+        self.duplicates.own(self._committed)
         self._trained = dict(trained)
         self._applied = dict(applied)
         self._evicted = 0  # the histories begin empty too
@@ -175,7 +178,7 @@ class Pipeline:
                     continue  # a dead letter is written by who answers
                 if record.offset >= self._committed.get(Partition(record.partition), 0):
                     letters.append((record, error))
-        events = self._events.columns(decoded)
+        events = self._without_duplicates(self._events.columns(decoded))
         answer = events.at_or_after(self._committed) & self._answered_kinds[events.kind]
         if not answer.any():
             self._busy_until_s = time.monotonic() + 1.0
@@ -196,6 +199,14 @@ class Pipeline:
         sending = self._send(next_offsets, events.partition[answer].tolist(), messages, letters)
         task = asyncio.create_task(self._deliver(ticket, sending, events.appended[answer]))
         self._deliveries.add(task)
+
+    def _without_duplicates(self, events: Events) -> Events:
+        """The events that stand for themselves: a repeated event_id is as if it were not there."""
+        first = self.duplicates.is_first(events)
+        if first.all():
+            return events
+        self._metrics.events.labels("duplicate").inc(len(events) - int(first.sum()))
+        return events.take(np.flatnonzero(first))
 
     def _score(self, events: Events, answer: Bools) -> tuple[Scored, list[Message]]:
         """In the scoring thread: rankings and the encoded recommendations."""

@@ -76,7 +76,7 @@ class Server:
         self._slabs: dict[Partition, HistorySlab] = {}
         self._popularity = Popularity(settings.scorer.popularity_half_life_events)
         self._memory = Memory.of(settings.memory)
-        self._sink = Sink(settings.kafka, settings.topics, self._metrics)
+        self._sink = Sink(settings.kafka, settings.topics, self._metrics, settings.privacy)
         self._transactions = (
             Transactions(settings.kafka, settings.topics, self._metrics)
             if settings.scores and settings.kafka.delivery is Delivery.EXACTLY_ONCE

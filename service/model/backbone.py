@@ -24,6 +24,7 @@ from service.model.added import (
     require_trainable,
     top,
 )
+from service.model.folders import require_plain_files, require_sensible
 from service.model.gru import Gru, GruConfig
 from service.settings import (
     GruBackbone,
@@ -192,7 +193,7 @@ def backbone_from_config(config: dict[str, Any], dim: int) -> Backbone:
     """A backbone of the shape that `Backbone.config` told; its weights are yet to be loaded."""
     plain = dict(config)
     made = AutoConfig.for_model(plain.pop("model_type"), **plain)
-    return Backbone(_family(made).from_config(made), dim)
+    return Backbone(_family(made).from_config(made, trust_remote_code=False), dim)
 
 
 def _family(config: PretrainedConfig) -> Any:
@@ -230,9 +231,11 @@ def _small_config(small: SmallBackbone, settings: ModelSettings) -> PretrainedCo
 def _load(pretrained: PretrainedBackbone, settings: ModelSettings) -> PreTrainedModel:
     name = pretrained.name
     try:
+        require_plain_files(name, pretrained.revision)
         config = AutoConfig.from_pretrained(
             name, revision=pretrained.revision, trust_remote_code=False
         )
+        require_sensible(name, config, _family(config))
         if config.model_type not in _READ_THROUGH_A_MASK:
             config.is_decoder = True  # BERT-like encoders then attend to the past only
         if settings.dropout is not None:

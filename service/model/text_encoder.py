@@ -13,6 +13,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from service.domain import Float32s
 from service.errors import ConfigurationError
+from service.model.folders import require_plain_files, require_sensible
 from service.settings import TextSettings
 
 _ENCODER_ONLY = frozenset({"mt5", "t5", "umt5"})  # a decoder of theirs is not wanted
@@ -26,10 +27,12 @@ class TextEncoder:
         revision = settings.revision
         disable_progress_bar()  # a log is no terminal
         try:
+            require_plain_files(name, revision)
             config = AutoConfig.from_pretrained(name, revision=revision, trust_remote_code=False)
             family: Any = (
                 AutoModelForTextEncoding if config.model_type in _ENCODER_ONLY else AutoModel
             )
+            require_sensible(name, config, family)
             self._model = family.from_pretrained(
                 name, revision=revision, trust_remote_code=False, use_safetensors=True
             ).to(device)

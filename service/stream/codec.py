@@ -1,5 +1,6 @@
 """Bytes to events and recommendations to bytes."""
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -27,6 +28,15 @@ from service.state.catalogue import CatalogueItem, vectors_from
 from service.state.features import Features, at
 
 Header = tuple[str, bytes]
+
+# https://www.w3.org/TR/trace-context/: only what has this form is passed on, so that nothing else
+# travels under these names.
+_TRACE_PARENT = re.compile(
+    rb"(?!ff)[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}"
+)
+_TRACE_MEMBER = rb"[a-z0-9][a-z0-9_*/@-]{0,255}=[\x20-\x2b\x2d-\x3c\x3e-\x7e]{1,256}"
+_TRACE_STATE = re.compile(rb"%b(?:,[ \t]*%b){0,31}" % (_TRACE_MEMBER, _TRACE_MEMBER))
+_MAX_TRACE_STATE = 512  # bytes; more need not be passed on
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +84,8 @@ class EventCodec:
         if event.event not in self._kinds:
             raise InvalidEventError(
                 DeadLetterReason.UNKNOWN_KIND,
-                f"event kind {event.event[:64]!r} is not in events.kinds",
+                # Not quoted: where fields are mapped wrongly it may be anything, a user id too.
+                "event: this kind is not in events.kinds",
             )
         ahead_s = (event.timestamp - now_ms) / 1000
         if ahead_s > self._settings.max_future_s:
@@ -114,13 +125,14 @@ class EventCodec:
 
 
 def trace_of(headers: Iterable[Header]) -> Trace | None:
-    """The W3C trace context in a record's headers; None where there is none or it is not ASCII."""
+    """The W3C trace context in a record's headers; None where there is none that has its form."""
     found = {name.lower(): value for name, value in headers or ()}
     parent = found.get("traceparent")
-    if not parent or not parent.isascii():
+    if not parent or not _TRACE_PARENT.fullmatch(parent):
         return None
-    state = found.get("tracestate")
-    return Trace(parent.decode(), state.decode() if state and state.isascii() else None)
+    state = found.get("tracestate") or b""
+    is_state = len(state) <= _MAX_TRACE_STATE and _TRACE_STATE.fullmatch(state)
+    return Trace(parent.decode(), state.decode() if is_state else None)
 
 
 class CatalogueCodec:

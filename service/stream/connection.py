@@ -25,7 +25,8 @@ from aiokafka.errors import (
 from aiokafka.helpers import create_ssl_context
 
 from service.errors import ConfigurationError, TransientError
-from service.settings import Delivery, KafkaSettings, SecurityProtocol
+from service.settings import Delivery, KafkaSettings, SaslMechanism, SecurityProtocol
+from service.stream.tokens import token_provider
 
 _LOG_EVERY_S = 10.0
 _ADVICE: tuple[tuple[tuple[type[KafkaError], ...], str], ...] = (
@@ -70,16 +71,7 @@ def client_arguments(kafka: KafkaSettings) -> dict[str, Any]:
                 "name a PEM file"
             ) from None
     if kafka.security_protocol in (SecurityProtocol.SASL_PLAINTEXT, SecurityProtocol.SASL_SSL):
-        if kafka.sasl_username is None or kafka.sasl_password is None:
-            raise ConfigurationError(
-                f"kafka.security_protocol = {kafka.security_protocol.value} needs "
-                "kafka.sasl_username and kafka.sasl_password: set both"
-            )
-        arguments |= {
-            "sasl_mechanism": kafka.sasl_mechanism.value,
-            "sasl_plain_username": kafka.sasl_username,
-            "sasl_plain_password": kafka.sasl_password.get_secret_value(),
-        }
+        arguments |= {"sasl_mechanism": kafka.sasl_mechanism.value, **_credentials(kafka)}
     return arguments
 
 
@@ -87,6 +79,23 @@ def isolation_level(kafka: KafkaSettings) -> str:
     """For whoever reads: exactly-once output is so only to readers of what was committed."""
     once = kafka.delivery is Delivery.EXACTLY_ONCE
     return "read_committed" if once else "read_uncommitted"
+
+
+def _credentials(kafka: KafkaSettings) -> dict[str, Any]:
+    needs = f"kafka.security_protocol = {kafka.security_protocol.value} needs"
+    if kafka.sasl_mechanism is SaslMechanism.OAUTHBEARER:
+        if kafka.oauth is None:
+            raise ConfigurationError(
+                f"{needs}, with kafka.sasl_mechanism = OAUTHBEARER, kafka.oauth: set its kind to "
+                "file or client"
+            )
+        return {"sasl_oauth_token_provider": token_provider(kafka.oauth)}
+    if kafka.sasl_username is None or kafka.sasl_password is None:
+        raise ConfigurationError(f"{needs} kafka.sasl_username and kafka.sasl_password: set both")
+    return {
+        "sasl_plain_username": kafka.sasl_username,
+        "sasl_plain_password": kafka.sasl_password.get_secret_value(),
+    }
 
 
 def is_passing(error: BaseException) -> bool:

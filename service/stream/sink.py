@@ -11,7 +11,8 @@ from aiokafka.errors import KafkaError, MessageSizeTooLargeError
 
 from service.errors import ConfigurationError, InvalidEventError
 from service.metrics import Metrics
-from service.settings import KafkaSettings, TopicsSettings
+from service.privacy import Pseudonyms
+from service.settings import KafkaSettings, PrivacySettings, TopicsSettings
 from service.stream.codec import Header, Record
 from service.stream.connection import as_ours, client_arguments, is_passing, told
 
@@ -39,7 +40,15 @@ class Sink:
     therefore stand twice, with the same origin.
     """
 
-    def __init__(self, kafka: KafkaSettings, topics: TopicsSettings, metrics: Metrics) -> None:
+    def __init__(
+        self,
+        kafka: KafkaSettings,
+        topics: TopicsSettings,
+        metrics: Metrics,
+        privacy: PrivacySettings | None = None,
+    ) -> None:
+        secret = privacy.hash_key if privacy else None
+        self._pseudonyms = Pseudonyms(secret.get_secret_value() if secret else None)
         self._topics = topics
         self._metrics = metrics
         self._kafka = kafka
@@ -74,15 +83,29 @@ class Sink:
         )
 
     async def bury(
-        self, letters: Iterable[tuple[Record, InvalidEventError]], topic: str | None = None
+        self, bad: Iterable[tuple[Record, InvalidEventError]], topic: str | None = None
     ) -> None:
         """Dead-letter records that could not become events, their bytes and origin kept. They
-        are of `topic`; of the events topic when None."""
+        are of `topic`; of the events topic, keyed by user, when None."""
+        letters = [
+            (record, error, None if topic or not record.key else self._pseudonyms.of(record.key))
+            for record, error in bad
+        ]
+        for record, error, user in letters:
+            log.debug(
+                "dead letter of partition %d, offset %d: %s, user %s",
+                record.partition,
+                record.offset,
+                error.reason.value,
+                user,
+            )
         await self._send_all(
             "dead_letter",
             [
-                letter_of(self._topics.dead_letter, topic or self._topics.events, record, error)
-                for record, error in letters
+                letter_of(
+                    self._topics.dead_letter, topic or self._topics.events, record, error, user
+                )
+                for record, error, user in letters
             ],
         )
 
@@ -141,21 +164,30 @@ async def hand_over(
     return future
 
 
-def letter_of(dead_letter: str, topic: str, record: Record, error: InvalidEventError) -> Outgoing:
-    """The dead letter of a record of `topic`: its bytes and origin."""
+def letter_of(
+    dead_letter: str,
+    topic: str,
+    record: Record,
+    error: InvalidEventError,
+    user: str | None = None,
+) -> Outgoing:
+    """The dead letter of a record of `topic`: its bytes, origin, and what stands for its user."""
     return (
         dead_letter,
         record.key,
         # aiokafka sends nothing that has neither.
         b"" if record.key is record.value is None else record.value,
-        dead_letter_headers(topic, record, error),
+        dead_letter_headers(topic, record, error, user),
     )
 
 
-def dead_letter_headers(topic: str, record: Record, error: InvalidEventError) -> list[Header]:
-    """The record's own headers, then why and whence."""
+def dead_letter_headers(
+    topic: str, record: Record, error: InvalidEventError, user: str | None = None
+) -> list[Header]:
+    """The record's own headers, then why, whence, and the hash that stands for its user."""
     return [
         *record.headers,
+        *([("headwater-user", user.encode())] if user else []),
         ("headwater-reason", error.reason.encode()),
         ("headwater-detail", error.detail.encode(errors="replace")[:1024]),
         ("headwater-topic", topic.encode()),

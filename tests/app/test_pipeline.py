@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import cast
 
+import numpy as np
 import orjson
 import pytest
 
@@ -111,7 +112,12 @@ def broken(offset: int) -> Record:
 
 
 def run_to_the_end(
-    source: Batches, topics: Topics, slab: HistorySlab, root: Path, lanes: Lanes | None = None
+    source: Batches,
+    topics: Topics,
+    slab: HistorySlab,
+    root: Path,
+    lanes: Lanes | None = None,
+    metrics: Metrics | None = None,
 ) -> None:
     settings = small(root)
     scorer = Scorer(
@@ -126,7 +132,7 @@ def run_to_the_end(
     async def run(thread: ThreadPoolExecutor) -> None:
         pipeline = Pipeline(
             settings,
-            Metrics(),
+            metrics or Metrics(),
             cast(Source, source),
             cast(Sink, topics),
             scorer,
@@ -167,3 +173,17 @@ def test_what_is_left_to_the_next_owner_ends_nothing(slab: HistorySlab, tmp_path
     lanes = Lanes(abandoned=1)
     run_to_the_end(Batches([event(0)], [event(1)]), Topics(0), slab, tmp_path, lanes)
     assert lanes.delivered == [(2, 1, 0)]
+
+
+def test_a_repeated_event_id_is_as_if_it_were_not_there(slab: HistorySlab, tmp_path: Path) -> None:
+    def named(offset: int, event_id: str) -> Record:
+        return record(plain_event(event_id=event_id), partition=PARTITION, offset=offset)
+
+    source = Batches([named(0, "a"), named(1, "b")], [named(2, "a"), named(3, "c"), named(4, "c")])
+    topics, metrics = Topics(letters_after=0), Metrics()
+    run_to_the_end(source, topics, slab, tmp_path, metrics=metrics)
+    assert topics.sent == ["events/0/0", "events/0/1", "events/0/3"]
+    assert slab.counts(np.zeros(1, np.int32)).tolist() == [3]
+    assert metrics.events.labels("duplicate")._value.get() == 2
+    assert metrics.events.labels("scored")._value.get() == 3
+    assert source.committed[-1] == {PARTITION: 5}

@@ -1,10 +1,17 @@
-"""A Kafka with passwords and access control lists: what it refuses is told in one line."""
+"""A Kafka with passwords, tokens, certificates and access control lists: what fits gets in, what is
+refused is told in one line."""
 
 import asyncio
+import base64
+import json
 import socket
+import time
 from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
+import trustme
 from confluent_kafka.admin import (  # type: ignore[attr-defined]  # exported all the same
     AclBinding,
     AclOperation,
@@ -12,14 +19,24 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]  # exported al
     AdminClient,
     ResourcePatternType,
     ResourceType,
+    ScramCredentialInfo,
+    ScramMechanism,
+    UserScramCredentialUpsertion,
 )
+from cryptography.hazmat.primitives import serialization
 from pydantic import SecretStr
 
 from service.domain import Offsets
 from service.errors import ConfigurationError
 from service.metrics import Metrics
 from service.sandbox.kafka import LocalKafka
-from service.settings import KafkaSettings, SaslMechanism, SecurityProtocol, TopicsSettings
+from service.settings import (
+    KafkaSettings,
+    SaslMechanism,
+    SecurityProtocol,
+    TokenFile,
+    TopicsSettings,
+)
 from service.stream.sink import Sink
 from service.stream.source import Source
 from service.stream.topics import create_topics, require_topics
@@ -32,34 +49,85 @@ STRANGER, ONLOOKER, MEMBER = "stranger", "onlooker", "member"
 TOPICS = TopicsSettings(partitions=1)
 
 
+@dataclass(frozen=True, slots=True)
+class Addresses:
+    """Of one broker's listeners, and the certificates to trust."""
+
+    password: str  # SASL
+    tls: str  # with a certificate for this address
+    other_name: str  # with one of the same authority for another host
+    ca_file: Path
+
+
 @pytest.fixture(scope="module")
-def secured() -> Iterator[str]:
-    """Bootstrap servers for those with a password; without one, all is allowed at another port."""
-    port, secured_port, controller_port = free_ports(3)
-    open_at, secured_at = f"127.0.0.1:{port}", f"127.0.0.1:{secured_port}"
+def listeners(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Addresses]:
+    """A broker; without a password or certificate all is allowed at one more port."""
+    folder = tmp_path_factory.mktemp("certificates")
+    authority = trustme.CA()
+    authority.cert_pem.write_to_path(folder / "ca.pem")
+    names = ("open", "secured", "tls", "other")
+    *ports, controller_port = free_ports(len(names) + 1)
+    at = {name: f"127.0.0.1:{port}" for name, port in zip(names, ports, strict=True)}
+    protocols = {"open": "PLAINTEXT", "secured": "SASL_PLAINTEXT", "tls": "SSL", "other": "SSL"}
+    advertised = ",".join(f"{name.upper()}://{at[name]}" for name in names)
     users = " ".join(f'user_{name}="{PASSWORD}"' for name in (STRANGER, ONLOOKER, MEMBER))
+    login = "listener.name.secured.{}.sasl.jaas.config"
+    kafka_login = "org.apache.kafka.common.security"
+    scram = f"{kafka_login}.scram.ScramLoginModule required;"
     properties = {
-        "listeners": f"PLAINTEXT://{open_at},SECURED://{secured_at},"
-        f"CONTROLLER://127.0.0.1:{controller_port}",
-        "advertised.listeners": f"PLAINTEXT://{open_at},SECURED://{secured_at}",
+        "listeners": f"{advertised},CONTROLLER://127.0.0.1:{controller_port}",
+        "advertised.listeners": advertised,
+        "inter.broker.listener.name": "OPEN",
         "controller.quorum.voters": f"1@127.0.0.1:{controller_port}",
-        "listener.security.protocol.map": "CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT,"
-        "SECURED:SASL_PLAINTEXT",
-        "sasl.enabled.mechanisms": "PLAIN",
-        "listener.name.secured.plain.sasl.jaas.config": "org.apache.kafka.common.security.plain."
-        f"PlainLoginModule required {users};",
+        "listener.security.protocol.map": "CONTROLLER:PLAINTEXT,"
+        + ",".join(f"{name.upper()}:{protocol}" for name, protocol in protocols.items()),
+        "sasl.enabled.mechanisms": "PLAIN,SCRAM-SHA-256,OAUTHBEARER",
+        login.format("plain"): f"{kafka_login}.plain.PlainLoginModule required {users};",
+        login.format("scram-sha-256"): scram,
+        # Takes tokens that nobody has signed; Kafka has it for tests.
+        login.format("oauthbearer"): f"{kafka_login}.oauthbearer.OAuthBearerLoginModule required;",
+        **tls_properties("tls", authority.issue_cert("127.0.0.1"), folder),
+        **tls_properties("other", authority.issue_cert("kafka.example"), folder),
         "authorizer.class.name": "org.apache.kafka.metadata.authorizer.StandardAuthorizer",
         "super.users": "User:ANONYMOUS",
     }
-    with LocalKafka(port=port, properties=properties):
-        asyncio.run(create_topics(KafkaSettings(bootstrap_servers=open_at), TOPICS))
+    with LocalKafka(port=ports[0], properties=properties):
+        asyncio.run(create_topics(KafkaSettings(bootstrap_servers=at["open"]), TOPICS))
         grant(
-            open_at,
+            at["open"],
             (ONLOOKER, ResourceType.TOPIC, AclOperation.DESCRIBE),
             (MEMBER, ResourceType.TOPIC, AclOperation.DESCRIBE),
             (MEMBER, ResourceType.GROUP, AclOperation.READ),
         )
-        yield secured_at
+        let_in_by_scram(at["open"])
+        yield Addresses(at["secured"], at["tls"], at["other"], folder / "ca.pem")
+
+
+@pytest.fixture(scope="module")
+def secured(listeners: Addresses) -> str:
+    return listeners.password
+
+
+def tls_properties(name: str, issued: trustme.LeafCert, folder: Path) -> dict[str, str]:
+    """A listener's certificate, as one file of the format that Kafka reads."""
+    key = serialization.load_pem_private_key(issued.private_key_pem.bytes(), None)
+    plain = key.private_bytes(
+        serialization.Encoding.PEM,
+        serialization.PrivateFormat.PKCS8,
+        serialization.NoEncryption(),
+    )
+    file = folder / f"{name}.pem"
+    file.write_bytes(plain + b"".join(blob.bytes() for blob in issued.cert_chain_pems))
+    listener = f"listener.name.{name}.ssl.keystore"
+    return {f"{listener}.type": "PEM", f"{listener}.location": str(file)}
+
+
+def let_in_by_scram(bootstrap: str) -> None:
+    info = ScramCredentialInfo(ScramMechanism.SCRAM_SHA_256, 4096)
+    change = UserScramCredentialUpsertion(MEMBER, info, PASSWORD.encode())
+    client = AdminClient({"bootstrap.servers": bootstrap})
+    for done in client.alter_user_scram_credentials([change]).values():
+        done.result(30)
 
 
 def free_ports(count: int) -> list[int]:
@@ -126,10 +194,80 @@ def test_a_wrong_password(secured: str) -> None:
 
 
 def test_a_mechanism_that_the_broker_does_not_offer(secured: str) -> None:
-    kafka = settings(secured, MEMBER, mechanism=SaslMechanism.SCRAM_SHA_256)
+    kafka = settings(secured, MEMBER, mechanism=SaslMechanism.SCRAM_SHA_512)
     line = refusal(lambda: require_topics(kafka, TOPICS))
     assert "UnsupportedSaslMechanism" in line
     assert "security settings" in line
+
+
+@pytest.mark.parametrize("mechanism", [SaslMechanism.PLAIN, SaslMechanism.SCRAM_SHA_256])
+def test_a_password_lets_in(secured: str, mechanism: SaslMechanism) -> None:
+    asyncio.run(require_topics(settings(secured, MEMBER, mechanism=mechanism), TOPICS))
+
+
+def with_token(secured: str, file: Path) -> KafkaSettings:
+    return KafkaSettings(
+        bootstrap_servers=secured,
+        security_protocol=SecurityProtocol.SASL_PLAINTEXT,
+        sasl_mechanism=SaslMechanism.OAUTHBEARER,
+        oauth=TokenFile(path=file),
+    )
+
+
+def a_token(user: str, life_s: float) -> str:
+    """Unsigned, as the broker of these tests takes it."""
+    now_s = time.time()
+    claims = {"sub": user, "iat": now_s - 60, "exp": now_s + life_s}
+    parts = [
+        base64.urlsafe_b64encode(json.dumps(one).encode()) for one in ({"alg": "none"}, claims)
+    ]
+    return b".".join(part.rstrip(b"=") for part in parts).decode() + "."
+
+
+def test_a_token_lets_in_and_the_file_is_read_again(secured: str, tmp_path: Path) -> None:
+    file = tmp_path / "token"
+    kafka = with_token(secured, file)
+    file.write_text(a_token(MEMBER, life_s=-30))
+    line = refusal(lambda: require_topics(kafka, TOPICS))
+    assert "the broker refuses our OAuth token" in line
+    assert file.read_text() not in line
+    file.write_text(a_token(MEMBER, life_s=300) + "\n")
+    asyncio.run(require_topics(kafka, TOPICS))
+
+
+def test_a_missing_token_is_told(secured: str, tmp_path: Path) -> None:
+    line = refusal(lambda: require_topics(with_token(secured, tmp_path / "none"), TOPICS))
+    assert "no OAuth token: cannot read it from kafka.oauth.path" in line
+
+
+def over_tls(bootstrap: str, ca_file: Path | None) -> KafkaSettings:
+    return KafkaSettings(
+        bootstrap_servers=bootstrap,
+        security_protocol=SecurityProtocol.SSL,
+        ssl_ca_file=ca_file,
+        connect_timeout_s=20,
+    )
+
+
+def test_a_certificate_of_a_trusted_authority_lets_in(listeners: Addresses) -> None:
+    asyncio.run(require_topics(over_tls(listeners.tls, listeners.ca_file), TOPICS))
+
+
+def test_another_authority_is_not_trusted(listeners: Addresses, tmp_path: Path) -> None:
+    other = tmp_path / "ca.pem"
+    trustme.CA().cert_pem.write_to_path(other)
+    line = refusal(lambda: require_topics(over_tls(listeners.tls, other), TOPICS))
+    assert "certificate verify failed" in line
+    line = refusal(lambda: require_topics(over_tls(listeners.tls, None), TOPICS))
+    assert "certificate verify failed" in line
+
+
+def test_a_certificate_for_another_host_is_not_taken(listeners: Addresses) -> None:
+    line = refusal(
+        lambda: require_topics(over_tls(listeners.other_name, listeners.ca_file), TOPICS)
+    )
+    assert "certificate verify failed" in line
+    assert "not valid for '127.0.0.1'" in line
 
 
 def test_topics_that_we_may_not_see_are_missing(secured: str) -> None:

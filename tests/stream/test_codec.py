@@ -38,6 +38,7 @@ from tests.stream.examples import NOW_MS, plain_event, record
 
 SETTINGS = EventsSettings(max_bytes=2_000, max_future_s=60)
 CODEC = EventCodec(SETTINGS)
+MALFORMED = DeadLetterReason.MALFORMED
 PARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 
 
@@ -132,6 +133,14 @@ class TestDecoding:
             (plain_event(timestamp=-1), DeadLetterReason.INVALID),
             (plain_event(timestamp=True), DeadLetterReason.INVALID),
             (plain_event(value=1e300), DeadLetterReason.INVALID),
+            (b'{"user_id":"\\ud800","item_id":"i","event":"view","timestamp":1}', MALFORMED),
+            (b'{"value": NaN}', MALFORMED),
+            (b'{"value": -Infinity}', MALFORMED),
+            (b'{"value": 1e999}', MALFORMED),
+            (b"null", MALFORMED),
+            (plain_event(value="3"), DeadLetterReason.INVALID),
+            (plain_event(event_id=""), DeadLetterReason.INVALID),
+            (plain_event(timestamp=10**18), DeadLetterReason.INVALID),
             (plain_event(event="browse"), DeadLetterReason.UNKNOWN_KIND),
             (plain_event(timestamp=NOW_MS + 61_000), DeadLetterReason.FUTURE),
             (plain_event(context={"long": "x" * 2_000}), DeadLetterReason.OVERSIZED),
@@ -139,6 +148,20 @@ class TestDecoding:
     )
     def test_a_refusal_says_why(self, value: object, reason: DeadLetterReason) -> None:
         assert refusal(value).reason is reason
+
+    @pytest.mark.parametrize("field", [*NAMES, "canary-17"])
+    @pytest.mark.parametrize(
+        "wrong", ["canary-17", "2026-canary-17", ["canary-17"], {"canary-17": 1}]
+    )
+    def test_a_refusal_quotes_nothing_of_the_record(self, field: str, wrong: object) -> None:
+        for value in (plain_event(**{field: wrong}), [wrong], b"canary-17", b'{"canary-17'):
+            with suppress(InvalidEventError):
+                decoded(value)
+                continue
+            assert "canary" not in refusal(value).detail
+
+    def test_an_event_may_be_a_year_late(self) -> None:
+        assert decoded(plain_event(timestamp=NOW_MS - 31_536_000_000)).user_id == "u1"
 
     def test_a_refusal_names_the_field_by_its_path(self) -> None:
         assert refusal(plain_event(item_id=5)).detail.startswith("item_id: ")
@@ -220,15 +243,36 @@ class TestTraceContext:
         headers = [("Traceparent", PARENT.encode()), ("TRACESTATE", b"vendor=1"), ("x", b"\xff")]
         assert trace_of(headers) == Trace(PARENT, "vendor=1")
 
-    @pytest.mark.parametrize(
-        "headers", [[], [("tracestate", b"vendor=1")], [("traceparent", b"\xff\xfe")]]
-    )
-    def test_there_is_none_without_a_readable_parent(self, headers: list[Header]) -> None:
-        assert trace_of(headers) is None
+    @pytest.mark.parametrize("name", ["tracestate", "parent"])
+    def test_there_is_none_without_a_parent(self, name: str) -> None:
+        assert trace_of([(name, b"vendor=1")]) is None
+        assert trace_of([]) is None
 
-    def test_an_unreadable_state_is_dropped_alone(self) -> None:
-        headers = [("traceparent", PARENT.encode()), ("tracestate", b"\xff")]
+    @pytest.mark.parametrize(
+        "parent",
+        [
+            b"\xff\xfe",
+            b"ann",
+            PARENT.encode() + b"\n",
+            PARENT.encode() + b"-ann",
+            PARENT.upper().encode(),
+            b"ff" + PARENT.encode()[2:],
+            b"00-" + b"0" * 32 + PARENT.encode()[35:],
+            PARENT.encode()[:36] + b"0" * 16 + b"-01",
+        ],
+    )
+    def test_there_is_none_where_the_parent_has_another_form(self, parent: bytes) -> None:
+        assert trace_of([("traceparent", parent)]) is None
+
+    @pytest.mark.parametrize("state", [b"\xff", b"ann", b"a=\x00", b"a=" + b"x" * 600, b"a=1\r\n"])
+    def test_a_state_of_another_form_is_dropped_alone(self, state: bytes) -> None:
+        headers = [("traceparent", PARENT.encode()), ("tracestate", state)]
         assert trace_of(headers) == Trace(PARENT)
+
+    @pytest.mark.parametrize("state", ["a=1", "a@b/c=x y,d*e=!, f=~"])
+    def test_a_state_may_have_several_members(self, state: str) -> None:
+        headers = [("traceparent", PARENT.encode()), ("tracestate", state.encode())]
+        assert trace_of(headers) == Trace(PARENT, state)
 
 
 class TestRecommendations:

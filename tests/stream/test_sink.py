@@ -2,6 +2,7 @@
 
 import asyncio
 import hashlib
+import logging
 from typing import Any
 
 import pytest
@@ -99,6 +100,32 @@ def recommended(count: int, size: int, broker: Broker, monkeypatch: pytest.Monke
 
 
 class TestDeadLetterHeaders:
+    def test_they_name_the_user_by_a_keyed_hash(
+        self, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        caplog.set_level(logging.DEBUG)
+        broker = Broker()
+        _, key, _, headers = buried(b"{", broker, monkeypatch)
+        assert key == b"u1"
+        named = headers["headwater-user"]
+        assert len(named) == 16
+        assert b"u1" not in b"".join(headers.values())
+        assert named.decode() in caplog.text
+        assert "u1" not in caplog.text.replace(named.decode(), "")
+
+    def test_the_key_of_an_item_names_no_user(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        broker = Broker()
+        made, _ = started(broker, monkeypatch)
+
+        async def bury() -> None:
+            await made.start()
+            await made.bury([(record(b"{"), FAULT)], "items")
+
+        asyncio.run(bury())
+        ((*_, headers),) = broker.sent
+        assert headers["headwater-topic"] == b"items"
+        assert "headwater-user" not in headers
+
     def test_they_say_why_and_whence_after_the_records_own(self) -> None:
         headers = dead_letter_headers("events", record(b"", headers=(("own", b"1"),)), FAULT)
         assert headers == [
