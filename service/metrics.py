@@ -41,7 +41,7 @@ class Metrics:
 
         # Stream
         self.events = counter(
-            "events", "Records read, by outcome: scored, applied, dead_letter.", "outcome"
+            "events", "Records read, by outcome: scored, applied, dead_letter, erased.", "outcome"
         )
         self.dead_letters = counter("dead_letters", "Dead-lettered records, by reason.", "reason")
         self.unknown_items = counter(

@@ -11,8 +11,18 @@ from concurrent.futures import Executor
 
 import numpy as np
 
+from service.app.erasing import between_erasures
 from service.app.prequential import PrequentialWindow
-from service.domain import Bools, Event, Events, Offset, Offsets, Partition
+from service.domain import (
+    Bools,
+    Erasure,
+    Event,
+    Events,
+    Offset,
+    Offsets,
+    Partition,
+    no_events,
+)
 from service.errors import InvalidEventError
 from service.metrics import Metrics
 from service.scorer.scorer import Scored, Scorer
@@ -41,6 +51,7 @@ _CATCH_UP_RECORDS = 5_000
 _RESUME_AT = 0.8
 
 Letters = list[tuple[Record, InvalidEventError]]
+Messages = list[tuple[bytes, bytes | None, list[Header]]]  # without a value: a tombstone
 
 
 class Pipeline:
@@ -103,7 +114,11 @@ class Pipeline:
                 if generation != self._source.generation:
                     self._source.rewind()
                 elif records:
-                    await self._take(records)
+                    for events, erasures in between_erasures(records, self._events.erasure):
+                        if events:
+                            await self._take(events)
+                        if erasures:
+                            await self._erase(erasures)
                 self._close_micro_batch()
                 if time.monotonic() >= commit_at_s:
                     await self._commit()
@@ -173,14 +188,40 @@ class Pipeline:
         )
         self._deliveries.add(task)
 
-    def _score(
-        self, events: Events, answer: Bools
-    ) -> tuple[Scored, list[tuple[bytes, bytes, list[Header]]]]:
+    async def _erase(self, erasures: list[Erasure]) -> None:
+        """Forget users, then say so with tombstones: behind all that was answered to them, which
+        might otherwise be sent again later, and before all that follows."""
+        await asyncio.get_running_loop().run_in_executor(
+            self._scoring_thread, self._scorer.erase, erasures
+        )
+        for one in erasures:
+            reached = Offset(one.offset + 1)
+            self._applied[one.partition] = max(self._applied.get(one.partition, reached), reached)
+        self._metrics.events.labels("erased").inc(len(erasures))
+        self._metrics.users.set(self._scorer.users)
+        self._trainer.erase(erasures)
+        untrained = [one for one in erasures if one.offset >= self._trained.get(one.partition, 0)]
+        self._batcher.erase(untrained, time.monotonic())
+        tombstones: Messages = [
+            (one.user_id.encode(), None, [])
+            for one in erasures
+            if one.offset >= self._committed.get(one.partition, 0)
+        ]
+        if self._deliveries:
+            await asyncio.wait(self._deliveries)
+            self._raise_failures()
+        ticket = self._tracker.begin({one.partition: Offset(one.offset + 1) for one in erasures})
+        await self._places.acquire()
+        task = asyncio.create_task(self._deliver(ticket, tombstones, [], no_events().appended))
+        self._deliveries.add(task)
+        await asyncio.wait([task])
+
+    def _score(self, events: Events, answer: Bools) -> tuple[Scored, Messages]:
         """In the scoring thread: rankings and the encoded recommendations."""
         scored = self._scorer.score(events, answer)
         through = encode_offsets(scored.servable.trained_through)
         now_ms = time.time_ns() // 1_000_000
-        messages = []
+        messages: Messages = []
         for row, ranking in enumerate(scored.rankings):
             if ranking is None:
                 continue
@@ -210,7 +251,7 @@ class Pipeline:
     async def _deliver(
         self,
         ticket: int,
-        messages: list[tuple[bytes, bytes, list[Header]]],
+        messages: Messages,
         letters: Letters,
         appended: np.ndarray[tuple[int, ...], np.dtype[np.int64]],
     ) -> None:
