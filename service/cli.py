@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any
 from service import __version__
 from service.backtest.options import add_arguments as add_backtest_arguments
 from service.backtest.options import options_from
-from service.domain import UserId
 from service.errors import ConfigurationError, DamagedVersionError, HeadwaterError
 from service.extras import require_packages
 from service.settings import (
@@ -93,6 +92,7 @@ def _doctor(arguments: argparse.Namespace, settings: Settings) -> int:
 
 def _erase(arguments: argparse.Namespace, settings: Settings) -> int:
     from service.app.erase import erase
+    from service.domain import UserId
 
     asyncio.run(erase(settings, UserId(arguments.user), arguments.wait))
     return 0

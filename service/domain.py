@@ -97,8 +97,8 @@ class Event(BaseModel):
 
 
 class ErasureRecord(BaseModel):
-    """One record of the events topic by which all that was kept of a user is removed: its `event` is
-    `events.erase` of the settings. Fields beyond these are ignored."""
+    """One record of the events topic that has a user forgotten: its `event` is `events.erase` of
+    the settings. Fields beyond these are ignored."""
 
     model_config = ConfigDict(frozen=True, strict=True, extra="ignore")
 

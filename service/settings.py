@@ -158,10 +158,10 @@ class EventsSettings(Section):
         default=None,
         description="Kinds that are answered with a recommendation; all but `shown` when unset.",
     )
-    erase: Annotated[str, Field(min_length=1, max_length=64)] | None = Field(
+    erase: Annotated[str, Field(max_length=64)] = Field(
         default="erase",
         description="The kind of a record by which a user is forgotten; it needs a `user_id` and "
-        "nothing else. Null: none does that, and `headwater erase` refuses.",
+        "nothing else. Empty: none does that, and `headwater erase` refuses.",
     )
     max_bytes: PositiveInt = Field(default=65_536, description="Larger records are dead-lettered.")
     max_future_s: PositiveFloat = Field(

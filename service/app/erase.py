@@ -16,10 +16,10 @@ _DAY_MS = 86_400_000
 
 
 async def erase(settings: Settings, user_id: UserId, wait_s: float | None) -> None:
-    """Send the erasure, and wait until the service has answered it where `wait_s` says for how long.
+    """Send the erasure; with `wait_s`, wait so long until the service has answered it.
 
-    Raises TransientError where it has not by then, ConfigurationError and TransientError where Kafka
-    does not take it.
+    Raises TransientError where it has not by then, ConfigurationError and TransientError where
+    Kafka does not take it.
     """
     record = encode_erasure(settings.events, user_id, time.time_ns() // 1_000_000)
     topics = settings.topics

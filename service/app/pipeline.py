@@ -201,7 +201,8 @@ class Pipeline:
         self._metrics.users.set(self._scorer.users)
         self._trainer.erase(erasures)
         untrained = [one for one in erasures if one.offset >= self._trained.get(one.partition, 0)]
-        self._batcher.erase(untrained, time.monotonic())
+        if untrained:
+            self._batcher.erase(untrained, time.monotonic())
         tombstones: Messages = [
             (one.user_id.encode(), None, [])
             for one in erasures

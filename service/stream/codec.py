@@ -55,7 +55,7 @@ class EventCodec:
         self._features = Features(features, settings.kinds)
         self._kinds = {kind: code for code, kind in enumerate(settings.kinds)}
         # Stands in every erasure as JSON writes it, and in few other records.
-        self._erase_mark = _mark_of(settings.erase) if settings.erase else b""
+        self._erase_mark = _mark_of(settings.erase) if settings.erase else None
         names = settings.fields.model_dump()
         self._paths = {ours: tuple(theirs.split(".")) for ours, theirs in names.items()}
         self._is_plain = all(path == (ours,) for ours, path in self._paths.items())
@@ -93,7 +93,7 @@ class EventCodec:
     def erasure(self, record: Record) -> Erasure | None:
         """The user whom a record asks to forget; None for any other, of which `decode` tells."""
         value = record.value
-        if not self._erase_mark or value is None or self._erase_mark not in value:
+        if self._erase_mark is None or value is None or self._erase_mark not in value:
             return None
         if len(value) > self._settings.max_bytes:
             return None
@@ -138,14 +138,14 @@ class EventCodec:
 
 def _mark_of(kind: str) -> bytes:
     """What stands in a record of this kind whoever encoded it: what needs no escape."""
-    return max(re.findall(r"[A-Za-z0-9_.-]+", kind), key=len, default=kind).encode()
+    return max(re.findall(r"[A-Za-z0-9_.-]+", kind), key=len, default="").encode()
 
 
 def encode_erasure(settings: EventsSettings, user_id: UserId, now_ms: int) -> bytes:
     """A record that has a user forgotten, with the fields' names as the settings have them. Raises
     ConfigurationError where they have no kind for it, and for what is no user id."""
-    if settings.erase is None:
-        raise ConfigurationError("events.erase is unset: no record has a user forgotten")
+    if not settings.erase:
+        raise ConfigurationError("events.erase is empty: no record has a user forgotten")
     if not 0 < len(user_id) <= MAX_ID:
         raise ConfigurationError(f"a user id has 1 to {MAX_ID} characters")
     fields, record = settings.fields, dict[str, Any]()

@@ -6,16 +6,17 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import cast
 
+import numpy as np
 import orjson
 import pytest
 
-from service.app.pipeline import Letters, Pipeline
-from service.domain import ItemId, Offset, Offsets, Partition
+from service.app.pipeline import Letters, Messages, Pipeline
+from service.domain import Erasure, ItemId, Offset, Offsets, Partition
 from service.metrics import Metrics
 from service.scorer.scorer import Scorer
 from service.state.histories import HistorySlab
 from service.state.popularity import Popularity
-from service.stream.codec import Header, Record
+from service.stream.codec import Record
 from service.stream.sink import Sink
 from service.stream.source import Source
 from service.trainer.process import TrainerProcess
@@ -54,12 +55,17 @@ class Topics:
 
     def __init__(self, letters_after: int) -> None:
         self.sent: list[str] = []
+        self.delays_s: list[float] = []  # of the first calls
         self.buried = 0
         self._letters_after = letters_after
         self._may_bury = asyncio.Event()
 
-    async def recommend(self, messages: list[tuple[bytes, bytes, list[Header]]]) -> None:
-        self.sent += [orjson.loads(value)["rec_id"] for _, value, _ in messages]
+    async def recommend(self, messages: Messages) -> None:
+        await asyncio.sleep(self.delays_s.pop(0) if self.delays_s else 0)
+        self.sent += [
+            f"tombstone of {key.decode()}" if value is None else orjson.loads(value)["rec_id"]
+            for key, value, _ in messages
+        ]
         if len(self.sent) >= self._letters_after:
             self._may_bury.set()
 
@@ -72,6 +78,8 @@ class Topics:
 class NoTrainer:
     untrained_events = 0
     batches_at_worker = 0
+
+    def erase(self, erasures: list[Erasure]) -> None: ...
 
 
 @pytest.fixture
@@ -89,7 +97,13 @@ def broken(offset: int) -> Record:
     return record(b"{", partition=PARTITION, offset=offset)
 
 
-def run_to_the_end(source: Batches, topics: Topics, slab: HistorySlab, root: Path) -> None:
+def erasing(offset: int, user: str = "u1") -> Record:
+    return record({"user_id": user, "event": "erase"}, partition=PARTITION, offset=offset)
+
+
+def run_to_the_end(
+    source: Batches, topics: Topics, slab: HistorySlab, root: Path, committed: int = 0
+) -> None:
     settings = small(root)
     scorer = Scorer(
         a_servable([ItemId("i1")]),
@@ -110,7 +124,7 @@ def run_to_the_end(source: Batches, topics: Topics, slab: HistorySlab, root: Pat
             cast(TrainerProcess, NoTrainer()),
             thread,
         )
-        pipeline.own({PARTITION: Offset(0)}, {}, {})
+        pipeline.own({PARTITION: Offset(committed)}, {}, {})
         async with asyncio.timeout(10):
             await pipeline.run(source.stop)
             await pipeline.drain()
@@ -128,3 +142,36 @@ def test_a_slow_dead_letter_does_not_let_later_recommendations_overtake(
     assert topics.sent == ["events/0/0", "events/0/2", "events/0/3"]
     assert topics.buried == 1
     assert source.committed[-1] == {PARTITION: 4}
+
+
+class TestErasures:
+    def test_the_tombstone_stands_behind_what_was_answered_before_and_before_what_follows(
+        self, slab: HistorySlab, tmp_path: Path
+    ) -> None:
+        source = Batches([event(0)], [event(1), erasing(2), event(3)], [event(4)])
+        topics = Topics(letters_after=0)
+        topics.delays_s = [0.2, 0.1, 0.1]  # acknowledged late, as after a retry
+        run_to_the_end(source, topics, slab, tmp_path)
+        before, after = topics.sent[:2], topics.sent[3:]
+        assert sorted(before) == ["events/0/0", "events/0/1"]
+        assert topics.sent[2] == "tombstone of u1"
+        assert after == ["events/0/3", "events/0/4"]
+        assert source.committed[-1] == {PARTITION: 5}
+
+    def test_only_what_came_later_is_in_the_history(
+        self, slab: HistorySlab, tmp_path: Path
+    ) -> None:
+        source = Batches([event(0), event(1), erasing(2), erasing(3, "u2"), event(4)])
+        run_to_the_end(source, Topics(letters_after=0), slab, tmp_path)
+        slot = np.flatnonzero(slab.users(np.arange(slab.used, dtype=np.int32)))
+        assert slab.counts(slot.astype(np.int32)).tolist() == [1]
+        assert slab.newest(slot.astype(np.int32)).tolist() == [4]
+
+    def test_one_that_was_answered_before_is_not_answered_again(
+        self, slab: HistorySlab, tmp_path: Path
+    ) -> None:
+        source = Batches([event(0), erasing(1), erasing(2)])
+        topics = Topics(letters_after=0)
+        run_to_the_end(source, topics, slab, tmp_path, committed=2)
+        assert topics.sent == ["tombstone of u1"]
+        assert slab.known == 0

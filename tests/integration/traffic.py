@@ -156,6 +156,11 @@ def recommendations(stream: Stream, distinct: int, within_s: float) -> list[Mess
     return asyncio.run(_read(stream.bootstrap, stream.recommendations, distinct, within_s, True))
 
 
+def answers(stream: Stream, count: int, within_s: float) -> list[Message]:
+    """The output topic from its start, tombstones too, once it holds so many records."""
+    return asyncio.run(_read(stream.bootstrap, stream.recommendations, count, within_s, False))
+
+
 def dead_letters(stream: Stream, count: int, within_s: float) -> list[Message]:
     return asyncio.run(_read(stream.bootstrap, stream.dead_letter, count, within_s, False))
 
