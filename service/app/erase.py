@@ -36,7 +36,7 @@ async def erase(settings: Settings, user_id: UserId, wait_s: float | None) -> No
         else "the service has forgotten the user's history, and ended the recommendations with a "
         f"tombstone in {topics.recommendations!r}",
         "what stays, and until when:",
-        *(f"- {line}" for line in what_stays(settings, kept_ms)),
+        *(f"- {line}" for line in what_stays(settings, through, kept_ms)),
     ]
     print("\n".join(said))  # noqa: T201  # this command's output
 
@@ -52,9 +52,11 @@ async def _wait(settings: Settings, through: Offsets, wait_s: float) -> None:
         await asyncio.sleep(_ASK_EVERY_S)
 
 
-def what_stays(settings: Settings, kept_ms: dict[str, int]) -> list[str]:
-    """Of a user who was erased. `kept_ms` is the retention by topic, as far as Kafka told."""
+def what_stays(settings: Settings, through: Offsets, kept_ms: dict[str, int]) -> list[str]:
+    """Of a user who was erased before the offsets `through`. `kept_ms` is the retention by topic,
+    as far as Kafka told."""
     topics = settings.topics
+    past = ", ".join(f"{partition}: {offset}" for partition, offset in sorted(through.items()))
     lines = [
         "weights: what they have learned from the user is not stored by user, cannot be taken out, "
         "and fades as later events are learned",
@@ -65,9 +67,9 @@ def what_stays(settings: Settings, kept_ms: dict[str, int]) -> list[str]:
             f"every {settings.memory.half_life_events:,} events (memory.half_life_events)"
         )
     lines += [
-        "versions that were trained before it: their held-out rows, until "
+        f"versions whose trained_through is not yet at {past}: held-out rows, until "
         f"{settings.registry.keep_versions} newer ones are published (registry.keep_versions); "
-        "a pinned one until it is unpinned. After a rollback to one of them, erase again",
+        "in a pinned one until it is unpinned. After a rollback to one of them, erase again",
         _of_snapshots(settings),
         f"topic {topics.events!r}: the user's events, and the erasure, "
         f"{_until(topics.events, kept_ms)}",

@@ -1,6 +1,7 @@
 """What `headwater erase` says that stays."""
 
 from service.app.erase import what_stays
+from service.domain import Offset, Partition
 from service.settings import (
     MemorySettings,
     RegistrySettings,
@@ -13,7 +14,8 @@ DAY_MS = 86_400_000
 
 
 def said(settings: Settings, kept_ms: dict[str, int] | None = None) -> str:
-    return "\n".join(what_stays(settings, kept_ms or {}))
+    through = {Partition(1): Offset(30), Partition(0): Offset(20)}
+    return "\n".join(what_stays(settings, through, kept_ms or {}))
 
 
 def test_the_figures_are_those_of_the_settings_and_of_kafka() -> None:
@@ -23,6 +25,7 @@ def test_the_figures_are_those_of_the_settings_and_of_kafka() -> None:
         topics=TopicsSettings(events="e", recommendations="r", dead_letter="d"),
     )
     text = said(settings, {"e": 7 * DAY_MS, "r": -1})
+    assert "trained_through is not yet at 0: 20, 1: 30: held-out rows, " in text
     assert "until 4 newer ones are published (registry.keep_versions)" in text
     assert "halve every 123,456 events (memory.half_life_events)" in text
     assert "'e': the user's events, and the erasure, for 7 days" in text

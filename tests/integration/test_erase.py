@@ -4,13 +4,14 @@ import threading
 from pathlib import Path
 
 import numpy as np
+import orjson
 import pytest
 from safetensors.numpy import load_file
 
 from service.domain import UserId, user_key
 from service.state.snapshot_parts import decode
 from tests.integration.running import Service, headwater
-from tests.integration.traffic import Message, Stream, answers, make_stream, produce
+from tests.integration.traffic import Message, Stream, answers, make_stream, produce, send
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow]
 
@@ -137,33 +138,40 @@ def test_a_user_is_forgotten_everywhere_while_training_goes_on(
         service.kill()
 
     with Service(stream, tmp_path, OFTEN) as service:
-        assert service.metric("headwater_history_users") == USERS - 1
         (again,) = produce(stream, [gone])
         service.wait_for(lambda: key_of(gone) in snapshot_users(service), "a snapshot", WITHIN_S)
         assert snapshot_users(service)[key_of(gone)] == 1
+        assert service.metric("headwater_history_users") == USERS
         last = of_user(answers(stream, total + 1, WITHIN_S), gone)[-1]
         assert last.value is not None
         assert last.rec_id == again
 
 
-def test_an_erasure_is_read_again_after_a_kill_right_behind_it(
+def test_an_erasure_event_is_read_again_after_a_kill_before_the_next_snapshot(
     stream: Stream, tmp_path: Path
 ) -> None:
-    seldom = {**OFTEN, "HEADWATER_STORAGE__SNAPSHOT_EVERY_S": "3"}
-    with Service(stream, tmp_path, seldom) as service:
+    with Service(stream, tmp_path) as service:
         produce(stream, range(3 * USERS))
-        service.wait_for(
-            lambda: len(snapshot_users(service)) == USERS, "all in a snapshot", WITHIN_S
-        )
-        produce(stream, [7 + 3 * USERS, 8 + 3 * USERS])
-        erase(service, 7)
-        service.kill()
+        answers(stream, 3 * USERS, WITHIN_S)
+        assert service.stop() == 0
+        assert snapshot_users(service)[key_of(7)] == 3
 
-    with Service(stream, tmp_path, seldom) as service:
+    with Service(stream, tmp_path) as service:
+        record = orjson.dumps({"user_id": "user-7", "event": "erase"})
+        send(stream, b"user-7", record)
+        service.wait_for(
+            lambda: service.metric("headwater_events_total", outcome="erased"), "erased", WITHIN_S
+        )
+        assert service.metric("headwater_history_users") == USERS - 1
+        service.kill()
+        assert files_with(service, 7)
+
+    with Service(stream, tmp_path) as service:
+        produce(stream, [8])
+        service.wait_for(lambda: not files_with(service, 7), "clean snapshots", WITHIN_S)
         service.wait_for(
             lambda: service.metric("headwater_history_users") == USERS - 1, "one less", WITHIN_S
         )
-        service.wait_for(lambda: not files_with(service, 7), "clean snapshots", WITHIN_S)
-        assert snapshot_users(service)[key_of(8)] == 4
-        messages = of_user(answers(stream, 3 * USERS + 2 + PARTITIONS, WITHIN_S), 7)
-        assert messages[-1].value is None
+        messages = answers(stream, 3 * USERS + 2, WITHIN_S)
+        assert of_user(messages, 7)[-1].value is None
+        assert of_user(messages, 8)[-1].value is not None
