@@ -37,28 +37,28 @@ def bytes_of(user: int) -> bytes:
     return key_of(user).to_bytes(8, "little", signed=True)
 
 
+def snapshot_parts(service: Service) -> list[bytes]:
+    """Of all snapshots, whether finished or not."""
+    while True:
+        try:
+            files = list((service.storage / "snapshots").rglob("part-*.safetensors"))
+            return [file.read_bytes() for file in files]
+        except FileNotFoundError:  # one was removed just now
+            continue
+
+
 def snapshot_users(service: Service) -> dict[int, int]:
     """Users in the parts of all snapshots, and the most events that one of them has of each."""
     found: dict[int, int] = {}
-    for file in (service.storage / "snapshots").rglob("part-*.safetensors"):
-        try:
-            part = decode(file.read_bytes())
-        except FileNotFoundError:  # removed a moment ago
-            continue
+    for part in map(decode, snapshot_parts(service)):
         for user, events in zip(part.user.tolist(), part.events.tolist(), strict=True):
             found[user] = max(found.get(user, 0), events)
     return found
 
 
-def files_with(service: Service, user: int) -> list[Path]:
-    """Snapshot parts in which the bytes of a user's key stand anywhere."""
-    found = []
-    for file in (service.storage / "snapshots").rglob("part-*.safetensors"):
-        try:
-            found += [file] if bytes_of(user) in file.read_bytes() else []
-        except FileNotFoundError:
-            continue
-    return found
+def is_in_snapshots(service: Service, user: int) -> bool:
+    """Whether the bytes of a user's key stand anywhere in a part."""
+    return any(bytes_of(user) in part for part in snapshot_parts(service))
 
 
 def trainer_file(service: Service, version: int) -> Path:
@@ -103,7 +103,7 @@ def test_a_user_is_forgotten_everywhere_while_training_goes_on(
         service.wait_for(lambda: held_users(service), "held-out rows in a version", WITHIN_S)
         gone = min(held_users(service))
         other = max(held_users(service))
-        service.wait_for(lambda: files_with(service, gone), "the user in a snapshot", WITHIN_S)
+        service.wait_for(lambda: is_in_snapshots(service, gone), "the user in a snapshot", WITHIN_S)
 
         numbers = [one for one in range(5 * USERS, 30 * USERS) if one % USERS != gone]
         traffic = threading.Thread(target=produce, args=(stream, numbers, 300))
@@ -122,7 +122,7 @@ def test_a_user_is_forgotten_everywhere_while_training_goes_on(
         assert bytes_of(other) in newest.read_bytes()
         assert bytes_of(gone) not in newest.read_bytes()
 
-        service.wait_for(lambda: not files_with(service, gone), "clean snapshots", WITHIN_S)
+        service.wait_for(lambda: not is_in_snapshots(service, gone), "clean snapshots", WITHIN_S)
         users = snapshot_users(service)
         assert set(users) == {key_of(user) for user in range(USERS) if user != gone}
         assert min(users.values()) >= 5
@@ -164,11 +164,11 @@ def test_an_erasure_event_is_read_again_after_a_kill_before_the_next_snapshot(
         )
         assert service.metric("headwater_history_users") == USERS - 1
         service.kill()
-        assert files_with(service, 7)
+        assert is_in_snapshots(service, 7)
 
     with Service(stream, tmp_path) as service:
         produce(stream, [8])
-        service.wait_for(lambda: not files_with(service, 7), "clean snapshots", WITHIN_S)
+        service.wait_for(lambda: not is_in_snapshots(service, 7), "clean snapshots", WITHIN_S)
         service.wait_for(
             lambda: service.metric("headwater_history_users") == USERS - 1, "one less", WITHIN_S
         )

@@ -101,6 +101,21 @@ class WrittenAfterFirstLook:
         return seen
 
 
+class WrittenBetweenLooks(WrittenAfterFirstLook):
+    """And goes on once more just before the reader looks again."""
+
+    def __init__(
+        self, count: Int64s, write: Callable[[], object], later: Callable[[], object]
+    ) -> None:
+        super().__init__(count, write)
+        self._later = [later]
+
+    def __getitem__(self, slot: Int32s) -> Int64s:
+        while not self._writes and self._later:
+            self._later.pop()()
+        return super().__getitem__(slot)
+
+
 @pytest.mark.parametrize(
     ("user", "events", "intact"),
     [
@@ -327,21 +342,27 @@ class TestErase:
             del columns
             assert not reader.windows(*places(slot=0, end=4), 4).intact.any()
 
+    @pytest.mark.parametrize("late", [False, True], ids=["at once", "while it is copied"])
     @pytest.mark.parametrize("back", [0, 1, 4, 6], ids=str)
     def test_a_copy_for_a_snapshot_has_nothing_of_it_however_soon_the_user_is_back(
-        self, back: int
+        self, back: int, late: bool
     ) -> None:
-        with closing(a_slab(users=1)) as slab:
+        with closing(a_slab(users=1)) as slab, closing(HistorySlab.attach(slab.address)) as reader:
             append(slab, [1] * 4, [1, 2, 3, 4])
-            columns = slab._open
+            columns = reader._open
+
+            def come_back() -> None:
+                append(slab, [1] * back, list(range(6, 6 + back)))
 
             def write() -> None:
                 slab.erase(1, Offset(5))
-                append(slab, [1] * back, list(range(6, 6 + back)))
+                if not late:
+                    come_back()
 
             hurried = WrittenAfterFirstLook(columns.count, write)
-            slab._columns = replace(columns, count=cast(Int64s, hurried))
-            copied = slab.copied(np.zeros(1, np.int32), Offset(5))
-            slab._columns = columns
+            if late:
+                hurried = WrittenBetweenLooks(columns.count, write, come_back)
+            reader._columns = replace(columns, count=cast(Int64s, hurried))
             del columns
+            copied = reader.copied(np.zeros(1, np.int32), Offset(5))
             assert len(copied) == 0
