@@ -6,7 +6,7 @@ from pathlib import Path
 from pydantic import BaseModel
 from pydantic.json_schema import JsonSchemaMode
 
-from service.domain import CatalogueRecord, Event, Recommendation
+from service.domain import CatalogueRecord, ErasureRecord, Event, Recommendation
 
 FOLDER = Path(__file__).resolve().parent.parent / "docs" / "schemas"
 
@@ -16,6 +16,7 @@ DIALECT = "https://json-schema.org/draft/2020-12/schema"
 def schemas() -> dict[str, str]:
     """File names and what they hold. An event may be incomplete where a default fills it in."""
     return {
+        "erasure.schema.json": _text(ErasureRecord, "validation"),
         "event.schema.json": _text(Event, "validation"),
         "item.schema.json": _text(CatalogueRecord, "validation"),
         "recommendation.schema.json": _text(Recommendation, "serialization"),

@@ -4,6 +4,7 @@ import argparse
 import asyncio
 import json
 import logging
+import math
 import os
 import shlex
 import sys
@@ -88,6 +89,14 @@ def _doctor(arguments: argparse.Namespace, settings: Settings) -> int:
     from service.app.doctor import examine
 
     return asyncio.run(examine(settings, create=arguments.create))
+
+
+def _erase(arguments: argparse.Namespace, settings: Settings) -> int:
+    from service.app.erase import erase
+    from service.domain import UserId
+
+    asyncio.run(erase(settings, UserId(arguments.user), arguments.wait))
+    return 0
 
 
 def _config(arguments: argparse.Namespace, settings: Settings) -> int:
@@ -216,6 +225,17 @@ def _port(text: str) -> int:
     return int(text)
 
 
+def _seconds(text: str) -> float:
+    """A positive number of seconds as an argument."""
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0.0
+    if not 0 < seconds < math.inf:
+        raise argparse.ArgumentTypeError(f"{text} is no number of seconds above 0")
+    return seconds
+
+
 class _JsonFormatter(logging.Formatter):
     """One JSON object a line, for log collectors."""
 
@@ -262,6 +282,15 @@ def _parser() -> argparse.ArgumentParser:
     )
     doctor.add_argument("--create", action="store_true", help="create missing topics")
     doctor.set_defaults(run=_doctor)
+
+    erase = commands.add_parser(
+        "erase", parents=[common, kafka], help="have the service forget a user"
+    )
+    erase.add_argument("user", metavar="USER", help="the user id, as events have it")
+    erase.add_argument(
+        "--wait", type=_seconds, metavar="SECONDS", help="until it has, at most so long"
+    )
+    erase.set_defaults(run=_erase)
 
     config = commands.add_parser(
         "config", parents=[common, kafka], help="print the effective settings"

@@ -5,7 +5,7 @@ events travel as the columns of a `MicroBatch`: numpy arrays and offsets, no obj
 """
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Annotated, Any, NewType
@@ -100,6 +100,16 @@ class Event(BaseModel):
     )
 
 
+class ErasureRecord(BaseModel):
+    """One record of the events topic that has a user forgotten: its `event` is `events.erase` of
+    the settings. Fields beyond these are ignored."""
+
+    model_config = ConfigDict(frozen=True, strict=True, extra="ignore")
+
+    user_id: Id
+    event: str
+
+
 class CatalogueRecord(BaseModel):
     """One record of the items topic, keyed by item id; one without a value withdraws the item.
 
@@ -176,6 +186,19 @@ class Trace:
 
 
 @dataclass(frozen=True, slots=True)
+class Erasure:
+    """A user is to be forgotten: all events that stand before this place in its partition."""
+
+    partition: Partition
+    offset: Offset
+    user_id: UserId
+
+    @property
+    def user(self) -> UserKey:
+        return user_key(self.user_id)
+
+
+@dataclass(frozen=True, slots=True)
 class Events:
     """Decoded events of one or more partitions, as columns.
 
@@ -226,6 +249,16 @@ class Events:
             [self.traces[row] for row in chosen],
         )
 
+    def erased(self, erasures: Iterable[Erasure]) -> Bools:
+        """Which of the events are to be forgotten."""
+        return are_erased(self.partition, self.offset, self.user, erasures)
+
+
+def no_events() -> Events:
+    none, longs, short = np.zeros(0, np.int32), np.zeros(0, np.int64), np.zeros(0, np.float32)
+    kind = np.zeros(0, np.uint8)
+    return Events(none, longs, longs, longs, kind, longs, longs, short, no_codes(0), [], [], [], [])
+
 
 @dataclass(frozen=True, slots=True)
 class MicroBatch:
@@ -248,6 +281,7 @@ class MicroBatch:
     item_ids: tuple[tuple[ItemKey, ItemId], ...]  # of every item in it
     next_offsets: Offsets
     opened_s: float  # monotonic time at which its oldest event was read
+    erasures: tuple[Erasure, ...] = ()  # read since the last; it has no event that they erase
 
     def __len__(self) -> int:
         return len(self.offset)
@@ -268,7 +302,23 @@ class MicroBatch:
             self.item_ids,
             self.next_offsets,
             self.opened_s,
+            self.erasures,
         )
+
+    def without(self, erasures: Iterable[Erasure]) -> "MicroBatch":
+        """Without the events that these erase."""
+        gone = are_erased(self.partition, self.offset, self.user, erasures)
+        return self.take(np.flatnonzero(~gone)) if gone.any() else self
+
+
+def are_erased(
+    partition: Int32s, offset: Int64s, user: Int64s, erasures: Iterable[Erasure]
+) -> Bools:
+    """Which events, by place and user key, stand before an erasure of their user."""
+    gone = np.zeros(len(user), np.bool_)
+    for one in erasures:
+        gone |= (user == one.user) & (partition == one.partition) & (offset < one.offset)
+    return gone
 
 
 def earlier(keys: Int64s) -> Int64s:

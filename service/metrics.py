@@ -42,7 +42,7 @@ class Metrics:
         # Stream
         self.events = counter(
             "events",
-            "Records read, by outcome: scored, applied, duplicate, dead_letter.",
+            "Records read, by outcome: scored, applied, duplicate, dead_letter, erased.",
             "outcome",
         )
         self.dead_letters = counter("dead_letters", "Dead-lettered records, by reason.", "reason")

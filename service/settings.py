@@ -207,6 +207,11 @@ class EventsSettings(Section):
         default=None,
         description="Kinds that are answered with a recommendation; all but `shown` when unset.",
     )
+    erase: Annotated[str, Field(max_length=64)] = Field(
+        default="erase",
+        description="The kind of a record by which a user is forgotten; it needs a `user_id` and "
+        "nothing else. Empty: none does that, and `headwater erase` refuses.",
+    )
     max_bytes: PositiveInt = Field(default=65_536, description="Larger records are dead-lettered.")
     max_future_s: PositiveFloat = Field(
         default=3600.0, description="Events dated further ahead than this are dead-lettered."
@@ -223,6 +228,8 @@ class EventsSettings(Section):
     def _kinds_fit(self) -> "EventsSettings":
         if not 0 < len(self.kinds) <= 255 or len(set(self.kinds)) != len(self.kinds):
             raise ValueError("kinds must name 1 to 255 distinct kinds")
+        if self.erase in self.kinds:
+            raise ValueError(f"erase and kinds both name {self.erase!r}: users would be forgotten")
         shown = set(self.shown)
         if "shown" in self.model_fields_set:  # its default may name a kind that is not accepted
             self._require_accepted("shown", shown)

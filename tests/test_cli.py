@@ -290,3 +290,24 @@ class TestProcess:
         assert main(["serve", "--bootstrap", "127.0.0.1:1"]) == 2
         last = capsys.readouterr().err.splitlines()[-1]
         assert last.startswith("headwater: no Kafka answers at kafka.bootstrap_servers")
+
+
+class TestErase:
+    def test_what_is_no_user_id_is_refused_before_kafka_is_asked(
+        self, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        assert "1 to 512 characters" in refused(capsys, "erase", "")
+
+    def test_without_a_kind_for_it_there_is_no_erasure(
+        self, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("HEADWATER_EVENTS__ERASE", "")
+        assert "events.erase" in refused(capsys, "erase", "u1")
+
+    @pytest.mark.parametrize("wait", ["0", "-1", "soon", "nan", "inf"])
+    def test_it_waits_a_number_of_seconds(
+        self, capsys: pytest.CaptureFixture[str], wait: str
+    ) -> None:
+        with pytest.raises(SystemExit):
+            main(["erase", "u1", "--wait", wait])
+        assert "no number of seconds above 0" in capsys.readouterr().err

@@ -457,3 +457,10 @@ def test_weights_of_kinds_come_from_file_and_environment(tmp_path: Path) -> None
     as_json = {"HEADWATER_EVENTS__WEIGHTS": '{"cart": 2}'}
     assert load_settings(None, as_json).events.weights == {"cart": 2.0}
     assert "is not valid JSON" in _fault(environ={"HEADWATER_EVENTS__WEIGHTS": "buy"})
+
+
+def test_a_kind_by_which_users_are_forgotten_is_no_kind_of_event() -> None:
+    fault = _fault(overrides={"events": {"kinds": ["view", "erase"], "shown": []}})
+    assert "users would be forgotten" in fault
+    kinds = {"kinds": ["view", "erase"], "shown": [], "erase": ""}
+    assert load_settings(None, {}, {"events": kinds}).events.erase == ""

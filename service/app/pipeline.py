@@ -12,8 +12,18 @@ from concurrent.futures import Executor
 
 import numpy as np
 
+from service.app.erasing import between_erasures
 from service.app.prequential import PrequentialWindow
-from service.domain import Bools, Event, Events, Offset, Offsets, Partition
+from service.domain import (
+    Bools,
+    Erasure,
+    Event,
+    Events,
+    Offset,
+    Offsets,
+    Partition,
+    no_events,
+)
 from service.errors import AbandonedError, InvalidEventError
 from service.metrics import Metrics
 from service.scorer.scorer import Scored, Scorer
@@ -115,7 +125,11 @@ class Pipeline:
                 if generation != self._source.generation:
                     self._source.rewind()
                 elif records:
-                    await self._take(records)
+                    for events, erasures in between_erasures(records, self._events.erasure):
+                        if events:
+                            await self._take(events)
+                        if erasures:
+                            await self._erase(erasures)
                 self._close_micro_batch()
                 if time.monotonic() >= commit_at_s:
                     await self._commit()
@@ -208,12 +222,45 @@ class Pipeline:
         self._metrics.events.labels("duplicate").inc(len(events) - int(first.sum()))
         return events.take(np.flatnonzero(first))
 
+    async def _erase(self, erasures: list[Erasure]) -> None:
+        """Forget users, then say so with tombstones: behind all that was answered to them, which
+        might otherwise be sent again later, and before all that follows."""
+        await asyncio.get_running_loop().run_in_executor(
+            self._scoring_thread, self._scorer.erase, erasures
+        )
+        for one in erasures:
+            reached = Offset(one.offset + 1)
+            self._applied[one.partition] = max(self._applied.get(one.partition, reached), reached)
+        self._metrics.events.labels("erased").inc(len(erasures))
+        self._metrics.users.set(self._scorer.users)
+        self._trainer.erase(erasures)
+        untrained = [one for one in erasures if one.offset >= self._trained.get(one.partition, 0)]
+        if untrained:
+            self._batcher.erase(untrained, time.monotonic())
+        answered = [
+            one
+            for one in erasures
+            if self._settings.scores and one.offset >= self._committed.get(one.partition, 0)
+        ]
+        tombstones: list[Message] = [(one.user_id.encode(), None, []) for one in answered]
+        owners = [int(one.partition) for one in answered]
+        if self._deliveries:
+            await asyncio.wait(self._deliveries)
+            self._raise_failures()
+        next_offsets = {one.partition: Offset(one.offset + 1) for one in erasures}
+        ticket = self._tracker.begin(next_offsets)
+        await self._places.acquire()
+        sending = self._send(next_offsets, owners, tombstones, [])
+        task = asyncio.create_task(self._deliver(ticket, sending, no_events().appended))
+        self._deliveries.add(task)
+        await asyncio.wait([task])
+
     def _score(self, events: Events, answer: Bools) -> tuple[Scored, list[Message]]:
         """In the scoring thread: rankings and the encoded recommendations."""
         scored = self._scorer.score(events, answer)
         through = encode_offsets(scored.servable.trained_through)
         now_ms = time.time_ns() // 1_000_000
-        messages = []
+        messages: list[Message] = []
         for row, ranking in enumerate(scored.rankings):
             if ranking is None:
                 continue

@@ -20,6 +20,8 @@ from service.storage.store import Store
 log = logging.getLogger(__name__)
 
 _NICE = 10
+# Erasures of so long share a snapshot, which may have to be full.
+ERASED_WITHIN_S = 5.0
 # When partitions are given up the next owner, or who stops us, waits for it.
 _LAST_WITHIN_S = 5.0
 
@@ -63,12 +65,20 @@ class Snapshotter:
         self._writing: asyncio.Future[None] | None = None
 
     async def run(self, lock: asyncio.Lock, applied: Callable[[], Offsets]) -> None:
-        """Every now and then, for ever. Under `lock` no event is being applied."""
+        """Every now and then, and soon after an erasure, for ever. Under `lock` no event is being
+        applied."""
         while self._every_s is not None:
-            await asyncio.sleep(self._every_s)
+            await self._until_due(self._every_s)
             async with lock:
                 writing = self._start(applied())
             await asyncio.wait([writing])
+
+    async def _until_due(self, every_s: float) -> None:
+        due_s = time.monotonic() + every_s
+        while (left_s := due_s - time.monotonic()) > 0:
+            await asyncio.sleep(min(left_s, ERASED_WITHIN_S))
+            if any(slab.erased for slab in self._slabs.values()):
+                return
 
     async def last(self, applied: Offsets) -> None:
         """Once more, before the slabs go; given up where it takes too long. Under the lock."""

@@ -6,7 +6,7 @@ pass serves two ends: the state before an event tells how well the live model fo
 (test, then train), the state after it gives the recommendation.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -16,6 +16,7 @@ from torch import Tensor
 from service.domain import (
     NO_KEY,
     Bools,
+    Erasure,
     Events,
     Int32s,
     Int64s,
@@ -102,12 +103,17 @@ class Scorer:
     @property
     def users(self) -> int:
         """Users with a history."""
-        return sum(slab.used for slab in self._slabs.values())
+        return sum(slab.known for slab in self._slabs.values())
 
     @property
     def evicted(self) -> int:
         """Users forgotten since the slabs at hand were made."""
         return sum(slab.evicted for slab in self._slabs.values())
+
+    def erase(self, erasures: Iterable[Erasure]) -> None:
+        """Forget the histories of users. What memory and popularity counted is nobody's."""
+        for one in erasures:
+            self._slabs[one.partition].erase(one.user, one.offset)
 
     def score(self, events: Events, answer: Bools) -> Scored:
         """Apply all events, test the live model on those marked in `answer`, and answer them.

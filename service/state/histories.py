@@ -6,8 +6,8 @@ events: the event with ordinal n stands at n modulo the ring's width. A reader l
 `count` which ordinals are still there and asks again after copying, so that a row which
 was overwritten under its hands is found out and left out.
 
-    used   [1]             slots in use
-    user   [users]         user key, NO_KEY while a slot changes hands
+    used   [1]             slots that were ever in use
+    user   [users]         user key, NO_KEY where a slot changes hands or was erased
     count  [users]         events ever appended
     item   [users, width]  item keys
     time   [users, width]  epoch ms
@@ -17,6 +17,7 @@ was overwritten under its hands is found out and left out.
 """
 
 import shutil
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from multiprocessing import shared_memory
@@ -104,9 +105,12 @@ class HistorySlab:
         self._gap = gap_place(address.features)
         # The writer's own index, longest idle first (a dict keeps the order of insertion).
         self._slots: dict[int, int] = {}
+        self._freed: deque[int] = deque()  # slots of erased users, the first to be freed foremost
         # Events before it are in the histories that were restored, or kept from an assignment to
         # the next; 0 where they began empty.
         self.applied = Offset(0)
+        # Offsets of erasures by user key, until no snapshot holds what they erase.
+        self.erased: dict[int, Offset] = {}
 
     @classmethod
     def create(
@@ -152,8 +156,13 @@ class HistorySlab:
 
     @property
     def used(self) -> int:
-        """Slots in use; they are 0 .. used - 1."""
+        """Slots that were ever in use, 0 .. used - 1; some may be of erased users, and empty."""
         return int(self._open.used[0])
+
+    @property
+    def known(self) -> int:
+        """Users that have a slot."""
+        return len(self._slots)
 
     @property
     def _open(self) -> _Columns:
@@ -227,11 +236,15 @@ class HistorySlab:
         return found
 
     def _take_slot(self, key: int) -> int:
-        """A free slot, or that of the longest idle user, whose history is forgotten."""
+        """A free slot, or that of the longest idle user, whose history is forgotten.
+
+        Slots of erased users come last: whoever still reads one finds it empty."""
         columns = self._open
-        if len(self._slots) < self.address.users:
-            place = len(self._slots)
+        if self.used < self.address.users:
+            place = self.used
             columns.used[0] = place + 1
+        elif self._freed:
+            place = self._freed.popleft()
         else:
             place = self._slots.pop(next(iter(self._slots)))
             columns.user[place] = NO_KEY
@@ -239,6 +252,27 @@ class HistorySlab:
         columns.count[place] = 0
         columns.user[place] = key
         return place
+
+    def erase(self, user: int, before: Offset) -> None:
+        """Forget a user whose history began before an offset; one that began later stays.
+
+        Readers see as at an eviction that the slot changes hands: first the key goes, then the
+        count, then the events.
+        """
+        self.erased[user] = before
+        place = self._slots.get(user)
+        if place is None:
+            return
+        columns, width = self._open, self.address.width
+        count = int(columns.count[place])
+        if count and columns.offset[place, max(count - width, 0) % width] >= before:
+            return
+        del self._slots[user]
+        columns.user[place] = NO_KEY
+        columns.count[place] = 0
+        for column in (columns.item, columns.time, columns.offset, columns.codes, columns.kind):
+            column[place] = 0
+        self._freed.append(place)
 
     def restore(self, histories: UserHistories) -> None:
         """Give new slots to users that have none yet, as far as there is room. Whoever restores
@@ -313,11 +347,12 @@ class HistorySlab:
         item, time, offset = columns.item[at], columns.time[at], columns.offset[at]
         kind, codes = columns.kind[at], columns.codes[at]
         # As in `all_windows`: an append meanwhile has written over the oldest. A slot that changed
-        # hands has nothing from before `applied` any more.
+        # hands has nothing from before `applied` any more; one that was erased has no items.
         after = columns.count[slot]
         intact = (columns.user[slot] == user) & (after >= before)
         whole = ordinal >= (after - width)[:, None]
         taken = whole & (ordinal < before[:, None]) & (offset < applied) & intact[:, None]
+        taken &= item != NO_KEY
         surplus = taken.sum(axis=1) - (width - SLACK)
         taken &= np.cumsum(taken, axis=1) > surplus[:, None]
         histories = UserHistories(

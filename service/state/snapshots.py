@@ -6,6 +6,10 @@
 
 A snapshot is full, or a delta: the users with an event since its base, whole. Both are read from
 slabs in use without stopping their writer: what was appended since the offset is left out.
+A snapshot that holds what was erased since is removed as soon as a later one, which does not
+stand on it, takes its place. An erasure has an offset like any event: whatever snapshot is
+restored, those from its offset on are read again.
+
 What a snapshot does not hold is found elsewhere: what is held out, memory and vocabulary belong to
 versions; popularity is counted again from the histories.
 """
@@ -15,7 +19,7 @@ import logging
 import secrets
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Annotated, Literal
 from urllib.parse import quote
@@ -67,6 +71,9 @@ class SnapshotManifest(_Record):
     kinds: list[str] = Field(description="What the parts' kinds stand for.")
     features: list[str] = Field(description="Keys of the columns of codes.")
     parts: list[PartRecord]
+    instead_of: list[FolderName] = Field(
+        default=[], description="Snapshots that hold users erased since: to be removed."
+    )
     created_at: int = Field(description="Epoch milliseconds.")
 
     @property
@@ -95,10 +102,24 @@ def next_base(newest: Snapshot | None, base: Snapshot | None, touched: int) -> S
 
 
 def to_remove(snapshots: Sequence[Snapshot], keep: int) -> list[Snapshot]:
-    """Of the snapshots of a partition, oldest first: all but the newest and what those stand on."""
-    kept = {one.name for one in snapshots[-keep:]}
-    kept |= {one.manifest.base for one in snapshots[-keep:] if one.manifest.base}
+    """Of the snapshots of a partition, oldest first: all but the newest and what those stand on,
+    and those with what was erased."""
+    gone = {name for one in snapshots for name in one.manifest.instead_of}
+    newest = [one for one in snapshots if one.name not in gone and one.manifest.base not in gone][
+        -keep:
+    ]
+    kept = {one.name for one in newest} | {one.manifest.base for one in newest}
     return [one for one in snapshots if one.name not in kept]
+
+
+def holds_erased(part: UserHistories, erased: Mapping[int, Offset]) -> bool:
+    """Whether there are events in it that stand before an erasure of their user."""
+    users = np.flatnonzero(np.isin(part.user, np.fromiter(erased, np.int64, len(erased))))
+    starts = np.cumsum(part.events) - part.events
+    return any(
+        part.events[one] and part.offset[starts[one]] < erased[int(part.user[one])]
+        for one in users.tolist()
+    )
 
 
 class SnapshotCancelledError(Exception):
@@ -128,13 +149,18 @@ class Snapshots:
 
     def write(self, slab: HistorySlab, applied: Offset, cancel: threading.Event) -> Snapshot | None:
         """Write the histories up to `applied`, while the slab is in use; None where the newest
-        snapshot has them. Raises `SnapshotCancelledError`, and what the storage does."""
+        snapshot has them. Of what was erased nothing is left on the storage after it. Raises
+        `SnapshotCancelledError`, and what the storage does."""
         partition = slab.address.partition
+        erased = {user: at for user, at in slab.erased.copy().items() if at < applied}
         found = self._intact(partition)
+        held = self._holding(found, erased, cancel) if erased else []
         newest = found[-1] if found else None
-        if newest is not None and newest.manifest.offset == applied:
+        if newest is not None and newest.manifest.offset == applied and newest.name not in held:
+            self._clean(partition, found, erased, slab)
             return None
         base = self._base_of(newest, found)
+        base = None if base is not None and base.name in held else base
         slots = slab.since(base.manifest.offset if base else Offset(0))
         base = next_base(newest, base, len(slots))
         if base is None:
@@ -150,6 +176,7 @@ class Snapshots:
                 kinds=self._kinds,
                 features=self._features,
                 parts=parts,
+                instead_of=held,
                 created_at=time.time_ns() // 1_000_000,
             )
             self._store.write(
@@ -159,9 +186,45 @@ class Snapshots:
             self._store.remove(*self._at(partition), name)
             raise
         written = Snapshot(name, manifest)
-        for old in to_remove([*found, written], self._keep):
-            self._store.remove(*self._at(partition), old.name)
+        self._clean(partition, [*found, written], erased, slab)
         return written
+
+    def _holding(
+        self, found: Sequence[Snapshot], erased: Mapping[int, Offset], cancel: threading.Event
+    ) -> list[str]:
+        """Names of the snapshots that hold what was erased, or that cannot be read."""
+        held = []
+        for one in found:
+            try:
+                for part in self._read_parts(one):
+                    if cancel.is_set():
+                        raise SnapshotCancelledError
+                    if holds_erased(part, erased):
+                        held.append(one.name)
+                        break
+            except DamagedSnapshotError:
+                held.append(one.name)
+        return held
+
+    def _clean(
+        self,
+        partition: Partition,
+        found: Sequence[Snapshot],
+        erased: Mapping[int, Offset],
+        slab: HistorySlab,
+    ) -> None:
+        """Remove old snapshots; after an erasure also what is left of those that were not finished
+        or are damaged."""
+        old = [one.name for one in to_remove(found, self._keep)]
+        if erased:
+            intact = {one.name for one in found}
+            old += [one for one in self._store.folders(*self._at(partition)) if one not in intact]
+        for name in old:
+            self._store.remove(*self._at(partition), name)
+        for user, at in erased.items():
+            last = slab.erased.pop(user)
+            if last != at:  # erased again since, by another thread
+                slab.erased.setdefault(user, last)
 
     def restore(self, slab: HistorySlab, end: Offset) -> Snapshot | None:
         """Fill an empty slab from the newest snapshot that is intact; None where there is none.
@@ -226,9 +289,10 @@ class Snapshots:
         if base is not snapshot:
             for part in self._read_parts(snapshot):
                 changed = np.concatenate([changed, part.user])
-                yield part
+                yield self._translated(part, snapshot.manifest)
         for part in self._read_parts(base):
-            yield part.only(~np.isin(part.user, changed))
+            rest = part.only(~np.isin(part.user, changed))
+            yield self._translated(rest, base.manifest)
 
     def _read_parts(self, snapshot: Snapshot) -> Iterator[UserHistories]:
         manifest = snapshot.manifest
@@ -240,7 +304,7 @@ class Snapshots:
                 raise DamagedSnapshotError(f"part {place} cannot be read: {error}") from error
             if hashlib.sha256(data).hexdigest() != record.sha256:
                 raise DamagedSnapshotError(f"part {place} is truncated or altered")
-            yield self._translated(decode(data), manifest)
+            yield decode(data)
 
     def _translated(self, part: UserHistories, manifest: SnapshotManifest) -> UserHistories:
         """In the kinds and features of today's settings; events of unknown kinds are left out."""

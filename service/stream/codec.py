@@ -12,17 +12,21 @@ from pydantic import ValidationError
 from service.domain import (
     MAX_ID,
     CatalogueRecord,
+    Erasure,
+    ErasureRecord,
     Event,
     Events,
     ItemId,
+    Offset,
     Offsets,
+    Partition,
     Trace,
     UserId,
     Version,
     item_key,
     user_key,
 )
-from service.errors import DeadLetterReason, InvalidEventError
+from service.errors import ConfigurationError, DeadLetterReason, InvalidEventError
 from service.settings import EventsSettings, Feature, ItemsSettings
 from service.state.catalogue import CatalogueItem, vectors_from
 from service.state.features import Features, at
@@ -59,6 +63,8 @@ class EventCodec:
         self._settings = settings
         self._features = Features(features, settings.kinds)
         self._kinds = {kind: code for code, kind in enumerate(settings.kinds)}
+        # Stands in every erasure as JSON writes it, and in few other records.
+        self._erase_mark = _mark_of(settings.erase) if settings.erase else None
         names = settings.fields.model_dump()
         self._paths = {ours: tuple(theirs.split(".")) for ours, theirs in names.items()}
         self._is_plain = all(path == (ours,) for ours, path in self._paths.items())
@@ -94,6 +100,22 @@ class EventCodec:
             )
         return event
 
+    def erasure(self, record: Record) -> Erasure | None:
+        """The user whom a record asks to forget; None for any other, of which `decode` tells."""
+        value = record.value
+        if self._erase_mark is None or value is None or self._erase_mark not in value:
+            return None
+        if len(value) > self._settings.max_bytes:
+            return None
+        try:
+            plain = _json_object(value)
+            found = ErasureRecord.model_validate(plain if self._is_plain else self._renamed(plain))
+        except (InvalidEventError, ValidationError):
+            return None
+        if found.event != self._settings.erase:
+            return None
+        return Erasure(Partition(record.partition), Offset(record.offset), UserId(found.user_id))
+
     def _renamed(self, plain: Mapping[str, Any]) -> dict[str, Any]:
         found = {ours: at(plain, path) for ours, path in self._paths.items()}
         return {ours: value for ours, value in found.items() if value is not None}
@@ -122,6 +144,32 @@ class EventCodec:
             event_ids=[event.event_id for event in events],
             traces=[trace_of(record.headers) for record in records],
         )
+
+
+def _mark_of(kind: str) -> bytes:
+    """What stands in a record of this kind whoever encoded it: what needs no escape."""
+    return max(re.findall(r"[A-Za-z0-9_.-]+", kind), key=len, default="").encode()
+
+
+def encode_erasure(settings: EventsSettings, user_id: UserId, now_ms: int) -> bytes:
+    """A record that has a user forgotten, with the fields' names as the settings have them. Raises
+    ConfigurationError where they have no kind for it, and for what is no user id."""
+    if not settings.erase:
+        raise ConfigurationError("events.erase is empty: no record has a user forgotten")
+    if not 0 < len(user_id) <= MAX_ID:
+        raise ConfigurationError(f"a user id has 1 to {MAX_ID} characters")
+    fields, record = settings.fields, dict[str, Any]()
+    for name, value in (
+        (fields.user_id, user_id),
+        (fields.event, settings.erase),
+        (fields.timestamp, now_ms),
+    ):
+        *path, last = name.split(".")
+        place = record
+        for key in path:
+            place = place.setdefault(key, {})
+        place[last] = value
+    return orjson.dumps(record)
 
 
 def trace_of(headers: Iterable[Header]) -> Trace | None:

@@ -40,7 +40,7 @@ _CURED_BY_A_NEW_PRODUCER = (
 # that never does.
 _UNEXPLAINED_TIMES = 3
 
-Message = tuple[bytes, bytes, list[Header]]
+Message = tuple[bytes, bytes | None, list[Header]]  # without a value: a tombstone
 Letter = tuple[Record, InvalidEventError]
 
 

@@ -75,8 +75,9 @@ class Sink:
         for producer in self._producers.values():
             await producer.stop()
 
-    async def recommend(self, messages: Iterable[tuple[bytes, bytes, list[Header]]]) -> None:
-        """Send (key, value, headers); return once all are acknowledged. Retries without end."""
+    async def recommend(self, messages: Iterable[tuple[bytes, bytes | None, list[Header]]]) -> None:
+        """Send (key, value, headers), a tombstone where there is no value; return once all are
+        acknowledged. Retries without end."""
         await self._send_all(
             "recommendation",
             [(self._topics.recommendations, *message) for message in messages],

@@ -107,6 +107,11 @@ class Clicks:
         taught = known.take(np.flatnonzero(~member)).joined(held.take(np.flatnonzero(out)))
         self._fresh = self._fresh.joined(taught)
 
+    def erase(self, users: Int64s) -> None:
+        """Forget all labels of these users."""
+        self._waiting, self.held = self._waiting.without(users), self.held.without(users)
+        self._fresh, self._past = self._fresh.without(users), self._past.without(users)
+
     def begin_round(self) -> Float32s:
         """All labels that may be taught; from then on the new ones may also be taught again."""
         known = self._past.joined(self._fresh)

@@ -44,6 +44,10 @@ class HoldoutRows:
             )
         )
 
+    def without(self, users: Int64s) -> Self:
+        """Without the rows of these users."""
+        return self.take(np.flatnonzero(~np.isin(self.user, users)))
+
     def marks(self) -> Int64s:
         """The hashes by which the held-out events are known."""
         return event_hash(self.user, self.item, self.time).view(np.int64)

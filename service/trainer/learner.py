@@ -23,6 +23,7 @@ import torch
 from service.domain import (
     NO_KEY,
     Bools,
+    Erasure,
     Float32s,
     Int32s,
     Int64s,
@@ -221,7 +222,9 @@ class Learner:
         if hurry:
             epochs, ratio = 1, min(ratio, settings.replay.hurried_ratio)
         replayable = dict(self.trained_through)  # the round's own events are no replay
-        fresh = [self._prepare(batch) for batch in batches]
+        erasures = [one for batch in batches for one in batch.erasures]
+        self._erase(erasures)
+        fresh = [self._prepare(batch.without(erasures)) for batch in batches]
         labels = self._begin_clicks()
         taught = join([self._retry, *fresh], self._length + 1)
         self._retry = empty_sequences(self._length + 1)
@@ -281,6 +284,23 @@ class Learner:
         # More would lose their rows at the next version, and be encoded again by each worker.
         room = max(self._items.max_rows - self.items, 0)
         return np.sort(np.append(np.flatnonzero(changed), np.flatnonzero(~known)[:room]))
+
+    def _erase(self, erasures: Sequence[Erasure]) -> None:
+        """Forget what is kept of users beside the weights."""
+        if not erasures:
+            return
+        users = np.array([one.user for one in erasures], np.int64)
+        self.held = self.held.without(users)
+        held = set(self.held.marks().tolist())
+        self._recollections = {
+            mark: told for mark, told in self._recollections.items() if mark in held
+        }
+        self._retry = self._retry.without(users)
+        self._since_champion = deque(
+            (taught.without(users) for taught in self._since_champion), maxlen=_ROUNDS_KEPT
+        )
+        if self._clicks:
+            self._clicks.erase(users)
 
     def _prepare(self, batch: MicroBatch) -> Sequences:
         """Admit a micro-batch: vocabulary, holdout, offsets; give the sequences to train on."""
@@ -386,9 +406,15 @@ class Learner:
         none = np.zeros_like(rows.codes[:, :1])
         weight = self._weighing.new(rows.kind)[:, None]
         return [
-            (stretch(context, codes).followed_by(Stretch(*last)), 1)
-            for context, codes, *last in zip(
-                rows.context, rows.codes, rows.item[:, None], none, weight, strict=True
+            (stretch(context, codes, user).followed_by(Stretch(*last)), 1)
+            for context, codes, user, *last in zip(
+                rows.context,
+                rows.codes,
+                rows.user.tolist(),
+                rows.item[:, None],
+                none,
+                weight,
+                strict=True,
             )
             if context[0] != 0
         ]
@@ -406,12 +432,13 @@ class Learner:
         rows: list[tuple[Stretch, int]] = []
         for every in np.split(order, others) if len(order) else []:
             one = every[-self._settings.max_user_events :]
-            past = stretch(before[one[0]], codes[one[0]])
+            whose = int(batch.user[one[0]])
+            past = stretch(before[one[0]], codes[one[0]], whose)
             own = Stretch(batch.item[one], batch.codes[one], self._weighing.new(batch.kind[one]))
             down = np.isin(batch.kind[one], self._negative)
             rows += windows_over(past, own.where(~down), self._length + 1)
             rows += [
-                (stretch(before[at], codes[at]).followed_by(own.part(place, place + 1)), 1)
+                (stretch(before[at], codes[at], whose).followed_by(own.part(place, place + 1)), 1)
                 for place, at in enumerate(one.tolist())
                 if down[place]
             ]

@@ -10,14 +10,14 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 
-from service.domain import ItemKey, MicroBatch, Offset, Offsets, Partition
+from service.domain import Erasure, ItemKey, MicroBatch, Offset, Offsets, Partition
 from service.settings import Settings
 from service.state.catalogue import CatalogueItem
 from service.state.histories import SlabAddress
@@ -99,6 +99,11 @@ class UntrainedBatches:
         self._sent += 1
         return self._batches[self._sent - 1]
 
+    def erase(self, erasures: Sequence[Erasure]) -> None:
+        """Leave out the events that these erase, also of what is sent again."""
+        self._batches = deque(batch.without(erasures) for batch in self._batches)
+        self.events = sum(map(len, self._batches))
+
     def learned(self, batches: int) -> None:
         self._taken = min(self._taken + batches, self._sent)
 
@@ -133,6 +138,7 @@ class NoTrainer:
     def stop(self) -> None: ...
     def offer(self, batch: MicroBatch) -> None: ...
     def settle(self) -> None: ...
+    def erase(self, erasures: Sequence[Erasure]) -> None: ...
     def describe(self, items: Iterable[CatalogueItem]) -> None: ...
 
 
@@ -200,6 +206,12 @@ class TrainerProcess:
         with self._changed:
             self._settling = Settle()
             self._changed.notify_all()
+
+    def erase(self, erasures: Sequence[Erasure]) -> None:
+        """Of what waits leave out the events that these erase; the worker learns of them with the
+        next micro-batch. Never blocks."""
+        with self._changed:
+            self._untrained.erase(erasures)
 
     def describe(self, items: Iterable[CatalogueItem]) -> None:
         """What the catalogue says of items. Each worker is told all of it, before the

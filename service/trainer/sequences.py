@@ -25,21 +25,23 @@ class Stretch:
     item: Int64s  # [events]
     codes: Int32s  # [events, features]
     weight: Float32s  # [events] how much each counts as a target; below 0: it was turned down
+    user: int = NO_KEY  # whose; nobody's where it is not to be kept
 
     def __len__(self) -> int:
         return len(self.item)
 
     def part(self, start: int, end: int) -> "Stretch":
-        return Stretch(self.item[start:end], self.codes[start:end], self.weight[start:end])
+        return self.where(slice(start, end))
 
-    def where(self, kept: Bools) -> "Stretch":
-        return Stretch(self.item[kept], self.codes[kept], self.weight[kept])
+    def where(self, kept: Bools | slice) -> "Stretch":
+        return Stretch(self.item[kept], self.codes[kept], self.weight[kept], self.user)
 
     def followed_by(self, later: "Stretch") -> "Stretch":
         return Stretch(
             np.concatenate([self.item, later.item]),
             np.concatenate([self.codes, later.codes]),
             np.concatenate([self.weight, later.weight]),
+            self.user,
         )
 
 
@@ -52,12 +54,23 @@ class Sequences:
     target: Bools  # [rows, length]
     codes: Int32s  # [rows, length, features]
     weight: Float32s  # [rows, length], of targets
+    user: Int64s  # [rows] user keys, NO_KEY where nobody is named
 
     def __len__(self) -> int:
         return len(self.item)
 
     def take(self, rows: Int64s) -> "Sequences":
-        return Sequences(self.item[rows], self.target[rows], self.codes[rows], self.weight[rows])
+        return Sequences(
+            self.item[rows],
+            self.target[rows],
+            self.codes[rows],
+            self.weight[rows],
+            self.user[rows],
+        )
+
+    def without(self, users: Int64s) -> "Sequences":
+        """Without those of these users."""
+        return self.take(np.flatnonzero(~np.isin(self.user, users)))
 
     def stretch(self, row: int, start: int, end: int) -> Stretch:
         """Some of the events of a row."""
@@ -68,7 +81,13 @@ class Sequences:
 
 def empty_sequences(length: int) -> Sequences:
     none = np.zeros((0, length), np.int64)
-    return Sequences(none, none.astype(np.bool_), no_codes(0, length), none.astype(np.float32))
+    return Sequences(
+        none,
+        none.astype(np.bool_),
+        no_codes(0, length),
+        none.astype(np.float32),
+        np.zeros(0, np.int64),
+    )
 
 
 def join(parts: list[Sequences], length: int) -> Sequences:
@@ -80,6 +99,7 @@ def join(parts: list[Sequences], length: int) -> Sequences:
         np.concatenate([part.target for part in parts]),
         np.concatenate([part.codes for part in parts]),
         np.concatenate([part.weight for part in parts]),
+        np.concatenate([part.user for part in parts]),
     )
 
 
@@ -95,7 +115,8 @@ def from_lists(rows: list[tuple[Stretch, int]], length: int) -> Sequences:
         end = len(events)
         item[i, :end], codes[i, :end], weight[i, :end] = events.item, events.codes, events.weight
         target[i, max(end - targets, 1) : end] = True
-    return Sequences(item, target & (weight != 0), codes, weight)
+    user = np.array([events.user for events, _ in rows], np.int64)
+    return Sequences(item, target & (weight != 0), codes, weight, user)
 
 
 def contexts(
@@ -150,11 +171,11 @@ def strip(item: Int64s) -> Int64s:
     return known
 
 
-def stretch(item: Int64s, codes: Int32s) -> Stretch:
+def stretch(item: Int64s, codes: Int32s, user: int = NO_KEY) -> Stretch:
     """A padded row [length] and its codes [length, features] without the padding, as context: no
     target of its own."""
     known = item != NO_KEY
-    return Stretch(item[known], codes[known], np.zeros(int(known.sum()), np.float32))
+    return Stretch(item[known], codes[known], np.zeros(int(known.sum()), np.float32), user)
 
 
 def pairs(rows: Int64s, ones: Bools, others: Bools, apart: int) -> tuple[Int64s, Int64s]:

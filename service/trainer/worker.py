@@ -103,11 +103,17 @@ class Inbox:
                     elif isinstance(message, Settle):
                         self._settle = True
                     else:
-                        self._waiting.append(message)
+                        self._add(message)
                     self._changed.notify()
         except (EOFError, OSError):
             # The parent is gone, and with it whoever would read what we say.
             os._exit(0)
+
+    def _add(self, batch: MicroBatch) -> None:
+        """What it erases is not learned any more. The caller holds the lock."""
+        if batch.erasures:
+            self._waiting = deque(one.without(batch.erasures) for one in self._waiting)
+        self._waiting.append(batch)
 
     @property
     def is_behind(self) -> bool:
@@ -327,14 +333,16 @@ def _summary(report: GateReport) -> GateSummary:
 
 
 def _after(batch: MicroBatch, learner: Learner) -> MicroBatch:
-    """The events of a batch that are not yet in the learner's lineage.
+    """The events and erasures of a batch that are not yet in the learner's lineage.
 
     A predecessor may have published and died before the parent heard of it.
     """
     through = learner.trained_through
     known = np.array([through.get(p, 0) for p in batch.partition.tolist()], np.int64)
     rows = np.flatnonzero(batch.offset >= known)
-    return batch if len(rows) == len(batch) else batch.take(rows)
+    erasures = tuple(one for one in batch.erasures if one.offset >= through.get(one.partition, 0))
+    batch = batch if len(rows) == len(batch) else batch.take(rows)
+    return batch if erasures == batch.erasures else replace(batch, erasures=erasures)
 
 
 def _resumed_blend(manifest: Manifest, settings: Settings) -> Blend:

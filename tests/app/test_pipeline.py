@@ -11,14 +11,14 @@ import orjson
 import pytest
 
 from service.app.pipeline import Letters, Pipeline
-from service.domain import ItemId, Offset, Offsets, Partition
+from service.domain import Erasure, ItemId, Offset, Offsets, Partition
 from service.errors import AbandonedError
 from service.metrics import Metrics
 from service.scorer.scorer import Scorer
 from service.state.histories import HistorySlab
 from service.state.popularity import Popularity
-from service.stream.codec import Header, Record
-from service.stream.once import Share
+from service.stream.codec import Record
+from service.stream.once import Message, Share
 from service.stream.sink import Sink
 from service.stream.source import Source
 from service.stream.transactions import Transactions
@@ -58,12 +58,17 @@ class Topics:
 
     def __init__(self, letters_after: int) -> None:
         self.sent: list[str] = []
+        self.delays_s: list[float] = []  # of the first calls
         self.buried = 0
         self._letters_after = letters_after
         self._may_bury = asyncio.Event()
 
-    async def recommend(self, messages: list[tuple[bytes, bytes, list[Header]]]) -> None:
-        self.sent += [orjson.loads(value)["rec_id"] for _, value, _ in messages]
+    async def recommend(self, messages: list[Message]) -> None:
+        await asyncio.sleep(self.delays_s.pop(0) if self.delays_s else 0)
+        self.sent += [
+            f"tombstone of {key.decode()}" if value is None else orjson.loads(value)["rec_id"]
+            for key, value, _ in messages
+        ]
         if len(self.sent) >= self._letters_after:
             self._may_bury.set()
 
@@ -95,6 +100,8 @@ class NoTrainer:
     untrained_events = 0
     batches_at_worker = 0
 
+    def erase(self, erasures: list[Erasure]) -> None: ...
+
 
 @pytest.fixture
 def slab(tmp_path: Path) -> Iterator[HistorySlab]:
@@ -111,6 +118,10 @@ def broken(offset: int) -> Record:
     return record(b"{", partition=PARTITION, offset=offset)
 
 
+def erasing(offset: int, user: str = "u1") -> Record:
+    return record({"user_id": user, "event": "erase"}, partition=PARTITION, offset=offset)
+
+
 def run_to_the_end(
     source: Batches,
     topics: Topics,
@@ -118,6 +129,7 @@ def run_to_the_end(
     root: Path,
     lanes: Lanes | None = None,
     metrics: Metrics | None = None,
+    committed: int = 0,
 ) -> None:
     settings = small(root)
     scorer = Scorer(
@@ -140,7 +152,7 @@ def run_to_the_end(
             thread,
             cast(Transactions, lanes) if lanes else None,
         )
-        pipeline.own({PARTITION: Offset(0)}, {}, {})
+        pipeline.own({PARTITION: Offset(committed)}, {}, {})
         async with asyncio.timeout(10):
             await pipeline.run(source.stop)
             await pipeline.drain()
@@ -187,3 +199,36 @@ def test_a_repeated_event_id_is_as_if_it_were_not_there(slab: HistorySlab, tmp_p
     assert metrics.events.labels("duplicate")._value.get() == 2
     assert metrics.events.labels("scored")._value.get() == 3
     assert source.committed[-1] == {PARTITION: 5}
+
+
+class TestErasures:
+    def test_the_tombstone_stands_behind_what_was_answered_before_and_before_what_follows(
+        self, slab: HistorySlab, tmp_path: Path
+    ) -> None:
+        source = Batches([event(0)], [event(1), erasing(2), event(3)], [event(4)])
+        topics = Topics(letters_after=0)
+        topics.delays_s = [0.2, 0.1, 0.1]  # acknowledged late, as after a retry
+        run_to_the_end(source, topics, slab, tmp_path)
+        before, after = topics.sent[:2], topics.sent[3:]
+        assert sorted(before) == ["events/0/0", "events/0/1"]
+        assert topics.sent[2] == "tombstone of u1"
+        assert after == ["events/0/3", "events/0/4"]
+        assert source.committed[-1] == {PARTITION: 5}
+
+    def test_only_what_came_later_is_in_the_history(
+        self, slab: HistorySlab, tmp_path: Path
+    ) -> None:
+        source = Batches([event(0), event(1), erasing(2), erasing(3, "u2"), event(4)])
+        run_to_the_end(source, Topics(letters_after=0), slab, tmp_path)
+        slot = np.flatnonzero(slab.users(np.arange(slab.used, dtype=np.int32)))
+        assert slab.counts(slot.astype(np.int32)).tolist() == [1]
+        assert slab.newest(slot.astype(np.int32)).tolist() == [4]
+
+    def test_one_that_was_answered_before_is_not_answered_again(
+        self, slab: HistorySlab, tmp_path: Path
+    ) -> None:
+        source = Batches([event(0), erasing(1), erasing(2)])
+        topics = Topics(letters_after=0)
+        run_to_the_end(source, topics, slab, tmp_path, committed=2)
+        assert topics.sent == ["tombstone of u1"]
+        assert slab.known == 0

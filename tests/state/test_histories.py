@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from service.domain import NO_KEY, Int32s, Int64s, Partition
+from service.domain import NO_KEY, Int32s, Int64s, Offset, Partition
 from service.errors import ConfigurationError
 from service.settings import HistorySettings
 from service.state.histories import SLACK, HistorySlab, slab_bytes
@@ -99,6 +99,21 @@ class WrittenAfterFirstLook:
         while self._writes:
             self._writes.pop()()
         return seen
+
+
+class WrittenBetweenLooks(WrittenAfterFirstLook):
+    """And goes on once more just before the reader looks again."""
+
+    def __init__(
+        self, count: Int64s, write: Callable[[], object], later: Callable[[], object]
+    ) -> None:
+        super().__init__(count, write)
+        self._later = [later]
+
+    def __getitem__(self, slot: Int32s) -> Int64s:
+        while not self._writes and self._later:
+            self._later.pop()()
+        return super().__getitem__(slot)
 
 
 @pytest.mark.parametrize(
@@ -264,3 +279,90 @@ def test_what_was_turned_down_is_remembered_but_stands_in_no_window() -> None:
     assert every.kind.tolist() == [[0, 2, 2, 0, 2]]
     assert set(kept[kept_ordinal >= 0].tolist()) == {2, 3, 4, 5, 6, 7}
     assert set(kept[turned_down].tolist()) == {2, 4, 5, 7}
+
+
+def remembered(slab: HistorySlab, user: int) -> list[int]:
+    """Items of a user's history, oldest first; found by the key, as any reader does."""
+    slot = np.flatnonzero(slab.users(np.arange(slab.used, dtype=np.int32)) == user).astype(np.int32)
+    windows = slab.windows(slot, slab.counts(slot), EVENTS)
+    return [int(item) for item in windows.item.ravel() if item != NO_KEY]
+
+
+class TestErase:
+    def test_nothing_of_the_user_is_left_and_others_are_as_they_were(self) -> None:
+        with closing(a_slab(users=4)) as slab:
+            append(slab, [1, 2, 1], [5, 6, 7])
+            slab.erase(1, Offset(8))
+            assert remembered(slab, 1) == []
+            assert remembered(slab, 2) == [6]
+            assert (slab.known, slab.used, slab.evicted) == (1, 2, 0)
+            key = (5).to_bytes(8, "little")
+            assert slab._memory.buf is not None
+            assert key not in bytes(slab._memory.buf)
+            assert slab.since(Offset(0)).tolist() == [1]
+
+    def test_what_comes_later_begins_a_new_history(self) -> None:
+        with closing(a_slab(users=4)) as slab:
+            append(slab, [1, 1], [5, 6])
+            slab.erase(1, Offset(7))
+            _, ordinal = append(slab, [1, 1], [8, 9])
+            assert ordinal.tolist() == [0, 1]
+            assert remembered(slab, 1) == [8, 9]
+
+    def test_a_history_that_began_later_stays_when_the_erasure_is_read_again(self) -> None:
+        with closing(a_slab(users=4)) as slab:
+            append(slab, [1, 1], [8, 9])
+            slab.erase(1, Offset(7))
+            assert remembered(slab, 1) == [8, 9]
+
+    def test_a_user_of_whom_nothing_is_known_leaves_only_the_note_for_snapshots(self) -> None:
+        with closing(a_slab(users=4)) as slab:
+            append(slab, [2], [5])
+            slab.erase(1, Offset(7))
+            assert slab.erased == {1: 7}
+            assert (slab.known, remembered(slab, 2)) == (1, [5])
+
+    def test_freed_slots_are_taken_before_anybody_is_evicted(self) -> None:
+        with closing(a_slab(users=3)) as slab:
+            append(slab, [1, 2, 3], [1, 2, 3])
+            slab.erase(2, Offset(4))
+            slot, ordinal = append(slab, [4], [5])
+            assert (slot.tolist(), ordinal.tolist()) == ([1], [0])
+            assert (slab.evicted, slab.known) == (0, 3)
+            append(slab, [5], [6])
+            assert (slab.evicted, slab.known) == (1, 3)
+            assert [remembered(slab, user) for user in (1, 3, 4, 5)] == [[], [3], [5], [6]]
+
+    def test_a_row_erased_while_it_is_read_is_not_intact(self) -> None:
+        with closing(a_slab()) as slab, closing(HistorySlab.attach(slab.address)) as reader:
+            append(slab, [1] * 4, [1, 2, 3, 4])
+            columns = reader._open
+            hurried = WrittenAfterFirstLook(columns.count, lambda: slab.erase(1, Offset(5)))
+            reader._columns = replace(columns, count=cast(Int64s, hurried))
+            del columns
+            assert not reader.windows(*places(slot=0, end=4), 4).intact.any()
+
+    @pytest.mark.parametrize("late", [False, True], ids=["at once", "while it is copied"])
+    @pytest.mark.parametrize("back", [0, 1, 4, 6], ids=str)
+    def test_a_copy_for_a_snapshot_has_nothing_of_it_however_soon_the_user_is_back(
+        self, back: int, late: bool
+    ) -> None:
+        with closing(a_slab(users=1)) as slab, closing(HistorySlab.attach(slab.address)) as reader:
+            append(slab, [1] * 4, [1, 2, 3, 4])
+            columns = reader._open
+
+            def come_back() -> None:
+                append(slab, [1] * back, list(range(6, 6 + back)))
+
+            def write() -> None:
+                slab.erase(1, Offset(5))
+                if not late:
+                    come_back()
+
+            hurried = WrittenAfterFirstLook(columns.count, write)
+            if late:
+                hurried = WrittenBetweenLooks(columns.count, write, come_back)
+            reader._columns = replace(columns, count=cast(Int64s, hurried))
+            del columns
+            copied = reader.copied(np.zeros(1, np.int32), Offset(5))
+            assert len(copied) == 0

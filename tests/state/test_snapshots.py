@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from service.domain import Int64s, Offset, Partition
+from service.domain import NO_KEY, Int64s, Offset, Partition
 from service.errors import DamagedSnapshotError
 from service.state.histories import SLACK, HistorySlab
 from service.state.snapshot_parts import UserHistories, decode, encode
@@ -64,6 +64,7 @@ def histories(slab: HistorySlab) -> dict[int, list[int]]:
     return {
         int(user): [int(item) for item in row if item]
         for user, row in zip(slab.users(slot).tolist(), windows.item, strict=True)
+        if user != NO_KEY
     }
 
 
@@ -322,6 +323,131 @@ def test_forgets_a_partition(slab: HistorySlab, other: HistorySlab, tmp_path: Pa
     write(tmp_path, slab, 2)
     a_store(tmp_path).forget(Partition(0))
     assert a_store(tmp_path).restore(other, END) is None
+
+
+def folders(folder: Path) -> list[str]:
+    return sorted(one.name for one in (folder / TOPIC / "00000").iterdir())
+
+
+def users_in(folder: Path) -> set[int]:
+    """Of all snapshots on the storage."""
+    parts = (folder / TOPIC / "00000").glob("*/part-*")
+    return {user for part in parts for user in decode(part.read_bytes()).user.tolist()}
+
+
+class TestErased:
+    def test_the_next_one_is_full_and_those_that_hold_the_user_go(
+        self, slab: HistorySlab, other: HistorySlab, tmp_path: Path
+    ) -> None:
+        feed(slab, list(range(1, USERS + 1)), 1)
+        write(tmp_path, slab, 9)
+        feed(slab, [3], 9)
+        write(tmp_path, slab, 10)
+        slab.erase(3, Offset(10))
+
+        written = write(tmp_path, slab, 11)
+
+        assert written.manifest.base is None
+        assert folders(tmp_path) == [written.name]
+        assert users_in(tmp_path) == set(range(1, USERS + 1)) - {3}
+        assert slab.erased == {}
+        a_store(tmp_path).restore(other, END)
+        assert 3 not in histories(other)
+        assert len(histories(other)) == USERS - 1
+
+    def test_where_only_a_delta_holds_the_user_its_base_stays(
+        self, slab: HistorySlab, tmp_path: Path
+    ) -> None:
+        feed(slab, [1, 2, 3, 4], 1)
+        base = write(tmp_path, slab, 5)
+        feed(slab, [5], 5)
+        write(tmp_path, slab, 6)
+        slab.erase(5, Offset(6))
+        written = write(tmp_path, slab, 7)
+        assert written.manifest.base == base.name
+        assert folders(tmp_path) == [base.name, written.name]
+        assert users_in(tmp_path) == {1, 2, 3, 4}
+
+    def test_where_none_holds_the_user_nothing_else_is_written_or_removed(
+        self, slab: HistorySlab, tmp_path: Path
+    ) -> None:
+        feed(slab, [1, 2, 3, 4], 1)
+        base = write(tmp_path, slab, 5)
+        slab.erase(9, Offset(5))
+        assert write(tmp_path, slab, 6).manifest.base == base.name
+        assert base.name in folders(tmp_path)
+        assert slab.erased == {}
+
+    def test_whoever_came_back_later_is_held_rightly(
+        self, slab: HistorySlab, tmp_path: Path
+    ) -> None:
+        feed(slab, [1, 2, 3, 4], 1)
+        slab.erase(1, Offset(5))
+        feed(slab, [1], 6)
+        first = write(tmp_path, slab, 7)
+        slab.erase(1, Offset(5))  # as it is read again
+        assert a_store(tmp_path).write(slab, Offset(7), NEVER) is None
+        assert folders(tmp_path) == [first.name]
+        assert users_in(tmp_path) == {1, 2, 3, 4}
+
+    def test_one_that_was_begun_before_it_is_replaced_too(
+        self, slab: HistorySlab, tmp_path: Path
+    ) -> None:
+        feed(slab, [1, 2, 3, 4], 1)
+        before = write(tmp_path, slab, 5)
+        slab.erase(1, Offset(7))
+        begun = a_store(tmp_path).write(slab, Offset(6), NEVER)  # as of before the erasure
+        assert begun is not None
+        assert slab.erased == {1: 7}
+        written = write(tmp_path, slab, 8)
+        assert slab.erased == {}
+        assert before.name not in folders(tmp_path)
+        assert written.name in folders(tmp_path)
+
+    def test_what_was_not_finished_or_is_damaged_goes_too(
+        self, slab: HistorySlab, tmp_path: Path
+    ) -> None:
+        feed(slab, [1, 2], 1)
+        unfinished = write(tmp_path, slab, 3)
+        feed(slab, [1], 3)
+        damaged = write(tmp_path, slab, 4)
+        folder = tmp_path / TOPIC / "00000"
+        (folder / unfinished.name / MANIFEST_FILE).unlink()
+        (folder / damaged.name / "part-00000.safetensors").write_bytes(b"")
+        slab.erase(2, Offset(4))
+        written = write(tmp_path, slab, 5)
+        assert folders(tmp_path) == [written.name]
+
+    def test_a_crash_before_the_old_ones_are_removed_leaves_that_to_the_next(
+        self, slab: HistorySlab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        feed(slab, [1, 2], 1)
+        old = write(tmp_path, slab, 3)
+        slab.erase(2, Offset(3))
+        with monkeypatch.context() as patched:
+            patched.setattr(Store, "remove", lambda *_: None)
+            new = write(tmp_path, slab, 4)
+        assert folders(tmp_path) == [old.name, new.name]
+        with closing(a_slab(USERS, EVENTS)) as restarted:
+            a_store(tmp_path).restore(restarted, END)
+            assert set(histories(restarted)) == {1}
+            assert a_store(tmp_path).write(restarted, Offset(4), NEVER) is None
+        assert folders(tmp_path) == [new.name]
+
+    def test_read_again_after_a_restart_it_is_as_it_was(
+        self, slab: HistorySlab, other: HistorySlab, tmp_path: Path
+    ) -> None:
+        feed(slab, [1, 2, 1], 1)
+        slab.erase(1, Offset(4))
+        feed(slab, [1, 2], 5)
+        write(tmp_path, slab, 7)
+        a_store(tmp_path).restore(other, END)
+
+        feed(other, [1, 2, 1], 1)
+        other.erase(1, Offset(4))
+        feed(other, [1, 2], 5)
+
+        assert histories(other) == histories(slab) == {1: [5], 2: [2, 6]}
 
 
 class TestParts:

@@ -1,24 +1,28 @@
 """Bytes to events and recommendations to bytes, whatever arrives."""
 
+import json
 from contextlib import suppress
 from typing import Any
 
 import numpy as np
+import orjson
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from service.domain import (
+    Erasure,
     Event,
     ItemId,
     Offset,
     Partition,
     Recommendation,
     Trace,
+    UserId,
     Version,
     item_key,
 )
-from service.errors import DeadLetterReason, InvalidEventError
+from service.errors import ConfigurationError, DeadLetterReason, InvalidEventError
 from service.settings import (
     CategoryFeature,
     EventsSettings,
@@ -31,6 +35,7 @@ from service.stream.codec import (
     EventCodec,
     Header,
     RecommendationCodec,
+    encode_erasure,
     encode_offsets,
     trace_of,
 )
@@ -312,3 +317,53 @@ class TestRecommendations:
     def test_any_id_that_an_event_may_have_comes_back_as_it_was(self, text: str) -> None:
         sent = self.encoded(user_id=text, item_id=text)
         assert (sent.user_id, sent.event.item_id) == (text, text)
+
+
+class TestErasure:
+    def test_a_user_id_and_the_kind_are_enough(self) -> None:
+        found = CODEC.erasure(record({"user_id": "u9", "event": "erase"}, offset=4, partition=1))
+        assert found == Erasure(Partition(1), Offset(4), UserId("u9"))
+
+    @pytest.mark.parametrize(
+        "value",
+        [
+            plain_event(),
+            plain_event(item_id="erase"),
+            plain_event(context={"event": "erase"}),
+            {"event": "erase"},
+            {"user_id": 7, "event": "erase"},
+            {"user_id": "", "event": "erase"},
+            ["erase"],
+            b'"erase',
+            None,
+            {"user_id": "u", "event": "erase", "more": "x" * 2_000},
+        ],
+    )
+    def test_nothing_else_is_one(self, value: object) -> None:
+        assert CODEC.erasure(record(value)) is None
+
+    @pytest.mark.parametrize("kind", ["erase", "forget me", "l\u00f6schen", "\u5220\u9664"])
+    @pytest.mark.parametrize(
+        "fields", [FieldsSettings(), FieldsSettings(user_id="who.id", event="who.did")]
+    )
+    def test_what_is_sent_is_understood_however_json_is_escaped(
+        self, kind: str, fields: FieldsSettings
+    ) -> None:
+        settings = EventsSettings(erase=kind, fields=fields)
+        sent = encode_erasure(settings, UserId("u9"), NOW_MS)
+        for data in (sent, json.dumps(orjson.loads(sent)).encode()):
+            found = EventCodec(settings).erasure(record(data))
+            assert found is not None
+            assert found.user_id == "u9"
+
+    def test_where_no_kind_is_set_there_is_none(self) -> None:
+        settings = EventsSettings(erase="")
+        codec = EventCodec(settings)
+        assert codec.erasure(record({"user_id": "u9", "event": "erase"})) is None
+        with pytest.raises(ConfigurationError, match=r"events\.erase"):
+            encode_erasure(settings, UserId("u9"), NOW_MS)
+
+    @pytest.mark.parametrize("user", ["", "u" * 513])
+    def test_what_is_no_user_id_is_not_sent(self, user: str) -> None:
+        with pytest.raises(ConfigurationError, match="1 to 512 characters"):
+            encode_erasure(SETTINGS, UserId(user), NOW_MS)

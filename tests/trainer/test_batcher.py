@@ -3,7 +3,16 @@
 import numpy as np
 import pytest
 
-from service.domain import Events, ItemId, UserId, item_key, user_key
+from service.domain import (
+    Erasure,
+    Events,
+    ItemId,
+    Offset,
+    Partition,
+    UserId,
+    item_key,
+    user_key,
+)
 from service.settings import BatchSettings
 from service.trainer.batcher import Batcher, is_due
 
@@ -102,3 +111,40 @@ def test_what_is_discarded_is_in_no_micro_batch() -> None:
     assert batch is not None
     assert batch.offset.tolist() == [5]
     assert batch.next_offsets == {0: 6}
+
+
+def an_erasure(user: str, offset: int, partition: int = 0) -> Erasure:
+    return Erasure(Partition(partition), Offset(offset), UserId(user))
+
+
+def test_what_is_erased_is_in_no_micro_batch_and_the_erasure_is() -> None:
+    batcher = Batcher(SETTINGS)
+    add(batcher, 100.0, (0, 1), (1, 1), (0, 2))
+    erasure = an_erasure("u0", 3)
+    batcher.erase([erasure], 101.0)
+    add(batcher, 101.5, (0, 4))
+    batch = batcher.close_if_due(102.0)
+    assert batch is not None
+    assert list(zip(batch.partition.tolist(), batch.offset.tolist(), strict=True)) == [
+        (1, 1),
+        (0, 4),
+    ]
+    assert batch.slot.tolist() == [1, 0]
+    assert batch.erasures == (erasure,)
+    assert batch.next_offsets == {0: 5, 1: 2}
+    assert batch.opened_s == 100.0
+    assert batcher.close_if_due(999.0) is None
+
+
+def test_an_erasure_alone_closes_by_age_too() -> None:
+    batcher = Batcher(SETTINGS)
+    batcher.erase([an_erasure("u0", 3)], 100.0)
+    assert batcher.close_if_due(101.9) is None
+    batch = batcher.close_if_due(102.0)
+    assert batch is not None
+    assert len(batch) == 0
+    assert batch.next_offsets == {0: 4}
+    add(batcher, 200.0, (0, 9))
+    later = batcher.close_if_due(202.0)
+    assert later is not None
+    assert later.erasures == ()

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from service.domain import UserId, user_key
 from service.model.memory import Memory
 from service.model.vocabulary import Vocabulary
 from service.registry.artifact import Artifact
@@ -121,6 +122,27 @@ class TestLabels:
         assert fresh_labels(clicks) == [1.0]
         admit(clicks, stream, *[(2, 9, 0, NAN)] * 9)
         assert [label for label in fresh_labels(clicks) if label == 0.0] == [0.0]
+
+    def test_nothing_of_an_erased_user_waits_is_held_or_taught(self, stream: Stream) -> None:
+        user = user_key(UserId("user-1"))
+        patient = BY_CLICK.model_copy(update={"within_s": 1000.0})
+        clicks = Clicks(settings_with(patient, fraction=0.5), {})
+        for _ in range(2):
+            admit(
+                clicks,
+                stream,
+                *[(who, item, IMPRESSION, NAN) for who in (1, 2) for item in range(20)],
+            )
+            admit(
+                clicks, stream, *[(who, item, CLICK, NAN) for who in (1, 2) for item in range(15)]
+            )
+            clicks.begin_round()
+        kept = (clicks._waiting, clicks.held, clicks._fresh, clicks._past)
+        assert all(user in rows.user for rows in kept)
+        clicks.erase(np.array([user]))
+        kept = (clicks._waiting, clicks.held, clicks._fresh, clicks._past)
+        assert not any(user in rows.user for rows in kept)
+        assert all(len(rows) for rows in kept)
 
     def test_one_that_waits_is_not_lost_by_a_restart(self, stream: Stream) -> None:
         settings = settings_with(BY_CLICK)

@@ -114,3 +114,9 @@ def test_no_user_has_more_held_rows_than_the_cap(
         expected.append(asked and counts[one] < most)
         counts[one] += expected[-1]
     assert capped(member, user, np.array(held, np.int64), most).tolist() == expected
+
+
+def test_rows_of_users_are_left_out() -> None:
+    rows = held_at([1, 2, 3, 2]).without(np.array([3, 9]))
+    assert rows.time.tolist() == [1, 3]
+    assert rows.context[:, 0].tolist() == [1, 3]

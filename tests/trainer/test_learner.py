@@ -11,7 +11,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from service.domain import Bools, Float32s, Int64s, ItemId, ItemKey, Offsets, item_key
+from service.domain import (
+    Bools,
+    Erasure,
+    Float32s,
+    Int64s,
+    ItemId,
+    ItemKey,
+    MicroBatch,
+    Offset,
+    Offsets,
+    UserId,
+    item_key,
+    user_key,
+)
 from service.model.item_tower import Described
 from service.model.memory import Memory, Recollection
 from service.model.mixture import Blend
@@ -902,6 +915,75 @@ class TestFitBlend:
         assert challenger.is_finite()  # the champion's again
         learner.fit_blend()  # nothing of it is left in the mean
         assert np.isfinite(learner.fit_blend()).all()
+
+
+def erase(stream: Stream, user: int) -> MicroBatch:
+    """As the scorer does it; the micro-batch that tells."""
+    erasure = Erasure(PARTITION, Offset(stream.events), UserId(f"user-{user}"))
+    stream.slab.erase(erasure.user, erasure.offset)
+    stream.events += 1
+    return replace(
+        stream.batch([], []),
+        erasures=(erasure,),
+        next_offsets={PARTITION: Offset(stream.events)},
+    )
+
+
+class TestErase:
+    USER = user_key(UserId("user-1"))
+
+    def test_held_out_rows_go_and_with_them_what_the_next_version_holds(
+        self, slab: HistorySlab, stream: Stream
+    ) -> None:
+        settings = small_settings(quick_training(fraction=0.5))
+        learner = a_learner(slab, settings, memory=MemorySettings())
+        learner.learn([stream.walk(USERS, CATALOGUE, steps=3)])
+        before = Counter(learner.held.user.tolist())
+        assert before[self.USER]
+        learner.learn([erase(stream, 1)])
+        learner.judge()
+
+        del before[self.USER]
+        assert Counter(learner.held.user.tolist()) == before
+        assert learner.trained_through == {PARTITION: stream.events}
+        key = self.USER.to_bytes(8, "little", signed=True)
+        assert not any(key in one.numpy().tobytes() for one in learner.artifact().trainer.values())
+
+    def test_what_is_learned_in_the_same_round_is_not_of_the_user(
+        self, slab: HistorySlab, stream: Stream
+    ) -> None:
+        learner = a_learner(slab, small_settings(quick_training(fraction=0.5)))
+        walk = stream.walk(2, CATALOGUE, steps=8)
+        report = learner.learn([walk, erase(stream, 1), stream.batch([1, 1, 1], [1, 2, 3])])
+        assert report.held_out
+        later = {known(number)[0] for number in (1, 2, 3)}
+        assert set(learner.held.item[learner.held.user == self.USER].tolist()) <= later
+
+    @pytest.mark.parametrize("rejected", [True, False], ids=["rejected", "diverged"])
+    def test_what_was_to_be_taught_again_is_not(
+        self, rejected: bool, slab: HistorySlab, stream: Stream, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        challenger = a_champion(slab, stream)
+        learner = a_learner(slab, challenger=challenger)
+        if not rejected:
+            break_weights(challenger, monkeypatch, times=1)
+        taught = learner.learn([stream.walk(USERS, CATALOGUE, steps=2)])
+        assert taught.diverged is not rejected
+        if rejected:
+            monkeypatch.setattr(learner_module, "judge", lambda *_: REJECTED)
+            learner.judge()
+        again = learner.learn([erase(stream, 1)])
+        assert again.sequences == taught.sequences - 1
+
+    def test_what_waits_for_a_verdict_is_not_taught_again_either(
+        self, slab: HistorySlab, stream: Stream, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        learner = a_learner(slab, challenger=a_champion(slab, stream))
+        taught = learner.learn([stream.walk(USERS, CATALOGUE, steps=2)])
+        learner.learn([erase(stream, 1)])
+        monkeypatch.setattr(learner_module, "judge", lambda *_: REJECTED)
+        learner.judge()
+        assert learner.learn([stream.batch([], [])]).sequences == taught.sequences - 1
 
 
 class TestGuards:

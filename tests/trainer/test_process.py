@@ -10,7 +10,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.domain import MicroBatch, Offset, Offsets, Partition, no_codes
+from service.domain import (
+    Erasure,
+    MicroBatch,
+    Offset,
+    Offsets,
+    Partition,
+    UserId,
+    no_codes,
+    stable_key,
+)
 from service.settings import RestartSettings, Settings, TrainerSettings
 from service.state.catalogue import CatalogueItem
 from service.trainer.messages import Catalogued
@@ -27,7 +36,7 @@ def a_batch(events: int, through: int) -> MicroBatch:
     return MicroBatch(
         partition=np.zeros(events, np.int32),
         offset=np.arange(through - events, through),
-        user=longs,
+        user=longs.copy(),
         slot=np.zeros(events, np.int32),
         ordinal=longs,
         item=longs,
@@ -113,6 +122,25 @@ class TestUntrainedBatches:
         assert untrained.is_learned
         untrained.send_again()
         assert not untrained.is_learned
+
+    def test_what_is_erased_is_not_sent_and_not_sent_again(self) -> None:
+        _, batches = three()
+        user = np.array([stable_key("u")], np.int64)
+        for batch in batches:
+            batch.user[::2] = user
+        untrained = UntrainedBatches()
+        for batch in batches:
+            untrained.add(batch)
+        untrained.next_to_send(MANY)
+        untrained.erase([Erasure(FIRST, Offset(50), UserId("u"))])
+        assert untrained.events == 5 + 10 + 20
+        untrained.send_again()
+        sent = [untrained.next_to_send(MANY) for _ in range(3)]
+        offsets = np.concatenate([batch.offset for batch in sent if batch is not None])
+        assert offsets.tolist() == [offset for offset in range(60) if offset % 2 or offset >= 50]
+        assert [batch.next_offsets for batch in sent if batch is not None] == [
+            batch.next_offsets for batch in batches
+        ]
 
     def test_forgetting_leaves_nothing(self) -> None:
         untrained, _ = three()

@@ -1,0 +1,42 @@
+"""What `headwater erase` says that stays."""
+
+from service.app.erase import what_stays
+from service.domain import Offset, Partition
+from service.settings import (
+    MemorySettings,
+    RegistrySettings,
+    Settings,
+    StorageSettings,
+    TopicsSettings,
+)
+
+DAY_MS = 86_400_000
+
+
+def said(settings: Settings, kept_ms: dict[str, int] | None = None) -> str:
+    through = {Partition(1): Offset(30), Partition(0): Offset(20)}
+    return "\n".join(what_stays(settings, through, kept_ms or {}))
+
+
+def test_the_figures_are_those_of_the_settings_and_of_kafka() -> None:
+    settings = Settings(
+        registry=RegistrySettings(keep_versions=4),
+        memory=MemorySettings(half_life_events=123_456),
+        topics=TopicsSettings(events="e", recommendations="r", dead_letter="d"),
+    )
+    text = said(settings, {"e": 7 * DAY_MS, "r": -1})
+    assert "trained_through is not yet at 0: 20, 1: 30: held-out rows, " in text
+    assert "until 4 newer ones are published (registry.keep_versions)" in text
+    assert "halve every 123,456 events (memory.half_life_events)" in text
+    assert "'e': the user's events, and the erasure, for 7 days" in text
+    assert "'r': earlier recommendations, until compaction or for ever" in text
+    assert "'d': records of the user that were no events, until its retention" in text
+
+
+def test_what_is_not_there_is_not_named() -> None:
+    assert "the memory" not in said(Settings(memory=MemorySettings(enabled=False)))
+
+
+def test_without_snapshots_old_ones_are_the_operators_to_remove() -> None:
+    settings = Settings(storage=StorageSettings(snapshot_every_s=None, snapshots="s3://there"))
+    assert "older ones under s3://there stay until you remove them" in said(settings)
