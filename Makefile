@@ -36,6 +36,14 @@ test: $(READY)  ## unit tests, with coverage; a minute or two
 integration: $(READY)  ## tests against a real Apache Kafka, started for them
 	@$(BIN)/python -m pytest tests/integration $(ARGS)
 
+# Strikes of each fault, and the names of those to run, with commas in between; all without.
+SEEDS ?= 1
+ONLY ?=
+
+.PHONY: faults
+faults: $(READY)  ## kill, freeze, cut off and starve the service, then count what was lost; SEEDS=20 ONLY=name,name
+	@$(BIN)/python -m tests.faults --seeds $(SEEDS) --only '$(ONLY)' $(ARGS)
+
 .PHONY: check
 check: $(READY)  ## format, lint, types, imports, dependencies, spelling, scripts, deployment files
 	$(BIN)/ruff format --check .

@@ -38,6 +38,7 @@ from service.registry.manifest import (
     GateSummary,
     Manifest,
     Origin,
+    Taught,
     decode,
 )
 from service.registry.pin import read_pin, write_pin
@@ -108,6 +109,7 @@ class Registry:
         gate: GateSummary | None,
         now_ms: int,
         same_frozen: bool = False,
+        taught: Sequence[Taught] = (),
     ) -> Manifest:
         """Publishes under the next number; the weights and their offsets appear in one step.
 
@@ -129,6 +131,7 @@ class Registry:
                 items=items,
                 model=dict(model),
                 gate=gate,
+                taught=tuple(taught),
                 files=files,
             )
 

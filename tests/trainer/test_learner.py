@@ -189,6 +189,29 @@ def test_a_batch_that_is_sent_again_takes_nothing_back(slab: HistorySlab, stream
     assert learner.trained_through == {PARTITION: 3}
 
 
+def test_tells_what_it_was_taught_since_the_champion(
+    slab: HistorySlab, stream: Stream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    learner = a_learner(slab)
+
+    def told() -> list[tuple[int, int, int]]:
+        return [(one.first, one.next, one.events) for one in learner.taught]
+
+    first, second = stream.batch([1, 2], [1, 2]), stream.batch([1], [3])
+    learner.learn([first])
+    learner.learn([second])
+    assert told() == [(0, 3, 3)]
+    learner.learn([first])  # a fault of whoever sends it shows
+    assert told() == [(0, 3, 3), (0, 2, 2)]
+    learner.promoted()
+    assert told() == []
+    learner.learn([stream.batch([2], [5])])
+    monkeypatch.setattr(learner_module, "judge", lambda *_: REJECTED)
+    learner.judge()  # what it had learned is taught again, and is told once
+    learner.learn([stream.batch([1], [6])])
+    assert told() == [(3, 5, 2)]
+
+
 def test_a_step_is_timed_by_itself(slab: HistorySlab, stream: Stream) -> None:
     learner = a_learner(slab, small_settings(quick_training(fraction=0)))
     report = learner.learn([stream.walk(USERS, CATALOGUE, steps=2)])
