@@ -1,11 +1,12 @@
-"""The Kafka that faults strike: durable, on fixed ports, with a second listener behind a proxy."""
+"""The Kafkas that faults strike: durable, on fixed ports."""
 
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from service.sandbox.kafka import LocalKafka, free_broker_port
+from service.sandbox.kafka import LocalKafka, free_broker_port, new_id
 from tests.faults.proxy import Proxy
 
 
@@ -13,14 +14,11 @@ class ProxiedKafka:
     """One broker. `bootstrap` is for the harness, `proxied` leads through the proxy, for the
     service: whoever comes in by it is told to come in by it again."""
 
+    replicas = 1
+
     def __init__(self) -> None:
         self._data = tempfile.TemporaryDirectory(prefix="faults-kafka-", ignore_cleanup_errors=True)
-        ports: list[int] = []
-        while len(ports) < 4:
-            port = free_broker_port()
-            if port not in ports:
-                ports.append(port)
-        plain, hidden, shown, controller = ports
+        plain, hidden, shown, controller = _free_ports(4)
         self.proxy = Proxy(shown, hidden)
         self.broker = LocalKafka(
             Path(self._data.name),
@@ -59,3 +57,72 @@ class ProxiedKafka:
         self.proxy.stop()
         self.broker.stop()
         self._data.cleanup()
+
+
+class ThreeBrokers:
+    """A cluster in which any broker may die: three replicas, of which two must have a record."""
+
+    replicas = 3
+
+    def __init__(self) -> None:
+        self._data = tempfile.TemporaryDirectory(prefix="faults-kafka-", ignore_cleanup_errors=True)
+        ports = _free_ports(6)
+        plain, controllers = ports[:3], ports[3:]
+        cluster_id = new_id()
+        voters = ",".join(f"{one}@127.0.0.1:{port}" for one, port in enumerate(controllers, 1))
+        common = {
+            "controller.quorum.voters": voters,
+            "min.insync.replicas": "2",
+            "offsets.topic.replication.factor": "3",
+            "transaction.state.log.replication.factor": "3",
+            "transaction.state.log.min.isr": "2",
+        }
+        self.brokers = {
+            number: LocalKafka(
+                Path(self._data.name) / str(number),
+                port=port,
+                cluster_id=cluster_id,
+                properties={
+                    **common,
+                    "node.id": str(number),
+                    "listeners": f"PLAINTEXT://127.0.0.1:{port},"
+                    f"CONTROLLER://127.0.0.1:{controllers[number - 1]}",
+                },
+            )
+            for number, port in enumerate(plain, 1)
+        }
+
+    @property
+    def bootstrap(self) -> str:
+        return ",".join(broker.bootstrap for broker in self.brokers.values())
+
+    @property
+    def proxied(self) -> str:
+        return self.bootstrap
+
+    def __enter__(self) -> Self:
+        with ThreadPoolExecutor(3) as together:  # none is ready before another is there
+            for started in [together.submit(one.start) for one in self.brokers.values()]:
+                started.result()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        with ThreadPoolExecutor(3) as together:
+            for broker in self.brokers.values():
+                together.submit(broker.stop)
+        self._data.cleanup()
+
+
+Kafka = ProxiedKafka | ThreeBrokers
+
+
+def _free_ports(count: int) -> list[int]:
+    ports: set[int] = set()
+    while len(ports) < count:
+        ports.add(free_broker_port())
+    return list(ports)

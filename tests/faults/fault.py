@@ -4,6 +4,7 @@ import random
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
+from tests.faults.cluster import Kafka, ProxiedKafka
 from tests.faults.run import Run, Strike
 
 Hit = Callable[[Run, random.Random], Strike]
@@ -22,5 +23,5 @@ class Fault:
     hit: Hit
     settings: Mapping[str, str] = field(default_factory=dict)
     strikes: Callable[[int], int] = one_a_seed  # how often, of the number of seeds
-    # Whether the service may have been idle when it was hit: then nothing is repeated.
-    needs_proof: bool = True
+    kafka: Callable[[], Kafka] = ProxiedKafka
+    disk_mb: int | None = None  # the storage is a disk of its own of that size, which takes root

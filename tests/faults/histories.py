@@ -55,13 +55,11 @@ def _of_slab(name: str, data: bytes, settings: Settings) -> dict[int, Found]:
     windows = slab.all_windows(slots, counts, settings.history.events)
     return {
         user: Found(
-            count,
             tuple(offset for offset in offsets if offset >= 0),
             tuple(item for item, offset in zip(items, offsets, strict=True) if offset >= 0),
         )
-        for user, count, items, offsets in zip(
+        for user, items, offsets in zip(
             slab.users(slots).tolist(),
-            counts.tolist(),
             windows.item.tolist(),
             windows.offset.tolist(),
             strict=True,

@@ -28,7 +28,7 @@ class Sent:
     acknowledged_s: float
 
 
-def client_settings(bootstrap: str) -> dict[str, str | int]:
+def client_settings(bootstrap: str) -> dict[str, str | int | float | bool]:
     """Of every client of ours: soon back after a broker was away, and quiet about it."""
     return {
         "bootstrap.servers": bootstrap,

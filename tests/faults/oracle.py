@@ -31,8 +31,7 @@ class Logged:
 class Found:
     """A user's history as the service has it."""
 
-    count: int  # events ever applied
-    offsets: tuple[int, ...]  # of the last of them, oldest first
+    offsets: tuple[int, ...]  # of the events that are remembered, oldest first
     items: tuple[int, ...]
 
 
@@ -63,7 +62,7 @@ class Histories:
     """The service's histories held against the log."""
 
     applied_twice: int  # events too many in a history, or too few
-    wrong: int  # users whose last events are not those of the log, in its order
+    disordered: int  # users whose events stand in another order, or with other items
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,16 +123,19 @@ def judge_histories(
 ) -> Histories:
     """`remembered` is how many of a user's last events the service keeps."""
     expected = histories(log)
-    applied_twice = wrong = 0
+    applied_twice = disordered = 0
     for user in expected.keys() | found.keys():
-        own = expected.get(user, [])
-        there = found.get(user, Found(0, (), ()))
-        last = own[-remembered:]
-        applied_twice += abs(there.count - len(own))
-        wrong += there.offsets != tuple(one.offset for one in last) or there.items != tuple(
-            item_key(ItemId(one.item_id)) for one in last
+        last = expected.get(user, [])[-remembered:]
+        own = Found(
+            tuple(one.offset for one in last),
+            tuple(item_key(ItemId(one.item_id)) for one in last),
         )
-    return Histories(applied_twice, wrong)
+        there = found.get(user, Found((), ()))
+        here, due = Counter(there.offsets), Counter(own.offsets)
+        differing = (here - due).total() + (due - here).total()
+        applied_twice += differing
+        disordered += not differing and there != own
+    return Histories(applied_twice, disordered)
 
 
 def judge_teaching(log: Iterable[Logged], ranges: Iterable[Range], through: Ends) -> Teaching:

@@ -49,7 +49,7 @@ class Result:
         judged = self.judged
         return told | {
             "lost": judged.output.lost,
-            "applied_twice": judged.histories.applied_twice + judged.histories.wrong,
+            "applied_twice": judged.histories.applied_twice + judged.histories.disordered,
             "trained_twice": judged.teaching.trained_twice,
             "untaught": judged.teaching.untaught,
             "duplicates": judged.output.duplicates,

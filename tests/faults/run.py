@@ -8,13 +8,13 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Self, cast
 
 import orjson
 from confluent_kafka import Message
 
 from tests.faults import lineage, oracle
-from tests.faults.cluster import ProxiedKafka
+from tests.faults.cluster import Kafka, ProxiedKafka
 from tests.faults.histories import read_histories
 from tests.faults.numbered import Place, Producing
 from tests.faults.oracle import Logged
@@ -23,7 +23,7 @@ from tests.faults.tail import Tail, read_whole
 from tests.integration.running import Environment, Service
 from tests.integration.traffic import Stream, make_stream
 
-PER_S = 20.0  # well below what a slow machine answers: what waits does so for the fault
+PER_S = 50.0  # well below what a slow machine answers: what waits does so for the fault
 _POLL_S = 0.05
 _START_WITHIN_S = 400.0  # a machine that does much else has taken 110 s
 _WARM_WITHIN_S = 600.0
@@ -34,7 +34,7 @@ _READ_WITHIN_S = 120.0
 # What was on its way to us when a process was killed arrives later; it was answered before.
 _ON_ITS_WAY_S = 0.5
 _COMPILED = Path(tempfile.gettempdir()) / f"headwater-faults-compiled-{os.getuid()}"
-_REMEMBERED = 64  # events a user; few enough that rings wrap, which shows disorder too
+_REMEMBERED = 256  # events a user: of those with more the last are compared
 
 SETTINGS: Environment = {
     "HEADWATER_HISTORY__EVENTS": str(_REMEMBERED),
@@ -75,9 +75,10 @@ class Judged:
 class Run:
     """A service, its input and its output, from the first event to the verdict."""
 
-    def __init__(self, kafka: ProxiedKafka, folder: Path, more: Environment | None = None) -> None:
-        self.kafka = kafka
-        self.stream: Stream = make_stream(kafka.bootstrap)
+    def __init__(self, kafka: Kafka, folder: Path, more: Environment | None = None) -> None:
+        self.cluster = kafka
+        self.bootstrap = kafka.bootstrap
+        self.stream: Stream = make_stream(kafka.bootstrap, replicas=kafka.replicas)
         self.orders = Orders(folder / "orders")
         # By partition, the offset before which a scenario had Kafka remove all.
         self.removed: dict[int, int] = {}
@@ -122,6 +123,12 @@ class Run:
     def _end_service(self) -> None:
         if self.service.running.poll() is None:
             self.service.kill()
+
+    @property
+    def kafka(self) -> ProxiedKafka:
+        """Where there is one broker."""
+        assert isinstance(self.cluster, ProxiedKafka)
+        return self.cluster
 
     @property
     def storage(self) -> Path:
@@ -204,8 +211,8 @@ class Run:
         found = read_histories(self.service)
         if self.service.stop() != 0:
             raise AssertionError(f"did not stop in order:\n{self.service.words()}")
-        log = read_whole(self.kafka.bootstrap, self.stream.events, _READ_WITHIN_S, _logged)
-        buried = read_whole(self.kafka.bootstrap, self.stream.dead_letter, _READ_WITHIN_S, _origin)
+        log = read_whole(self.bootstrap, self.stream.events, _READ_WITHIN_S, _logged)
+        buried = read_whole(self.bootstrap, self.stream.dead_letter, _READ_WITHIN_S, _origin)
         line = lineage.lineage(self.storage)
         answers = list(self.tail.answers)
         # Where the beginning is gone the rest says nothing of histories and versions.
@@ -250,5 +257,5 @@ def _logged(message: Message) -> Logged:
 
 
 def _origin(message: Message) -> Place:
-    headers = dict(message.headers() or [])
+    headers = dict(cast(list[tuple[str, bytes]], message.headers()))
     return int(headers["headwater-partition"]), int(headers["headwater-offset"])

@@ -5,7 +5,7 @@ import socket
 from collections.abc import Awaitable, Callable, Iterator
 
 import pytest
-from confluent_kafka.admin import (  # type: ignore[attr-defined]  # exported all the same
+from confluent_kafka.admin import (
     AclBinding,
     AclOperation,
     AclPermissionType,

@@ -3,6 +3,7 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack, closing
 from dataclasses import asdict, replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -39,7 +40,7 @@ from service.trainer.evaluation import evaluate
 from service.trainer.gate import GateReport, Verdict
 from service.trainer.holdout import empty_rows, is_member, rows_from_tensors
 from service.trainer.learner import Learner
-from service.trainer.packing import Packed
+from service.trainer.packing import Packed, pack
 from service.trainer.replay import Replay
 from service.trainer.sequences import Sequences, empty_sequences
 from service.trainer.step import train_step
@@ -305,6 +306,26 @@ def test_a_rejected_challenger_returns_to_the_champion(
     again = learner.learn([stream.batch([], [])])  # taught again, at half the rate
     assert again.sequences == sequences
     assert challenger.optimizer.param_groups[0]["lr"] == WILD / 2
+
+
+def test_a_challenger_that_was_taught_shuffled_labels_is_rejected(
+    slab: HistorySlab, stream: Stream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    challenger = a_champion(slab, stream)
+    settings = small_settings(quick_training(max_epochs=1, fraction=0.3))
+    learner = a_learner(slab, settings, challenger)
+    chance = np.random.default_rng(0)
+
+    def shuffled(rows: Int64s, *arguments: Any, **named: Any) -> Packed:
+        rows = rows.copy()
+        rows[rows > 0] = chance.permutation(rows[rows > 0])
+        return pack(rows, *arguments, **named)
+
+    monkeypatch.setattr(learner_module, "pack", shuffled)
+    for _ in range(3):
+        learner.learn([stream.walk(USERS, CATALOGUE, steps=4)])
+    report, _ = learner.judge()
+    assert report.verdict is Verdict.REJECT
 
 
 def test_a_champion_that_has_got_worse_little_by_little_is_no_measure(

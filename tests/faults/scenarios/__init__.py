@@ -1,7 +1,16 @@
 """The faults, in the order of the table."""
 
 from tests.faults.fault import Fault
-from tests.faults.scenarios import broker, members, network, service, topics, worker
+from tests.faults.scenarios import (
+    broker,
+    failover,
+    members,
+    network,
+    service,
+    storage,
+    topics,
+    worker,
+)
 
 FAULTS: list[Fault] = [
     *service.FAULTS,
@@ -9,5 +18,7 @@ FAULTS: list[Fault] = [
     *broker.FAULTS,
     *network.FAULTS,
     *members.FAULTS,
+    *failover.FAULTS,
     *topics.FAULTS,
+    *storage.FAULTS,
 ]

@@ -32,7 +32,7 @@ async def _come_and_go(run: Run, until_s: float) -> None:
         if member is None:
             member = AIOKafkaConsumer(
                 run.stream.events,
-                bootstrap_servers=run.kafka.bootstrap,
+                bootstrap_servers=run.bootstrap,
                 group_id=run.stream.name,
                 enable_auto_commit=False,
                 session_timeout_ms=6_000,

@@ -63,7 +63,7 @@ def _refusing(run: Run, topic: str) -> Iterator[None]:
 def _set(run: Run, topic: str, name: str, value: str) -> None:
     entry = ConfigEntry(name, value, incremental_operation=AlterConfigOpType.SET)
     resource = ConfigResource(ResourceType.TOPIC, topic, incremental_configs=[entry])
-    admin = AdminClient(client_settings(run.kafka.bootstrap))
+    admin = AdminClient(client_settings(run.bootstrap))
     for change in admin.incremental_alter_configs([resource]).values():
         change.result(_ANSWER_S)
 
@@ -71,12 +71,14 @@ def _set(run: Run, topic: str, name: str, value: str) -> None:
 def _produce(run: Run, value: bytes) -> tuple[int, int]:
     """Append a record beside the numbered ones; its partition and offset."""
     placed: list[tuple[int, int]] = []
-    producer = Producer(client_settings(run.kafka.bootstrap) | {"acks": "all"})
+    producer = Producer(client_settings(run.bootstrap) | {"acks": "all"})
     producer.produce(
         run.stream.events,
         value,
         key=b"user-1",
-        on_delivery=lambda _, message: placed.append((message.partition(), message.offset())),
+        on_delivery=lambda _, message: placed.append(
+            (message.partition() or 0, message.offset() or 0)
+        ),
     )
     producer.flush(_ANSWER_S)
     return placed[0]
@@ -84,7 +86,7 @@ def _produce(run: Run, value: bytes) -> tuple[int, int]:
 
 def _committed(run: Run, partition: int) -> int:
     """The offset that the service's group has committed there."""
-    admin = AdminClient(client_settings(run.kafka.bootstrap))
+    admin = AdminClient(client_settings(run.bootstrap))
     asked = ConsumerGroupTopicPartitions(
         run.stream.name, [TopicPartition(run.stream.events, partition)]
     )
@@ -103,7 +105,7 @@ def overrun(run: Run, chance: random.Random) -> Strike:
     committed = _committed(run, partition)
     end = max(one.place[1] + 1 for one in list(run.producing.sent) if one.place[0] == partition)
     gone = TopicPartition(run.stream.events, partition, end)
-    admin = AdminClient(client_settings(run.kafka.bootstrap))
+    admin = AdminClient(client_settings(run.bootstrap))
     for removed in admin.delete_records([gone]).values():
         removed.result(_ANSWER_S)
     run.restart()
