@@ -10,6 +10,8 @@ from benchmarks.event_profile import profile_rows
 from benchmarks.hot_swap import hot_swap_rows
 from benchmarks.rows import REPORT, Row, print_rows, write_report
 from benchmarks.scale import FULL, QUICK, Scale
+from benchmarks.snapshots import snapshot_rows
+from benchmarks.soak import soak_rows
 from benchmarks.steps import step_rows
 from benchmarks.stream_figures import stream_rows
 from benchmarks.trained import trained_rows
@@ -17,7 +19,7 @@ from service.sandbox.kafka import LocalKafka
 from service.settings import KafkaSettings
 
 _ON_STREAM = ("weights", "latency", "throughput")
-_NAMES = (*_ON_STREAM, "profile", "hot_swap", "step", "trained", "clicks")
+_NAMES = (*_ON_STREAM, "profile", "hot_swap", "step", "trained", "clicks", "snapshots", "soak")
 
 
 def main() -> int:
@@ -57,6 +59,10 @@ def measure(names: Sequence[str], scale: Scale) -> Iterator[list[Row]]:
         yield trained_rows(scale)
     if "clicks" in names:
         yield click_rows(scale)
+    if "snapshots" in names:
+        yield snapshot_rows(scale)
+    if "soak" in names:
+        yield soak_rows(scale)
 
 
 if __name__ == "__main__":

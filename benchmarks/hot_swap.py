@@ -18,12 +18,13 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from benchmarks.batches import BATCH, PARTITION, common_item, random_batch
 from benchmarks.rows import Row, make_row, percentile
 from benchmarks.scale import Scale
 from benchmarks.shoppers import ITEMS, USERS
 from benchmarks.versions import publish_random
 from service.app.serving import Serving, load_servable
-from service.domain import Events, ItemId, Partition, UserId, Version, item_key, no_codes, user_key
+from service.domain import ItemId, Version
 from service.metrics import Metrics
 from service.model.memory import Memory
 from service.registry.registry import Registry
@@ -34,12 +35,10 @@ from service.state.histories import HistorySlab
 from service.state.popularity import Popularity
 from service.trainer.device import choose_threads
 
-_BATCH = 64  # also the largest that a version is warmed with
 # Of a phase's seconds: a batch is scored in a fraction of a load, so there are enough of them.
 _QUIET_SHARE = 0.3
 _COMMON = ITEMS // 2
-_WARM_UP_BATCHES = 50
-_PARTITION = Partition(0)
+_WARM_UPBATCHES = 50
 _PHASE_WITHIN_S = 300.0
 
 
@@ -60,12 +59,12 @@ class Load:
         random = np.random.default_rng(0)
         offset = 0
         while not self.stopping:
-            events = _batch(random, offset)
-            offset += _BATCH
+            events = random_batch(random, offset, USERS, _COMMON)
+            offset += BATCH
             swapping = self.swapping
             started_s = time.perf_counter()
             try:
-                scored = self.scorer.score(events, np.ones(_BATCH, np.bool_))
+                scored = self.scorer.score(events, np.ones(BATCH, np.bool_))
             except Exception as error:  # noqa: BLE001  # whatever it was, a batch failed
                 self.failed += 1
                 self.errors.append(repr(error))
@@ -91,28 +90,6 @@ class Load:
 
 def _of(scored: Scored) -> Version:
     return scored.servable.version
-
-
-def _batch(random: np.random.Generator, offset: int) -> Events:
-    users = random.integers(USERS, size=_BATCH).tolist()
-    items = [ItemId(f"common-{item}") for item in random.integers(_COMMON, size=_BATCH).tolist()]
-    user_ids = [UserId(f"user-{user}") for user in users]
-    now_ms = time.time_ns() // 1_000_000
-    return Events(
-        partition=np.full(_BATCH, _PARTITION, np.int32),
-        offset=np.arange(offset, offset + _BATCH),
-        user=np.array([user_key(user) for user in user_ids], np.int64),
-        item=np.array([item_key(item) for item in items], np.int64),
-        kind=np.zeros(_BATCH, np.uint8),
-        timestamp=np.full(_BATCH, now_ms, np.int64),
-        appended=np.full(_BATCH, now_ms, np.int64),
-        value=np.full(_BATCH, np.nan, np.float32),
-        codes=no_codes(_BATCH),
-        user_ids=user_ids,
-        item_ids=items,
-        event_ids=[None] * _BATCH,
-        traces=[None] * _BATCH,
-    )
 
 
 @dataclass(slots=True)
@@ -167,19 +144,19 @@ def hot_swap_rows(scale: Scale) -> list[Row]:
 
 def _measure(scale: Scale, root: Path, thread: ThreadPoolExecutor) -> list[Row]:
     settings = Settings(
-        storage=StorageSettings(root=root), batch=BatchSettings(score_max_events=_BATCH)
+        storage=StorageSettings(root=root), batch=BatchSettings(score_max_events=BATCH)
     )
-    common = [ItemId(f"common-{item}") for item in range(_COMMON)]
+    common = [common_item(item) for item in range(_COMMON)]
     own_items = {}
     for seed in (1, 2):
         own = [ItemId(f"own-{seed}-{item}") for item in range(ITEMS - _COMMON)]
         own_items[publish_random(root, common + own, seed)] = frozenset(own)
     load = Loader(Registry(root / "registry", settings.registry), settings, thread)
-    slab = HistorySlab.of(_PARTITION, settings)
+    slab = HistorySlab.of(PARTITION, settings)
     metrics = Metrics()
     scorer = Scorer(
         load(next(iter(own_items))),
-        {_PARTITION: slab},
+        {PARTITION: slab},
         Popularity(settings.scorer.popularity_half_life_events),
         Memory.of(settings.memory),
         settings.scorer,
@@ -191,7 +168,7 @@ def _measure(scale: Scale, root: Path, thread: ThreadPoolExecutor) -> list[Row]:
     scoring = threading.Thread(target=work.run, name="scoring", daemon=True)
     scoring.start()
     try:
-        while len(work.seconds[False]) < _WARM_UP_BATCHES and not work.failed:
+        while len(work.seconds[False]) < _WARM_UPBATCHES and not work.failed:
             time.sleep(0.01)
         work.seconds[False].clear()
         for _ in range(scale.swap_phases):

@@ -7,7 +7,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,7 +37,10 @@ class Program:
 class Serve:
     """`headwater serve` with settings by environment, its log in `log`."""
 
-    def __init__(self, bootstrap: str, root: Path, log: Path) -> None:
+    def __init__(
+        self, bootstrap: str, root: Path, log: Path, more: Mapping[str, str] | None = None
+    ) -> None:
+        """`more`: variables of its environment that replace or join ours."""
         self._port = free_port()
         self._log = log
         self._environment = {
@@ -48,6 +51,7 @@ class Serve:
             "HEADWATER_ADMIN__PORT": str(self._port),
             "HEADWATER_TRAINER__RESTART__SILENT_AFTER_S": _FROZEN_S,
             "HEADWATER_TRAINER__RESTART__STUCK_AFTER_S": _FROZEN_S,
+            **(more or {}),
         }
 
     @contextmanager
@@ -80,15 +84,22 @@ class Serve:
         finally:
             os.kill(pid, signal.SIGCONT)
 
-    def metric(self, name: str) -> float:
-        """The sum over labels of one sample name; 0 where there is none yet."""
+    def metric(self, name: str, **labels: str) -> float:
+        """The sum of the samples of one name with these labels; 0 where there is none yet."""
         text = _get(f"http://127.0.0.1:{self._port}/metrics")[1]
         return sum(
             sample.value
             for family in text_string_to_metric_families(text)
             for sample in family.samples
-            if sample.name == name
+            if sample.name == name and labels.items() <= sample.labels.items()
         )
+
+    def memory_mb(self) -> dict[str, float]:
+        """Of the main process and the worker, what they share counted in parts (Pss)."""
+        return {
+            "service": _pss_mb(self._process.pid),
+            "worker": _pss_mb(self._worker_pid()),
+        }
 
     def settle(self, within_s: float) -> float:
         """Wait until the worker has taken every micro-batch; the events still untrained."""
@@ -141,6 +152,11 @@ def frozen(program: Program) -> Iterator[None]:
         yield
     finally:
         os.kill(program.pid, signal.SIGCONT)
+
+
+def _pss_mb(pid: int) -> float:
+    text = Path(f"/proc/{pid}/smaps_rollup").read_text()
+    return next(int(line.split()[1]) for line in text.splitlines() if line.startswith("Pss:")) / 1e3
 
 
 def _get(url: str) -> tuple[int, str]:

@@ -15,6 +15,9 @@ class Scale:
     steps: int  # of each catalogue
     trained_events: int
     click_events: int  # of a case at most
+    snapshot_users: int  # with 50 events each
+    snapshots: int  # under load
+    soak_events: int
 
 
 FULL = Scale(
@@ -28,6 +31,9 @@ FULL = Scale(
     steps=30,
     trained_events=8_000,
     click_events=20_000,
+    snapshot_users=1_000_000,
+    snapshots=3,
+    soak_events=5_000_000,
 )
 QUICK = Scale(
     runs=1,
@@ -40,4 +46,7 @@ QUICK = Scale(
     steps=5,
     trained_events=1_500,
     click_events=4_000,
+    snapshot_users=20_000,
+    snapshots=2,
+    soak_events=30_000,
 )

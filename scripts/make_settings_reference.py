@@ -55,7 +55,8 @@ def _section(section: type[BaseModel], path: tuple[str, ...]) -> Iterator[str]:
         if len(inner) != 1 or is_list:
             rows.append(_row((*path, name), field))
     if rows:
-        yield f"## {'.'.join(path).replace(_LISTED, '')}{_choice(section)}\n"
+        name = ".".join(path).replace(_LISTED, "") or "above all sections"
+        yield f"## {name}{_choice(section)}\n"
         yield f"{' '.join((section.__doc__ or '').split())}\n"
         yield "| key | type | default | environment | meaning |\n|---|---|---|---|---|"
         yield from rows

@@ -9,6 +9,7 @@ import shlex
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import nullcontext
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -75,7 +76,7 @@ def _serve(arguments: argparse.Namespace, settings: Settings) -> int:
     from service.app.server import serve
     from service.registry.lock import only_service
 
-    with only_service(settings.storage.root / "registry"):
+    with only_service(settings.storage.root / "registry") if settings.trains else nullcontext():
         try:
             asyncio.run(serve(settings))
         except ExceptionGroup as group:

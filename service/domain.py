@@ -196,6 +196,13 @@ class Events:
     def __len__(self) -> int:
         return len(self.offset)
 
+    def at_or_after(self, offsets: Offsets) -> Bools:
+        """Which of the events stand at or after their partition's offset; 0 where there is none."""
+        marks = np.zeros(len(self), np.int64)
+        for partition, offset in offsets.items():
+            marks[self.partition == partition] = offset
+        return self.offset >= marks
+
     def take(self, rows: Int64s) -> "Events":
         """Some of the events, in the order given."""
         chosen = rows.tolist()

@@ -5,6 +5,7 @@
     ├── InvalidEventError          the record goes to the dead-letter topic, the stream moves on
     ├── TransientError             try again with backoff
     ├── DamagedVersionError        the registry refuses the version and serves the one before
+    ├── DamagedSnapshotError       state is taken from an older snapshot, or from the log
     ├── HoldoutMismatchError       a bug: the gate was given rows that do not pair
     ├── LossSpikeError             training may have diverged: undo the round, teach it again
     └── NonFiniteError             training diverged: go back to the last finite weights
@@ -49,6 +50,10 @@ class TransientError(HeadwaterError):
 
 class DamagedVersionError(HeadwaterError):
     """A version whose manifest or files are missing, truncated or altered."""
+
+
+class DamagedSnapshotError(HeadwaterError):
+    """A state snapshot whose manifest or parts are missing, truncated or altered."""
 
 
 class HoldoutMismatchError(HeadwaterError):

@@ -72,6 +72,30 @@ class Metrics:
             (*_SECONDS, 20, 50, 100),
         )
 
+        self.snapshots = counter(
+            "snapshots", "State snapshots of partitions: written, failed.", "result"
+        )
+        self.snapshot_seconds = histogram(
+            "snapshot_seconds", "Writing one partition's state snapshot.", _LONG_SECONDS
+        )
+        self.snapshot_bytes = gauge(
+            "snapshot_bytes", "Size of a partition's newest state snapshot.", "partition"
+        )
+        self.snapshot_time = gauge(
+            "snapshot_timestamp_seconds",
+            "Unix time of a partition's newest state snapshot.",
+            "partition",
+        )
+        self.restore_seconds = histogram(
+            "restore_seconds", "Taking up all partitions of an assignment.", _LONG_SECONDS
+        )
+
+        self.loop_delay = histogram(
+            "event_loop_delay_seconds",
+            "How late the event loop woke up, asked four times a second.",
+            _SECONDS,
+        )
+
         # Scoring
         self.score_seconds = histogram(
             "score_seconds", "Scoring of one batch in the scoring thread.", _SECONDS

@@ -70,6 +70,11 @@ class KafkaSettings(Section):
         default="headwater",
         description="The consumer group: replicas that share partitions share it.",
     )
+    group_instance_id: str | None = Field(
+        default=None,
+        description="Of this replica alone, and the same after a restart: static membership. It "
+        "keeps its partitions while it is away for no longer than `session_timeout_s`.",
+    )
     client_id: str = Field(
         default="headwater", description="How this client is named in the broker's logs and quotas."
     )
@@ -863,11 +868,29 @@ class RegistrySettings(Section):
 
 
 class StorageSettings(Section):
-    """Where versions are kept."""
+    """Where versions and state snapshots are kept."""
 
     root: Path = Field(
         default=Path("headwater-data"), description="Folder of all that outlives the process."
     )
+    snapshots: str | None = Field(
+        default=None,
+        description="Folder or URL of state snapshots, as fsspec reads them (`s3://...`, with its "
+        "client installed); `snapshots` in `root` when unset.",
+    )
+    # Events read again at a start, at ten to twenty times the pace at which they came.
+    snapshot_every_s: PositiveFloat | None = Field(
+        default=60.0,
+        description="State is snapshotted this often, and when partitions are given up. Null: "
+        "never; histories are then read from the log at every start.",
+    )
+    keep_snapshots: PositiveInt = Field(
+        default=3, description="Of a partition, besides those that others stand on."
+    )
+
+    @property
+    def snapshots_url(self) -> str:
+        return self.snapshots or str(self.root / "snapshots")
 
 
 class AdminSettings(Section):
@@ -922,9 +945,21 @@ class LogSettings(Section):
     )
 
 
+class Role(enum.StrEnum):
+    """What a process does of the whole."""
+
+    SCORE = "score"  # answers events; replicas share the partitions
+    TRAIN = "train"  # reads all partitions, trains and publishes; one at a time
+
+
 class Settings(Section):
     """The whole tree; `headwater config` prints the effective one."""
 
+    roles: Annotated[tuple[Role, ...], Field(min_length=1)] = Field(
+        default=(Role.SCORE, Role.TRAIN),
+        description="`score`, `train`, or both. One process with `train` on a storage root; with "
+        "more than one that scores, let it do nothing else.",
+    )
     kafka: KafkaSettings = KafkaSettings()
     topics: TopicsSettings = TopicsSettings()
     events: EventsSettings = EventsSettings()
@@ -941,6 +976,22 @@ class Settings(Section):
     admin: AdminSettings = AdminSettings()
     tracking: TrackingSettings = TrackingSettings()
     log: LogSettings = LogSettings()
+
+    @property
+    def scores(self) -> bool:
+        return Role.SCORE in self.roles
+
+    @property
+    def trains(self) -> bool:
+        return Role.TRAIN in self.roles
+
+    @property
+    def reading(self) -> KafkaSettings:
+        """`kafka` with the group in which this process reads: one that only trains reads all
+        partitions, beside those that score."""
+        if self.scores:
+            return self.kafka
+        return self.kafka.model_copy(update={"group_id": f"{self.kafka.group_id}.train"})
 
     @model_validator(mode="after")
     def _fits_together(self) -> "Settings":

@@ -10,7 +10,7 @@ from service.state.catalogue import Catalogue
 from service.stream.catalogue_reader import CatalogueReader
 from service.stream.codec import CatalogueCodec, Record
 from service.stream.sink import Sink
-from service.trainer.process import TrainerProcess
+from service.trainer.process import NoTrainer, TrainerProcess
 
 log = logging.getLogger(__name__)
 
@@ -21,7 +21,11 @@ class CatalogueFeed:
     """Reads the topic where the settings name one; otherwise nothing happens here."""
 
     def __init__(
-        self, settings: Settings, metrics: Metrics, sink: Sink, trainer: TrainerProcess
+        self,
+        settings: Settings,
+        metrics: Metrics,
+        sink: Sink,
+        trainer: TrainerProcess | NoTrainer,
     ) -> None:
         """Raises ConfigurationError for an encoder or vectors without a topic that brings them."""
         self._topic = settings.topics.items
@@ -39,6 +43,7 @@ class CatalogueFeed:
         self._metrics = metrics
         self._sink = sink
         self._trainer = trainer
+        self._buries = settings.trains
         self._scorer: Scorer | None = None
 
     def feed(self, scorer: Scorer) -> None:
@@ -74,7 +79,8 @@ class CatalogueFeed:
             except InvalidEventError as error:
                 letters.append((record, error))
                 self._metrics.dead_letters.labels(error.reason.value).inc()
-        await self._sink.bury(letters, self._topic)
+        if self._buries:  # every process reads the whole topic
+            await self._sink.bury(letters, self._topic)
         if items:
             self._catalogue.learn(items)
             if self._scorer is not None:

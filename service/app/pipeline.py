@@ -28,7 +28,7 @@ from service.stream.sink import Sink
 from service.stream.source import Source
 from service.stream.watermarks import AckTracker
 from service.trainer.batcher import Batcher
-from service.trainer.process import TrainerProcess
+from service.trainer.process import NoTrainer, TrainerProcess
 
 log = logging.getLogger(__name__)
 
@@ -39,6 +39,8 @@ _DELIVERIES = 4  # batches whose acknowledgements are awaited at once
 _CATCH_UP_RECORDS = 5_000
 # Events waiting for weights at which a paused source goes on, as a share of the limit.
 _RESUME_AT = 0.8
+# A worker that has learned everything asks the gate within one `publish_every_s`.
+_PATIENCE = 3
 
 Letters = list[tuple[Record, InvalidEventError]]
 
@@ -53,7 +55,7 @@ class Pipeline:
         source: Source,
         sink: Sink,
         scorer: Scorer,
-        trainer: TrainerProcess,
+        trainer: TrainerProcess | NoTrainer,
         scoring_thread: Executor,
     ) -> None:
         self._settings = settings
@@ -65,23 +67,32 @@ class Pipeline:
         self._scoring_thread = scoring_thread
         self._events = EventCodec(settings.events, settings.model.context)
         self._recommendations = RecommendationCodec(settings.topics.events, settings.events.kinds)
-        answered = settings.events.answered
+        answered = settings.events.answered if settings.scores else ()
         self._answered_kinds = np.array([kind in answered for kind in settings.events.kinds])
         self.prequential = PrequentialWindow()  # changes in the event loop alone
         self._batcher = Batcher(settings.batch)
         self._committed: dict[Partition, Offset] = {}
         self._trained: dict[Partition, Offset] = {}
+        self._applied: dict[Partition, Offset] = {}
         self._tracker = AckTracker()
         self._free: dict[Partition, Offset] = {}  # acknowledged, not yet committed
         self._deliveries: set[asyncio.Task[None]] = set()
         self._places = asyncio.Semaphore(_DELIVERIES)
         self._busy_until_s = 0.0
+        self._settle_at_s = 0.0
         self._evicted = 0  # users, as far as the metrics tell
 
-    def own(self, committed: Offsets, trained: Offsets) -> None:
-        """Begin with these watermarks: answer from `committed` on, train from `trained` on."""
+    @property
+    def applied(self) -> Offsets:
+        """Up to where the histories have the events; read it under the source's lock."""
+        return dict(self._applied)
+
+    def own(self, committed: Offsets, trained: Offsets, applied: Offsets) -> None:
+        """Begin with these watermarks: answer from `committed` on, train from `trained` on, with
+        histories of what is before `applied`."""
         self._committed = dict(committed)
         self._trained = dict(trained)
+        self._applied = dict(applied)
         self._evicted = 0  # the histories begin empty too
 
     async def run(self, stop: asyncio.Event) -> None:
@@ -125,8 +136,19 @@ class Pipeline:
         waiting = self._trainer.untrained_events
         if waiting >= limit:
             self._source.pause(True)
+            self._settle_if_stuck()
         elif waiting < limit * _RESUME_AT:
             self._source.pause(False)
+
+    def _settle_if_stuck(self) -> None:
+        """While nothing is read nothing new is learned, and the gate is not asked again: a source
+        that waits for a version which the gate has refused would wait for ever."""
+        now_s = time.monotonic()
+        if not self._trainer.is_idle:
+            self._settle_at_s = now_s + _PATIENCE * self._settings.trainer.publish_every_s
+        elif now_s >= self._settle_at_s:
+            self._trainer.settle()
+            self._settle_at_s = now_s + _PATIENCE * self._settings.trainer.publish_every_s
 
     async def _take(self, records: list[Record]) -> None:
         """One batch: decode, score, and start its delivery."""
@@ -140,10 +162,12 @@ class Pipeline:
                 decoded.append((record, self._events.decode(record, now_ms)))
             except InvalidEventError as error:
                 # One that was acknowledged before a restart is in the topic already.
+                if not self._settings.scores:
+                    continue  # a dead letter is written by who answers
                 if record.offset >= self._committed.get(Partition(record.partition), 0):
                     letters.append((record, error))
         events = self._events.columns(decoded)
-        answer = self._at_or_after(events, self._committed) & self._answered_kinds[events.kind]
+        answer = events.at_or_after(self._committed) & self._answered_kinds[events.kind]
         if not answer.any():
             self._busy_until_s = time.monotonic() + 1.0
         else:
@@ -153,6 +177,9 @@ class Pipeline:
         scored, messages = await loop.run_in_executor(
             self._scoring_thread, self._score, events, answer
         )
+        for partition, offset in next_offsets.items():
+            # What was restored may reach further than what is read again.
+            self._applied[partition] = max(self._applied.get(partition, offset), offset)
         self._observe(scored, letters, int(answer.sum()), time.monotonic() - started_s, now_ms)
         self._train(scored, started_s)
         ticket = self._tracker.begin(next_offsets)
@@ -181,8 +208,10 @@ class Pipeline:
 
     def _train(self, scored: Scored, now_s: float) -> None:
         """Put what is not yet in the weights into the open micro-batch."""
+        if not self._settings.trains:
+            return
         events = scored.events
-        rows = np.flatnonzero(self._at_or_after(events, self._trained))
+        rows = np.flatnonzero(events.at_or_after(self._trained))
         self._batcher.add(
             events.take(rows), scored.places.slot[rows], scored.places.ordinal[rows], now_s
         )
@@ -228,13 +257,6 @@ class Pipeline:
             task.result()
         if self._source.failure is not None:
             raise self._source.failure
-
-    def _at_or_after(self, events: Events, offsets: Offsets) -> Bools:
-        """Which events stand at or after their partition's offset."""
-        marks = np.zeros(len(events), np.int64)
-        for partition, offset in offsets.items():
-            marks[events.partition == partition] = offset
-        return events.offset >= marks
 
     def _observe(
         self, scored: Scored, letters: Letters, answered: int, seconds: float, now_ms: int

@@ -1,8 +1,10 @@
 """`headwater serve`: start-up, main loop, shutdown."""
 
 import asyncio
+import contextlib
 import logging
 import signal
+import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -13,6 +15,8 @@ from service.admin.server import AdminServer, Health
 from service.app.catalogue_feed import CatalogueFeed
 from service.app.pipeline import Pipeline
 from service.app.serving import Serving, first_servable
+from service.app.snapshotter import Snapshotter, in_the_background, snapshots_of
+from service.app.taking_up import Taker
 from service.app.training_curves import TrainingCurves
 from service.app.training_metrics import record
 from service.domain import Offsets, Partition
@@ -30,11 +34,11 @@ from service.stream.topics import require_topics
 from service.tracking.tracker import UNTRACKED, start_tracker
 from service.trainer.device import choose_device, choose_threads
 from service.trainer.messages import FromWorker
-from service.trainer.process import Covered, TrainerProcess, WorkerEnded
+from service.trainer.process import Covered, NoTrainer, TrainerProcess, WorkerEnded
 
 log = logging.getLogger(__name__)
 
-_BEAT_S = 1.0
+_BEAT_S = 0.25
 # Well within the half minute that process managers give before they kill.
 _DRAIN_WITHIN_S = 10.0
 
@@ -46,14 +50,6 @@ async def serve(settings: Settings) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     await Server(settings).run(stop)
-
-
-def trained_so_far(settings: Settings) -> Offsets:
-    """Where the newest version that a worker can go on from has been trained through."""
-    # A registry of its own: a version with a damaged trainer state still serves.
-    registry = Registry(settings.storage.root / "registry", settings.registry)
-    newest = registry.load_newest(with_trainer=True)
-    return newest[0].trained_through if newest else {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,12 +77,19 @@ class Server:
         self._memory = Memory.of(settings.memory)
         self._sink = Sink(settings.kafka, settings.topics, self._metrics)
         self._source = Source(
-            settings.kafka, settings.topics, self._metrics, self._assigned, self._revoked
+            settings.reading, settings.topics, self._metrics, self._assigned, self._revoked
         )
-        self._trainer = TrainerProcess(settings, self._from_worker)
+        self._trainer = (
+            TrainerProcess(settings, self._from_worker) if settings.trains else NoTrainer()
+        )
         self._catalogue = CatalogueFeed(settings, self._metrics, self._sink, self._trainer)
         self._scoring_thread = ThreadPoolExecutor(1, "scoring")
         self._loading_thread = ThreadPoolExecutor(1, "loading")
+        self._snapshot_thread = ThreadPoolExecutor(1, "snapshots", initializer=in_the_background)
+        self._snapshotter = Snapshotter(settings, self._metrics, self._slabs, self._snapshot_thread)
+        self._taker = Taker(
+            settings, self._metrics, snapshots_of(settings), self._popularity, self._memory
+        )
         self._tracker = UNTRACKED
         self._made: _Running | None = None
 
@@ -98,13 +101,15 @@ class Server:
 
     async def run(self, stop: asyncio.Event) -> None:
         try:
-            await self._start()
-            await self._main_loop(stop)
+            await self._start(stop)
+            if self._made is not None:
+                await self._main_loop(stop)
         finally:
             await self._shut_down()
 
-    async def _start(self) -> None:
-        """Fail here, before anything is consumed, when something is missing."""
+    async def _start(self, stop: asyncio.Event) -> None:
+        """Fail here, before anything is consumed, when something is missing. Told to stop while it
+        waits for a first version, it leaves the rest."""
         settings = self._settings
         loop = asyncio.get_running_loop()
         calm_client_logs()
@@ -113,6 +118,8 @@ class Server:
         self._tracker = start_tracker(settings, "serve", datetime.now(UTC))
         self._admin.start()
         await require_topics(settings.kafka, settings.topics)
+        if not settings.trains and not await self._wait_for_version(stop):
+            return
         champion = await loop.run_in_executor(
             self._loading_thread, first_servable, self._registry, settings
         )
@@ -145,6 +152,22 @@ class Server:
         await self._catalogue.start()
         await self._source.start()
 
+    async def _wait_for_version(self, stop: asyncio.Event) -> bool:
+        """The first version is published by who trains; False when told to stop before."""
+        told = False
+        while not stop.is_set():
+            self._health.beat()
+            if await asyncio.to_thread(self._registry.versions):
+                self._health.ready("version")
+                return True
+            if not told:
+                log.warning("no version yet: waiting for a process with the role train")
+                self._health.not_ready("version", "no version was published yet")
+                told = True
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(stop.wait(), self._settings.registry.poll_s)
+        return False
+
     async def _main_loop(self, stop: asyncio.Event) -> None:
         """The pipeline, with hot swap, lag and heart beside it; the first to fail ends all."""
         async with asyncio.TaskGroup() as group:
@@ -152,6 +175,9 @@ class Server:
                 group.create_task(self._running.serving.run()),
                 group.create_task(self._source.watch_lag()),
                 group.create_task(self._catalogue.run()),
+                group.create_task(
+                    self._snapshotter.run(self._source.lock, lambda: self._running.pipeline.applied)
+                ),
                 group.create_task(self._beat()),
             ]
             try:
@@ -163,7 +189,9 @@ class Server:
     async def _beat(self) -> None:
         while True:
             self._health.beat()
+            slept_s = time.monotonic()
             await asyncio.sleep(_BEAT_S)
+            self._metrics.loop_delay.observe(max(time.monotonic() - slept_s - _BEAT_S, 0.0))
 
     async def _shut_down(self) -> None:
         """Deliver and commit what is under way, then let go of everything that was started."""
@@ -183,8 +211,12 @@ class Server:
         """Deliver and commit, then leave the group, which does not call back on its own."""
         try:
             if self._made is not None:
-                async with asyncio.timeout(_DRAIN_WITHIN_S), self._source.lock:
-                    await self._made.pipeline.drain()
+                async with self._source.lock:
+                    try:
+                        async with asyncio.timeout(_DRAIN_WITHIN_S):
+                            await self._made.pipeline.drain()
+                    finally:
+                        await self._snapshotter.last(self._made.pipeline.applied)
         except TimeoutError:
             log.warning("Kafka did not acknowledge in time: what is not committed is sent again")
         finally:
@@ -193,29 +225,38 @@ class Server:
     async def _let_go(self) -> None:
         """End the worker and the threads; the shared memory goes with the slabs."""
         await asyncio.to_thread(self._trainer.stop)
+        await self._snapshotter.settle()
         self._release(list(self._slabs))
-        self._scoring_thread.shutdown()
-        self._loading_thread.shutdown()
+        for thread in (self._scoring_thread, self._loading_thread, self._snapshot_thread):
+            thread.shutdown()
         self._admin.stop()
         await asyncio.to_thread(self._tracker.close)
 
-    async def _assigned(self, partitions: list[Assigned]) -> None:
-        """Called under the source's lock: empty histories, the watermarks, and a worker."""
+    async def _assigned(self, partitions: list[Assigned]) -> Offsets:
+        """Called under the source's lock: histories, watermarks and a worker; gives where reading
+        begins."""
+        started_s = time.monotonic()
         await asyncio.to_thread(self._trainer.stop)
-        self._release(list(self._slabs))
-        self._popularity.clear()
-        if self._memory is not None:
-            self._memory.clear()
-        require_room(self._settings.history, len(partitions), len(self._settings.model.context))
-        for assigned in partitions:
-            self._slabs[assigned.partition] = HistorySlab.of(assigned.partition, self._settings)
-        trained_through = await asyncio.to_thread(trained_so_far, self._settings)
-        committed = {one.partition: one.committed for one in partitions}
-        self._running.pipeline.own(committed, trained_through)
+        await self._snapshotter.settle()
+        owned = {assigned.partition for assigned in partitions}
+        # Of these the histories hold what was applied, whoever owned the partition meanwhile.
+        kept = owned & self._slabs.keys()
+        for partition in kept:
+            self._slabs[partition].applied = self._running.pipeline.applied[partition]
+        self._release([partition for partition in self._slabs if partition not in kept])
+        new = owned - kept
+        require_room(self._settings.history, len(new), len(self._settings.model.context))
+        for partition in new:
+            self._slabs[partition] = HistorySlab.of(partition, self._settings)
+        taken = await asyncio.to_thread(self._taker.take_up, partitions, self._slabs, kept)
+        self._running.scorer.remembered = taken.train_from
+        self._running.pipeline.own(taken.answer_from, taken.train_from, taken.applied)
         self._trainer.start(tuple(slab.address for slab in self._slabs.values()))
         log.info("partitions assigned: %s", sorted(self._slabs))
         if partitions:
+            self._metrics.restore_seconds.observe(time.monotonic() - started_s)
             self._health.ready("assignment")
+        return taken.read_from
 
     async def _revoked(self, partitions: list[Partition]) -> None:
         """Called under the source's lock: finish what was read, before another owner reads on."""
@@ -224,6 +265,7 @@ class Server:
         log.info("partitions revoked: %s", sorted(partitions))
         self._health.not_ready("assignment", "no partition is assigned")
         await self._running.pipeline.drain()
+        await self._snapshotter.last(self._running.pipeline.applied)
         self._running.pipeline.forget()
 
     def _release(self, partitions: list[Partition]) -> None:

@@ -4,7 +4,15 @@ import logging
 import math
 
 from service.metrics import Metrics
-from service.trainer.messages import FromWorker, Heartbeat, Judged, Published, RoundDone, Started
+from service.trainer.messages import (
+    FromWorker,
+    Heartbeat,
+    Judged,
+    Published,
+    RoundDone,
+    Settled,
+    Started,
+)
 from service.trainer.process import Covered, WorkerEnded
 from service.trainer.reranking import ClickReport
 
@@ -52,6 +60,8 @@ def record(message: FromWorker | WorkerEnded | Covered, metrics: Metrics) -> Non
                 report.champion,
                 report.challenger,
             )
+        case Settled(skipped=skipped):
+            metrics.skipped_sequences.inc(skipped)
         case Published(expired=expired):
             metrics.items_expired.inc(expired)
         case Heartbeat() | Covered():

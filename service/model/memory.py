@@ -94,7 +94,7 @@ class Memory:
     def item_id(self, key: int) -> ItemId | None:
         """The id of an item; None where it is not known."""
         row = self._rows.get(key)
-        return None if row is None else self._ids[row]
+        return None if row is None else self._ids[row] or None
 
     def learn(self, item: ItemKey, item_id: ItemId, before: Int64s) -> None:
         """One event. `before` are the item keys of its user's events until then, oldest first.
@@ -187,7 +187,8 @@ class Memory:
         row = self._rows.pop(item, None)
         if row is None:
             row = self._new_row()
-            self._key[row], self._ids[row] = item, item_id
+            self._key[row] = item
+        self._ids[row] = item_id  # one that was loaded may have had no name
         self._rows[item] = row  # now the last to be forgotten
         return row
 
@@ -254,9 +255,8 @@ class Memory:
     def load(self, tensors: Mapping[str, Tensor], vocabulary: Vocabulary) -> None:
         """Take back what `tensors` gave; nothing there is nothing learned.
 
-        An item without a row in `vocabulary` has no name: only the scorer asks for names, and its
-        memory learns them from the events. Where the bounds in the settings have become too small,
-        it starts empty: it is soon filled again.
+        An item without a row in `vocabulary` has no name until it is met again. Where the bounds in
+        the settings have become too small, it starts empty: it is soon filled again.
         """
         self.clear()
         if "memory.key" not in tensors:

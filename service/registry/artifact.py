@@ -17,8 +17,9 @@ from safetensors import SafetensorError
 
 from service.domain import ItemId
 from service.errors import DamagedVersionError, NonFiniteError
-from service.registry.files import read_file, write_synced
 from service.registry.manifest import FileRecord
+from service.registry.reading import read_file
+from service.storage.files import write_synced
 
 WEIGHTS_FILE = "weights.safetensors"
 FROZEN_FILE = "frozen.safetensors"  # only where something is

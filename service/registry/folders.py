@@ -13,7 +13,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from service.domain import Version
-from service.registry.files import (
+from service.registry.manifest import MANIFEST_FILE, FileRecord, Manifest, encode
+from service.storage.files import (
     TEMPORARY,
     make_folder,
     remove_folder,
@@ -21,7 +22,6 @@ from service.registry.files import (
     sync_folder,
     temporary_beside,
 )
-from service.registry.manifest import MANIFEST_FILE, FileRecord, Manifest, encode
 
 _NUMBER = re.compile("[0-9]{8}|[1-9][0-9]{8,}")  # as `path` writes it: one name a number
 # A publisher still at work after an hour is taken for dead and its folder for litter.

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from service.errors import ConfigurationError
-from service.registry.files import make_folder, storage_faults
+from service.storage.files import make_folder, storage_faults
 
 LOCK_FILE = "serving.lock"
 

@@ -1,12 +1,9 @@
 """The manifest: the file whose presence makes a version exist.
 
-On disk it is one JSON object, `{"sha256": ..., "manifest": {...}}`, with the checksum over
-the bytes of the inner object. The checksum is not a defence against anyone who may write
-the file: it finds what disks and interrupted copies do.
+On disk it is one sealed JSON object (`storage/sealed.py`).
 """
 
 import enum
-import hashlib
 import json
 import math
 from typing import Annotated, Any, Literal
@@ -15,6 +12,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from service.domain import Offset, Partition, Version
 from service.errors import DamagedVersionError
+from service.storage.sealed import seal, unseal
 
 MANIFEST_FILE = "manifest.json"
 
@@ -22,6 +20,7 @@ MANIFEST_FILE = "manifest.json"
 class Origin(enum.StrEnum):
     INITIAL = "initial"  # before any event
     TRAINED = "trained"
+    SETTLED = "settled"  # its parent's weights: what was learned since did not pass the gate
     ROLLBACK = "rollback"  # the files of an older version, its `parent`
 
 
@@ -88,7 +87,8 @@ class Manifest(_Record):
     taught: tuple[Taught, ...] = Field(
         default=(),
         description="In the order of learning. Those of a version and its ancestors tile the log: "
-        "an overlap was taught twice, a gap holds no event or was missed.",
+        "an overlap was taught twice, a gap holds no event or was missed. A settled version's were "
+        "given up.",
     )
     files: dict[FileName, FileRecord]
 
@@ -102,15 +102,15 @@ def encode(manifest: Manifest) -> bytes:
         separators=(",", ":"),
         sort_keys=True,
     )
-    return _seal(body.encode())
+    return seal(body.encode())
 
 
 def decode(data: bytes) -> Manifest:
     """The manifest in `data`. Raises `DamagedVersionError` for anything `encode` did not write."""
-    body = data[len(_HEAD) + _DIGEST_CHARS + len(_MIDDLE) : -len(_TAIL)]
-    # Sealing again and comparing covers every byte, the checksum's own and the frame's too.
-    if _seal(body) != data:
-        raise DamagedVersionError("the manifest is truncated or altered: its checksum is wrong")
+    try:
+        body = unseal(data)
+    except ValueError as error:
+        raise DamagedVersionError(f"the manifest {error}") from None
     try:
         return Manifest.model_validate_json(body)
     except ValidationError as error:
@@ -119,12 +119,3 @@ def decode(data: bytes) -> Manifest:
         raise DamagedVersionError(
             f"the manifest was not written by this release of Headwater: {field}: {first['msg']}"
         ) from error
-
-
-_HEAD, _MIDDLE, _TAIL = b'{"sha256":"', b'","manifest":', b"}\n"
-_DIGEST_CHARS = 64
-
-
-def _seal(body: bytes) -> bytes:
-    digest = hashlib.sha256(body).hexdigest().encode()
-    return b"".join((_HEAD, digest, _MIDDLE, body, _TAIL))

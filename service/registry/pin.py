@@ -6,7 +6,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from service.domain import Version
 from service.errors import ConfigurationError
-from service.registry.files import make_folder, replace_synced, sync_folder
+from service.storage.files import make_folder, replace_synced, sync_folder
 
 
 class _Pin(BaseModel):

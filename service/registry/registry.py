@@ -30,7 +30,6 @@ from service.registry.artifact import (
     verify_files,
     write_artifact,
 )
-from service.registry.files import link_or_copy, read_file, storage_faults
 from service.registry.folders import VersionFolders
 from service.registry.manifest import (
     MANIFEST_FILE,
@@ -43,7 +42,9 @@ from service.registry.manifest import (
 )
 from service.registry.pin import read_pin, write_pin
 from service.registry.policy import version_to_serve, versions_to_remove
+from service.registry.reading import read_file
 from service.settings import RegistrySettings
+from service.storage.files import link_or_copy, storage_faults
 
 log = logging.getLogger(__name__)
 

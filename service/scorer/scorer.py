@@ -21,6 +21,7 @@ from service.domain import (
     Int64s,
     ItemId,
     ItemKey,
+    Offsets,
     Partition,
     stable_key,
 )
@@ -95,6 +96,7 @@ class Scorer:
         self._length = length
         self._shown = shown
         self.withdrawn: Int64s = np.zeros(0, np.int64)  # keys of items not to be recommended
+        self.remembered: Offsets = {}  # events before them are in the memory already
         self._memory_rows = MemoryRows(champion.vocabulary)
 
     @property
@@ -116,27 +118,34 @@ class Scorer:
         done = ~np.isin(events.kind, self._shown)
         taken = done & ~np.isin(events.kind, self._negative)
         places, codes, pasts = self._apply(events, done, taken, answer)
+        applied = {partition: slab.applied for partition, slab in self._slabs.items()}
         ranked: list[RankedItems] = []
         rank = np.zeros(0, np.int64)
         is_known = servable.vocabulary.rows(events.item[answer]) != NO_ROW
         if answer.any():
             ranked, rank = self._rank(servable, pasts, events.item[answer], is_known, taken[answer])
         hidden = np.where(self._settings.exclude_seen | pasts.turned_down, pasts.kept, NO_KEY)
-        rankings = self._complete(events, taken, answer, ranked, hidden)
+        counts = taken & events.at_or_after(applied)
+        rankings = self._complete(events, counts, answer, ranked, hidden)
         events = replace(events, codes=codes)
         return Scored(events, places, servable, rankings, rank, int((~is_known).sum()))
 
     def _complete(
-        self, events: Events, taken: Bools, answer: Bools, ranked: list[RankedItems], hidden: Int64s
+        self,
+        events: Events,
+        counts: Bools,
+        answer: Bools,
+        ranked: list[RankedItems],
+        hidden: Int64s,
     ) -> list[RankedItems | None]:
-        """Count one event after the other as popular, and fill up the ranking of each of those
+        """Count those of `counts`, one after the other, as popular, and fill up the ranking of each
         marked in `answer` with what is popular just then, but for the items `hidden` from it."""
         rankings: list[RankedItems | None] = [None] * len(events)
         asked = zip(ranked, hidden, strict=True)
-        for row, (item_id, counts, is_asked) in enumerate(
-            zip(events.item_ids, taken.tolist(), answer.tolist(), strict=True)
+        for row, (item_id, is_counted, is_asked) in enumerate(
+            zip(events.item_ids, counts.tolist(), answer.tolist(), strict=True)
         ):
-            if counts:
+            if is_counted:
                 self._popularity.learn([item_id])
             if is_asked:
                 rankings[row] = self._filled(*next(asked))
@@ -212,13 +221,15 @@ class Scorer:
         if memory is None:
             return earlier, later
         lengths = (before != NO_KEY).sum(axis=1).tolist()
+        learns = taken & events.at_or_after(self.remembered)
         for row in np.flatnonzero(taken | answer).tolist():
             item, item_id, asked = int(events.item[row]), events.item_ids[row], answer[row]
             history = before[row, : lengths[row]]
             if asked:
                 earlier.append(memory.recall(history))
-            if taken[row]:
+            if learns[row]:
                 memory.learn(ItemKey(item), item_id, history)
+            if taken[row]:
                 history = np.append(history, item) if asked else history
             if asked:
                 later.append(memory.recall(history))

@@ -24,14 +24,18 @@ from pathlib import Path
 
 import numpy as np
 
-from service.domain import NO_KEY, Bools, Int32s, Int64s, Partition, Uint8s, no_codes
+from service.domain import NO_KEY, Bools, Int32s, Int64s, Offset, Partition, Uint8s, no_codes
 from service.errors import ConfigurationError
 from service.settings import HistorySettings, Settings
 from service.state.features import gap_codes, gap_place, keys_of
+from service.state.snapshot_parts import UserHistories
 
 # Room beyond the remembered events, so that the histories at every event of a scored batch can
 # be read after the whole batch was appended. A user with more events in one batch splits it.
 SLACK = 64
+
+# Looked through at once, so that a look at all users takes little memory.
+_LOOK_USERS = 16_384
 
 _SHARED_MEMORY = Path("/dev/shm")  # where Linux keeps it
 
@@ -100,6 +104,9 @@ class HistorySlab:
         self._gap = gap_place(address.features)
         # The writer's own index, longest idle first (a dict keeps the order of insertion).
         self._slots: dict[int, int] = {}
+        # Events before it are in the histories that were restored, or kept from an assignment to
+        # the next; 0 where they began empty.
+        self.applied = Offset(0)
 
     @classmethod
     def create(
@@ -167,7 +174,9 @@ class HistorySlab:
         """Add events in order; give each one's slot and its ordinal in the user's history.
 
         One that is not to `keep` (None: all are) only finds its place: its ordinal is that of the
-        event which comes next. Without `codes` [events, features] nothing is known of the context.
+        event which comes next. So does one that was in the histories when they were restored; its
+        ordinal is the one that it has, or the oldest that is remembered if it is forgotten.
+        Without `codes` [events, features] nothing is known of the context.
 
         No user may have more than SLACK events in one call, or `windows` at the first of
         them would no longer be whole.
@@ -177,6 +186,9 @@ class HistorySlab:
         ordinal = np.empty(len(user), np.int64)
         counts: dict[int, int] = {}  # of the slots that this call touches
         kept = np.ones(len(user), np.bool_) if keep is None else keep
+        restored = offset < self.applied
+        if restored.any():
+            kept = kept & ~restored
         for i, (key, stays) in enumerate(zip(user.tolist(), kept.tolist(), strict=True)):
             place = slots.pop(key, None)
             if place is None:
@@ -188,6 +200,8 @@ class HistorySlab:
                 seen = int(columns.count[place])
             slot[i], ordinal[i] = place, seen
             counts[place] = seen + stays
+        if restored.any():
+            ordinal[restored] = self._found(slot[restored], offset[restored])
         at = slot[kept], ordinal[kept] % self.address.width
         columns.item[at] = item[kept]
         columns.time[at] = time[kept]
@@ -203,6 +217,15 @@ class HistorySlab:
         columns.count[touched] = np.fromiter(counts.values(), np.int64, len(counts))
         return slot, ordinal
 
+    def _found(self, slot: Int32s, offset: Int64s) -> Int64s:
+        """How many events each slot ever had before an offset, as far as they are remembered."""
+        columns, width = self._open, self.address.width
+        count = columns.count[slot]
+        is_there = np.arange(width) < count[:, None]
+        later = (columns.offset[slot] >= offset[:, None]) & is_there
+        found: Int64s = count - later.sum(axis=1)
+        return found
+
     def _take_slot(self, key: int) -> int:
         """A free slot, or that of the longest idle user, whose history is forgotten."""
         columns = self._open
@@ -216,6 +239,92 @@ class HistorySlab:
         columns.count[place] = 0
         columns.user[place] = key
         return place
+
+    def restore(self, histories: UserHistories) -> None:
+        """Give new slots to users that have none yet, as far as there is room. Whoever restores
+        then says with `begin` up to which offset."""
+        columns, start = self._open, len(self._slots)
+        histories = histories.only(np.arange(len(histories)) < self.address.users - start)
+        remembered = self.address.width - SLACK
+        place = _places(histories.events)
+        forgotten = place < np.repeat(histories.events - remembered, histories.events)
+        if forgotten.any():
+            histories = histories.without(forgotten)
+        end = start + len(histories)
+        slot = np.repeat(np.arange(start, end), histories.events)
+        at = slot * self.address.width + _places(histories.events)
+        for column, values in (
+            (columns.item, histories.item),
+            (columns.time, histories.time),
+            (columns.offset, histories.offset),
+            (columns.kind, histories.kind),
+        ):
+            column.reshape(-1)[at] = values  # a view
+        if self.address.features:
+            columns.codes.reshape(-1, len(self.address.features))[at] = histories.codes
+        columns.count[start:end] = histories.events
+        columns.user[start:end] = histories.user
+        columns.used[0] = end
+        self._slots.update(zip(histories.user.tolist(), range(start, end), strict=True))
+
+    def begin(self, applied: Offset) -> None:
+        """All events before `applied` are in what was restored."""
+        self.applied = applied
+        newest = self.newest(np.arange(self.used, dtype=np.int32))
+        users = self._open.user
+        # The order in which they are evicted.
+        self._slots = {int(users[slot]): slot for slot in newest.argsort(kind="stable").tolist()}
+
+    def latest(self, offsets: int) -> Int64s:
+        """Item keys of the remembered events of the last so many offsets, oldest first, but for
+        those that turned an item down."""
+        columns, used = self._open, self.used
+        start, found = max(int(self.applied) - offsets, 0), []
+        for at in range(0, used, _LOOK_USERS):
+            rows = slice(at, min(at + _LOOK_USERS, used))
+            there = np.arange(self.address.width) < columns.count[rows, None]
+            there &= columns.offset[rows] >= start
+            there &= ~np.isin(columns.kind[rows], self.address.negative)
+            found.append((columns.offset[rows][there], columns.item[rows][there]))
+        if not found:
+            return np.zeros(0, np.int64)
+        offset, item = (np.concatenate(parts) for parts in zip(*found, strict=True))
+        latest: Int64s = item[np.argsort(offset)]
+        return latest
+
+    def since(self, offset: Offset) -> Int32s:
+        """Slots with an event at or after an offset, most recent first; another thread may call."""
+        slot = np.arange(self.used, dtype=np.int32)
+        newest = np.where(self.counts(slot) > 0, self.newest(slot), -1)
+        order = np.argsort(-newest, kind="stable")
+        return slot[order[: int((newest >= offset).sum())]]
+
+    def copied(self, slot: Int32s, applied: Offset) -> UserHistories:
+        """The remembered events before an offset of some slots; another thread may call.
+
+        Users without any are left out. Of users with more than SLACK events since then the oldest
+        may be missing: they are forgotten once these events are applied again.
+        """
+        columns, width = self._open, self.address.width
+        user, before = columns.user[slot], columns.count[slot]
+        start = np.maximum(before - width, 0)
+        ordinal = start[:, None] + np.arange(width)  # [rows, width]
+        at = slot[:, None], ordinal % width
+        item, time, offset = columns.item[at], columns.time[at], columns.offset[at]
+        kind, codes = columns.kind[at], columns.codes[at]
+        # As in `all_windows`: an append meanwhile has written over the oldest. A slot that changed
+        # hands has nothing from before `applied` any more.
+        after = columns.count[slot]
+        intact = (columns.user[slot] == user) & (after >= before)
+        whole = ordinal >= (after - width)[:, None]
+        taken = whole & (ordinal < before[:, None]) & (offset < applied) & intact[:, None]
+        surplus = taken.sum(axis=1) - (width - SLACK)
+        taken &= np.cumsum(taken, axis=1) > surplus[:, None]
+        histories = UserHistories(
+            user, taken.sum(axis=1), item[taken], time[taken], offset[taken], kind[taken],
+            codes[taken],
+        )  # fmt: skip
+        return histories.only(histories.events > 0)
 
     def windows(self, slot: Int32s, end: Int64s, length: int) -> Windows:
         """Of the up to `length` events before ordinal `end` in each slot, as far as still kept,
@@ -286,6 +395,12 @@ class HistorySlab:
     def counts(self, slot: Int32s) -> Int64s:
         """Events ever appended at each slot."""
         return self._open.count[slot]
+
+
+def _places(counts: Int64s) -> Int64s:
+    """0 .. n - 1 for each of the counts n, one after the other."""
+    ends = np.cumsum(counts)
+    return np.arange(counts.sum()) - np.repeat(ends - counts, counts)
 
 
 def require_room(settings: HistorySettings, slabs: int, features: int) -> None:

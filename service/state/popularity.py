@@ -11,6 +11,8 @@ _LARGEST_UNIT = 1e100
 # A ranking is kept for this many events: sorting a large catalogue for every batch would cost
 # more than scoring it, and popularity hardly moves within so few.
 _REFRESH_EVENTS = 1000
+# An item whose count has decayed below this is forgotten, so that they do not gather for ever.
+_FORGOTTEN = 2.0**-10
 
 
 class Popularity:
@@ -18,6 +20,7 @@ class Popularity:
 
     def __init__(self, half_life_events: int) -> None:
         self._growth = 2.0 ** (1.0 / half_life_events)
+        self._half_life = half_life_events
         self.clear()
 
     def clear(self) -> None:
@@ -26,6 +29,7 @@ class Popularity:
         self._counts: dict[ItemId, float] = {}
         self._ranking: list[ItemId] = []
         self._since_ranking = 0
+        self._since_pruning = 0
 
     def __len__(self) -> int:
         return len(self._counts)
@@ -36,8 +40,13 @@ class Popularity:
             self._unit *= self._growth
             counts[item] = counts.get(item, 0.0) + self._unit
             self._since_ranking += 1
+            self._since_pruning += 1
+        if self._since_pruning >= self._half_life:
+            least = _FORGOTTEN * self._unit
+            self._counts = {item: count for item, count in counts.items() if count >= least}
+            self._since_pruning = 0
         if self._unit > _LARGEST_UNIT:
-            self._counts = {item: count / self._unit for item, count in counts.items()}
+            self._counts = {item: count / self._unit for item, count in self._counts.items()}
             self._unit = 1.0
 
     def top(self, k: int) -> list[ItemId]:

@@ -35,11 +35,12 @@ class Assigned:
     """A partition that this process owns from now on."""
 
     partition: Partition
-    start: Offset  # the first record that is still there; reading begins here
-    committed: Offset  # everything before it has its recommendation acknowledged
+    start: Offset  # the first record that is still there
+    end: Offset  # of the record that comes next
+    committed: Offset | None  # everything before it is acknowledged; None: nothing ever was
 
 
-AssignHandler = Callable[[list[Assigned]], Awaitable[None]]
+AssignHandler = Callable[[list[Assigned]], Awaitable[Offsets]]  # gives where reading begins
 RevokeHandler = Callable[[list[Partition]], Awaitable[None]]
 
 
@@ -82,6 +83,7 @@ class Source(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has n
             group_id=self._kafka.group_id,
             enable_auto_commit=False,
             auto_offset_reset="earliest",
+            group_instance_id=self._kafka.group_instance_id,
             session_timeout_ms=round(self._kafka.session_timeout_s * 1000),
             heartbeat_interval_ms=round(self._kafka.session_timeout_s * 1000 / 10),
             fetch_max_wait_ms=_FETCH_WAIT_MS,
@@ -117,7 +119,7 @@ class Source(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has n
             )
 
     def rewind(self) -> None:
-        """Read the assignment from its start again. For a read during which it changed: what it
+        """Read the assignment again from where it began. For a read in which it changed: what that
         gave may be the first records of the new one, which are not given twice by themselves."""
         for partition, start in self._starts.items():
             if self.owns(partition.partition):
@@ -193,26 +195,18 @@ class Source(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has n
 
     async def _begin(self, partitions: list[TopicPartition]) -> None:
         starts = await self._open.beginning_offsets(partitions) if partitions else {}
-        self._starts = dict(starts)
+        ends = await self._open.end_offsets(partitions) if partitions else {}
         begun = []
         for partition in partitions:
-            start = starts[partition]
             committed = await self._open.committed(partition)
-            if committed is not None and committed < start:
-                lost = start - committed
-                self._metrics.offsets_lost.inc(lost)
-                log.error(
-                    "retention removed %d records of partition %d before they were answered; "
-                    "going on with the oldest that is left",
-                    lost,
-                    partition.partition,
-                )
-            self._open.seek(partition, start)
+            # Nothing is read before the handler has said from where on.
+            self._open.seek(partition, ends[partition])
             begun.append(
                 Assigned(
                     Partition(partition.partition),
-                    Offset(start),
-                    Offset(max(committed or 0, start)),
+                    Offset(starts[partition]),
+                    Offset(ends[partition]),
+                    None if committed is None else Offset(committed),
                 )
             )
         self.generation += 1
@@ -221,7 +215,9 @@ class Source(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has n
         self._metrics.lag.clear()  # of partitions that may have gone to another owner
         self._metrics.partitions.set(len(begun))
         self._metrics.rebalances.inc()
-        await self._on_assigned(begun)
+        first = await self._on_assigned(begun)
+        self._starts = {TopicPartition(self._topic, one): at for one, at in first.items()}
+        self.rewind()
 
 
 def records_of(fetched: Mapping[TopicPartition, list[Any]]) -> list[Record]:

@@ -1,8 +1,52 @@
-"""Which offset may be committed: everything before it is acknowledged. Pure."""
+"""Where reading begins, and which offset may be committed: all before it is acknowledged. Pure."""
 
 from collections import deque
+from dataclasses import dataclass
 
 from service.domain import Offset, Offsets, Partition
+
+
+@dataclass(frozen=True, slots=True)
+class Beginning:
+    """Where a partition is taken up."""
+
+    read_from: Offset
+    answer_from: Offset
+    train_from: Offset
+    lost: int = 0  # records that retention removed before they were answered
+    untaught: int = 0  # before they were trained on
+    unapplied: int = 0  # before they were in the histories that were restored
+
+
+def beginning(
+    start: Offset,
+    end: Offset,
+    *,
+    committed: Offset | None,
+    applied: Offset,
+    trained: Offset,
+    scores: bool = True,
+    trains: bool = True,
+) -> Beginning:
+    """How to go on with a partition of which Kafka has the offsets from `start` up to `end`.
+
+    `applied` is the offset up to which histories were restored, 0 where they begin empty, `trained`
+    that up to which the newest version was trained, 0 where none was. One past `end` is of another
+    topic of the same name: nothing is trained yet of this one. Only who `scores` reads for the
+    sake of answers, and only who `trains` for that of training.
+    """
+    trained = Offset(0) if trained > end else trained
+    first = start if committed is None else committed
+    return Beginning(
+        read_from=Offset(
+            max(start, min([applied] + [first] * scores + [trained] * trains)),
+        ),
+        answer_from=Offset(max(start, first)),
+        train_from=Offset(max(start, trained)),
+        lost=max(start - first, 0) if scores else 0,
+        untaught=max(start - trained, 0) if trained and trains else 0,
+        unapplied=max(start - applied, 0) if applied else 0,
+    )
 
 
 class AckTracker:

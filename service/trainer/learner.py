@@ -678,6 +678,20 @@ class Learner:
         self._measure_from_now()
         return len(taught)
 
+    def settle(self) -> int:
+        """Give up what no gate has let through, and go back to the champion's weights, which may
+        then be published as trained through all that was learned. Gives the sequences given up."""
+        waiting = [*self._since_champion, self._retry]
+        skipped = self._forgotten + sum(len(sequences) for sequences in waiting)
+        self._forgotten, self._rejections = 0, 0
+        self._since_champion.clear()
+        self._retry = join([], self._length + 1)
+        self._challenger.restore(self._champion_at)
+        self._asked_ndcg = self._crowned_ndcg
+        self._measure_from_now()
+        self.has_news = False
+        return skipped
+
     @property
     def shape(self) -> dict[str, Any]:
         """What a servable is rebuilt from beside the weights."""

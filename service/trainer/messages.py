@@ -1,6 +1,6 @@
 """What parent and worker say to each other: frozen, pickled, nothing else is shared.
 
-Parent to worker: `MicroBatch`, `Catalogued`, `Stop`. Worker to parent: the others.
+Parent to worker: `MicroBatch`, `Catalogued`, `Settle`, `Stop`. Worker to parent: the others.
 """
 
 from dataclasses import dataclass
@@ -17,6 +17,11 @@ class Catalogued:
     """What the catalogue says of some items."""
 
     items: tuple[CatalogueItem, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Settle:
+    """There is no room for more events: publish something that is trained through those at hand."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +64,13 @@ class Judged:
 
 
 @dataclass(frozen=True, slots=True)
+class Settled:
+    """So many sequences were given up: the gate did not let them through in time."""
+
+    skipped: int
+
+
+@dataclass(frozen=True, slots=True)
 class Published:
     """A version exists: artifact and manifest are on the storage."""
 
@@ -67,4 +79,4 @@ class Published:
     expired: int = 0  # items that had a row in the one before it, or since, and have none in it
 
 
-FromWorker = Started | Heartbeat | RoundDone | Judged | Published
+FromWorker = Started | Heartbeat | RoundDone | Judged | Settled | Published

@@ -28,6 +28,7 @@ from service.trainer.messages import (
     Heartbeat,
     Published,
     RoundDone,
+    Settle,
     Started,
     Stop,
 )
@@ -80,6 +81,10 @@ class UntrainedBatches:
         return self._sent - self._taken
 
     @property
+    def is_learned(self) -> bool:
+        return self._taken == len(self._batches)
+
+    @property
     def events_at_worker(self) -> int:
         return sum(len(self._batches[i]) for i in range(self._taken, self._sent))
 
@@ -117,6 +122,20 @@ def is_covered(offsets: Offsets, through: Mapping[Partition, Offset]) -> bool:
     return all(through.get(partition, 0) >= offset for partition, offset in offsets.items())
 
 
+class NoTrainer:
+    """In the place of a `TrainerProcess` where another process trains."""
+
+    untrained_events = 0
+    batches_at_worker = 0
+    is_idle = True
+
+    def start(self, slabs: tuple[SlabAddress, ...]) -> None: ...
+    def stop(self) -> None: ...
+    def offer(self, batch: MicroBatch) -> None: ...
+    def settle(self) -> None: ...
+    def describe(self, items: Iterable[CatalogueItem]) -> None: ...
+
+
 class TrainerProcess:
     """Keeps one worker alive. `start` and `stop` may be called repeatedly, from one thread."""
 
@@ -127,6 +146,7 @@ class TrainerProcess:
         self._untrained = UntrainedBatches()
         self._catalogue: dict[ItemKey, CatalogueItem] = {}
         self._untold: dict[ItemKey, CatalogueItem] = {}  # of it, to the worker that lives
+        self._settling: Settle | None = None
         self._changed = threading.Condition()
         self._stopping = threading.Event()
         self._thread: threading.Thread | None = None
@@ -135,6 +155,11 @@ class TrainerProcess:
     @property
     def untrained_events(self) -> int:
         return self._untrained.events
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether every micro-batch was sent and learned."""
+        return self._untrained.is_learned
 
     @property
     def batches_at_worker(self) -> int:
@@ -167,6 +192,13 @@ class TrainerProcess:
         """Add a micro-batch. Never blocks; the caller looks at `untrained_events`."""
         with self._changed:
             self._untrained.add(batch)
+            self._changed.notify_all()
+
+    def settle(self) -> None:
+        """There is no room for more events, and the worker has learned those that there are: a
+        version has to come out whatever the gate says."""
+        with self._changed:
+            self._settling = Settle()
             self._changed.notify_all()
 
     def describe(self, items: Iterable[CatalogueItem]) -> None:
@@ -257,15 +289,22 @@ class TrainerProcess:
         limit = 2 * self._settings.trainer.max_round_events
         while not ended.is_set():
             with self._changed:
-                batch = self._next_catalogued() or self._untrained.next_to_send(limit)
-                if batch is None and not self._stopping.is_set():
+                message = (
+                    self._next_catalogued()
+                    or self._untrained.next_to_send(limit)
+                    or self._settling
+                    or (Stop() if self._stopping.is_set() else None)
+                )
+                if message is None:
                     self._changed.wait(_POLL_S)
                     continue
+                if isinstance(message, Settle):
+                    self._settling = None
             try:
-                connection.send(Stop() if batch is None else batch)
+                connection.send(message)
             except (OSError, ValueError):
                 return  # the listener sees the end of the file too
-            if batch is None:
+            if isinstance(message, Stop):
                 return
 
     def _listen(self, connection: Connection, process: BaseProcess) -> str:

@@ -46,6 +46,8 @@ from service.trainer.messages import (
     Judged,
     Published,
     RoundDone,
+    Settle,
+    Settled,
     Started,
     Stop,
 )
@@ -86,6 +88,7 @@ class Inbox:
         self._changed = threading.Condition()
         self._told: deque[Catalogued] = deque()
         self.stopping = False
+        self._settle = False
         threading.Thread(target=self._read, name="inbox", daemon=True).start()
 
     def _read(self) -> None:
@@ -97,6 +100,8 @@ class Inbox:
                         self.stopping = True
                     elif isinstance(message, Catalogued):
                         self._told.append(message)
+                    elif isinstance(message, Settle):
+                        self._settle = True
                     else:
                         self._waiting.append(message)
                     self._changed.notify()
@@ -112,13 +117,21 @@ class Inbox:
     def take(self, max_events: int, timeout_s: float) -> list[MicroBatch]:
         """Waiting micro-batches up to `max_events`, one at least; empty after the timeout."""
         with self._changed:
-            self._changed.wait_for(lambda: self._waiting or self._told or self.stopping, timeout_s)
+            self._changed.wait_for(
+                lambda: self._waiting or self._told or self._settle or self.stopping, timeout_s
+            )
             taken: list[MicroBatch] = []
             events = 0
             while self._waiting and (not taken or events + len(self._waiting[0]) <= max_events):
                 taken.append(self._waiting.popleft())
                 events += len(taken[-1])
             return taken
+
+    def asks_to_settle(self) -> bool:
+        """Whether that was asked, once for each time, and nothing else is to be done first."""
+        with self._changed:
+            asked, self._settle = self._settle and not self._waiting, False
+            return asked
 
     def catalogued(self) -> Catalogued | None:
         """What was told of items, the oldest message first; None when nothing waits."""
@@ -170,6 +183,11 @@ class Worker:
                     return
                 version = published
                 ask_at = time.monotonic() + settings.publish_every_s
+            if inbox.asks_to_settle():
+                settled = self._settle(learner, version)
+                if settled is None:
+                    return
+                version = settled
             self._progress += 1
 
     def _describe(
@@ -233,10 +251,26 @@ class Worker:
         self._say(Judged(report, skipped, learner.shift, learner.click_report))
         if report.verdict is not Verdict.PROMOTE:
             return parent
+        return self._publish(learner, parent, Origin.TRAINED, report)
+
+    def _settle(self, learner: Learner, parent: Version) -> Version | None:
+        """As `_ask_gate`, for the champion's weights once more."""
+        skipped = learner.settle()
+        log.warning(
+            "gave up on %d sequences that did not pass the gate: no more events may wait for it",
+            skipped,
+        )
+        self._say(Settled(skipped))
+        return self._publish(learner, parent, Origin.SETTLED, None)
+
+    def _publish(
+        self, learner: Learner, parent: Version, origin: Origin, report: GateReport | None
+    ) -> Version | None:
+        """What the learner has at hand as a version; the newest one as in `_ask_gate`."""
         if self._registry.versions()[-1] != self._newest:
             log.warning("another version than ours is the newest: starting again from there")
             return None
-        manifest = self._publish(learner, parent, report)
+        manifest = self._write(learner, parent, origin, report)
         if manifest is None:
             return parent
         self._newest = manifest.version
@@ -246,25 +280,20 @@ class Worker:
         self._say(Published(manifest.version, dict(manifest.trained_through), expired))
         return manifest.version
 
-    def _publish(self, learner: Learner, parent: Version, report: GateReport) -> Manifest | None:
+    def _write(
+        self, learner: Learner, parent: Version, origin: Origin, report: GateReport | None
+    ) -> Manifest | None:
         """None when the storage refused for now: the challenger goes on and asks again."""
         artifact = learner.artifact()
         try:
             return self._registry.publish(
                 artifact,
                 parent=parent,
-                origin=Origin.TRAINED,
+                origin=origin,
                 trained_through=learner.trained_through,
                 model={**learner.shape, "settings": model_identity(self._settings.model)},
                 items=len(artifact.vocabulary) - 1,
-                gate=GateSummary(
-                    verdict=report.verdict.value,
-                    rows=report.rows,
-                    mean_gain=report.mean_gain,
-                    margin=report.margin,
-                    champion_ndcg=report.champion,
-                    challenger_ndcg=report.challenger,
-                ),
+                gate=_summary(report) if report else None,
                 now_ms=time.time_ns() // 1_000_000,
                 same_frozen=self._same_frozen,
                 taught=learner.taught,
@@ -285,6 +314,17 @@ class Worker:
                 self._connection.send(message)
         except OSError:
             os._exit(0)  # the parent is gone
+
+
+def _summary(report: GateReport) -> GateSummary:
+    return GateSummary(
+        verdict=report.verdict.value,
+        rows=report.rows,
+        mean_gain=report.mean_gain,
+        margin=report.margin,
+        champion_ndcg=report.champion,
+        challenger_ndcg=report.challenger,
+    )
 
 
 def _after(batch: MicroBatch, learner: Learner) -> MicroBatch:

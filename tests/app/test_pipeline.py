@@ -110,7 +110,7 @@ def run_to_the_end(source: Batches, topics: Topics, slab: HistorySlab, root: Pat
             cast(TrainerProcess, NoTrainer()),
             thread,
         )
-        pipeline.own({PARTITION: Offset(0)}, {})
+        pipeline.own({PARTITION: Offset(0)}, {}, {})
         async with asyncio.timeout(10):
             await pipeline.run(source.stop)
             await pipeline.drain()

@@ -40,17 +40,18 @@ MAIN: Mapping[str, Point] = {
     "commit": Point("service.stream.source", "Source.commit"),
     "committed": Point("service.stream.source", "Source.commit", after=True),
     "loaded": Point("service.app.serving", "load_servable", after=True),
+    "snapshot": Point("service.storage.store", "Store.write", after=True),
 }
 
 # In the order in which a round and a version come by.
 WORKER: Mapping[str, Point] = {
     "step": Point("service.trainer.learner", "train_step"),
-    "promoted": Point("service.trainer.worker", "Worker._publish"),
+    "promoted": Point("service.trainer.worker", "Worker._write"),
     "writing": Point("service.registry.artifact", "write_synced", after=True),
     "written": Point("service.registry.registry", "write_artifact", after=True),
     "claimed": Point("service.registry.folders", "VersionFolders._claim", after=True),
     "manifest": Point("service.registry.folders", "replace_synced", after=True),
-    "published": Point("service.trainer.worker", "Worker._publish", after=True),
+    "published": Point("service.trainer.worker", "Worker._write", after=True),
 }
 
 

@@ -39,6 +39,8 @@ _REMEMBERED = 256  # events a user: of those with more the last are compared
 SETTINGS: Environment = {
     "HEADWATER_HISTORY__EVENTS": str(_REMEMBERED),
     "HEADWATER_TRAINER__PUBLISH_EVERY_S": "1",
+    # So that a start goes on from a snapshot that is younger than the topic.
+    "HEADWATER_STORAGE__SNAPSHOT_EVERY_S": "2",
     # The oracle walks the whole lineage.
     "HEADWATER_REGISTRY__KEEP_VERSIONS": "1000000",
     "HEADWATER_TRAINER__RESTART__FIRST_DELAY_S": "0.1",

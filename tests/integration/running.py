@@ -16,6 +16,7 @@ from typing import Self
 from prometheus_client.parser import text_string_to_metric_families
 
 import service
+from service.registry.manifest import Manifest
 from service.registry.registry import Registry
 from service.settings import ENV_FILE, ENV_PREFIX, RegistrySettings
 from tests.integration.traffic import Stream
@@ -194,9 +195,12 @@ class Service:
 
     def versions_since(self, moment_ms: int) -> list[int]:
         """Versions published after a moment that the registry still keeps."""
+        return [one.version for one in self.manifests() if one.created_at > moment_ms]
+
+    def manifests(self) -> list[Manifest]:
+        """Of the versions that the registry still keeps, in their order."""
         registry = Registry(self.storage / "registry", RegistrySettings())
-        manifests = [registry.manifest(version) for version in registry.versions()]
-        return [one.version for one in manifests if one.created_at > moment_ms]
+        return [registry.manifest(version) for version in registry.versions()]
 
     def worker_pid(self) -> int | None:
         """The trainer worker's process id; None while there is none."""

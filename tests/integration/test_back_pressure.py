@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from service.registry.manifest import Origin
 from tests.integration.running import Service
 from tests.integration.traffic import Stream, make_stream, produce, recommendations, tally
 
@@ -53,3 +54,21 @@ def test_the_lag_grows_while_the_source_is_paused(stream: Stream, tmp_path: Path
         service.wait_for(lambda: lag(service) == 0, "the end of the lag", WITHIN_S)
         result = tally(recommendations(stream, len(expected), WITHIN_S), expected)
     assert (result.missing, result.unexpected, result.duplicates) == (0, 0, 0)
+
+
+def test_a_gate_that_lets_nothing_through_does_not_stop_the_stream(
+    stream: Stream, tmp_path: Path
+) -> None:
+    little_room = {
+        "HEADWATER_BATCH__TRAIN_MAX_EVENTS": "50",
+        "HEADWATER_BATCH__MAX_UNTRAINED_EVENTS": "200",
+        "HEADWATER_TRAINER__GATE__MIN_ROWS": "100000",
+    }
+    with Service(stream, tmp_path, little_room) as service:
+        expected = produce(stream, range(1_000))
+        result = tally(recommendations(stream, len(expected), WITHIN_S), expected)
+        assert (result.missing, result.unexpected, result.duplicates) == (0, 0, 0)
+        origins = {one.origin for one in service.manifests()}
+        assert Origin.SETTLED in origins
+        assert Origin.TRAINED not in origins
+        assert service.metric("headwater_skipped_sequences_total") > 0

@@ -15,6 +15,7 @@ from confluent_kafka.admin import (
 )
 from pydantic import SecretStr
 
+from service.domain import Offsets
 from service.errors import ConfigurationError
 from service.metrics import Metrics
 from service.sandbox.kafka import LocalKafka
@@ -179,6 +180,9 @@ def test_topics_that_we_may_not_write(secured: str) -> None:
 
 
 def a_source(kafka: KafkaSettings) -> Source:
-    async def heard(_: object) -> None: ...
+    async def assigned(_: object) -> Offsets:
+        return {}
 
-    return Source(kafka, TOPICS, Metrics(), heard, heard)
+    async def revoked(_: object) -> None: ...
+
+    return Source(kafka, TOPICS, Metrics(), assigned, revoked)

@@ -42,3 +42,10 @@ def test_knows_nothing_at_first() -> None:
     popularity = Popularity(half_life_events=10)
     assert popularity.top(5) == []
     assert popularity.score(A) == 0.0
+
+
+def test_what_was_popular_once_is_forgotten() -> None:
+    popularity = Popularity(half_life_events=10)
+    popularity.learn([ItemId(f"item-{number}") for number in range(10_000)])
+    assert len(popularity) <= 120
+    assert popularity.top(1) == [ItemId("item-9999")]

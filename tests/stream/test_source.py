@@ -14,7 +14,7 @@ from aiokafka.errors import (
     TopicAuthorizationFailedError,
 )
 
-from service.domain import Partition
+from service.domain import Offsets, Partition
 from service.errors import ConfigurationError, TransientError
 from service.metrics import Metrics
 from service.settings import KafkaSettings, TopicsSettings
@@ -89,7 +89,9 @@ def consumer(monkeypatch: pytest.MonkeyPatch) -> Consumer:
 
 
 def a_source(metrics: Metrics | None = None) -> Source:
-    async def assigned(_: list[Assigned]) -> None: ...
+    async def assigned(found: list[Assigned]) -> Offsets:
+        return {one.partition: one.start for one in found}
+
     async def revoked(_: list[Partition]) -> None: ...
 
     return Source(KafkaSettings(), TopicsSettings(), metrics or Metrics(), assigned, revoked)

@@ -1,12 +1,13 @@
 """What may be committed while batches are acknowledged in any order."""
 
 from random import Random
+from typing import Any
 
 from hypothesis import given
 from hypothesis import strategies as st
 
 from service.domain import Offset, Partition
-from service.stream.watermarks import AckTracker
+from service.stream.watermarks import AckTracker, Beginning, beginning
 
 FIRST, SECOND = Partition(0), Partition(1)
 
@@ -64,3 +65,49 @@ def test_never_commits_past_an_unfinished_batch_and_everything_in_the_end(
             assert all(committed.get(p, 0) <= start for p, start in begins[other].items())
     assert committed == position
     assert len(tracker) == 0
+
+
+class TestBeginning:
+    def at(self, **more: Any) -> Beginning:
+        usual: dict[str, Any] = {
+            "committed": Offset(70),
+            "applied": Offset(60),
+            "trained": Offset(50),
+        }
+        return beginning(Offset(10), Offset(100), **(usual | more))
+
+    def test_reads_from_the_least_of_the_three(self) -> None:
+        assert self.at() == Beginning(Offset(50), Offset(70), Offset(50))
+        assert self.at(applied=Offset(20)).read_from == 20
+        assert self.at(committed=Offset(30)).read_from == 30
+
+    def test_without_any_it_is_the_oldest_record(self) -> None:
+        nothing = {"committed": None, "applied": Offset(0), "trained": Offset(0)}
+        assert self.at(**nothing) == Beginning(Offset(10), Offset(10), Offset(10))
+
+    def test_who_does_not_train_does_not_read_for_it_nor_who_does_not_answer(self) -> None:
+        assert self.at(trains=False).read_from == 60
+        assert self.at(committed=Offset(30), scores=False).read_from == 50
+
+    def test_what_retention_removed_is_told_by_what_it_was_wanted_for(self) -> None:
+        late = beginning(
+            Offset(80),
+            Offset(100),
+            committed=Offset(70),
+            applied=Offset(60),
+            trained=Offset(50),
+        )
+        assert late == Beginning(Offset(80), Offset(80), Offset(80), 10, 30, 20)
+        reader = beginning(
+            Offset(80),
+            Offset(100),
+            committed=Offset(70),
+            applied=Offset(60),
+            trained=Offset(50),
+            scores=False,
+            trains=False,
+        )
+        assert (reader.lost, reader.untaught, reader.unapplied) == (0, 0, 20)
+
+    def test_of_a_topic_that_was_made_anew_nothing_is_trained(self) -> None:
+        assert self.at(trained=Offset(101)).train_from == 10

@@ -328,6 +328,27 @@ def test_a_challenger_that_was_taught_shuffled_labels_is_rejected(
     assert report.verdict is Verdict.REJECT
 
 
+def test_what_may_not_wait_is_given_up_and_the_champion_goes_on(
+    slab: HistorySlab, stream: Stream
+) -> None:
+    challenger = a_champion(slab, stream)
+    before = challenger.checkpoint()
+    settings = small_settings(quick_training(learning_rate=WILD, max_epochs=1, min_rows=1000))
+    learner = a_learner(slab, settings, challenger)
+    taught = learner.learn([stream.walk(USERS, CATALOGUE, steps=4)]).sequences
+    through = dict(learner.trained_through)
+    report, _ = learner.judge()
+    assert report.verdict is Verdict.HOLD
+
+    assert learner.settle() == taught > 0
+
+    for name, weight in challenger.checkpoint().weights.items():
+        assert torch.equal(weight, before.weights[name])
+    assert learner.trained_through == through
+    assert not learner.has_news
+    assert learner.learn([stream.batch([], [])]).sequences == 0  # nothing is taught again
+
+
 def test_a_champion_that_has_got_worse_little_by_little_is_no_measure(
     slab: HistorySlab, stream: Stream
 ) -> None:

@@ -104,6 +104,16 @@ class TestUntrainedBatches:
         assert untrained.at_worker == 0
         assert [untrained.next_to_send(MANY) for _ in range(3)] == [*batches[1:], None]
 
+    def test_all_is_learned_once_the_worker_has_no_batch_in_hand(self) -> None:
+        untrained, _ = three()
+        for _ in range(3):
+            assert not untrained.is_learned
+            untrained.next_to_send(MANY)
+        untrained.learned(3)
+        assert untrained.is_learned
+        untrained.send_again()
+        assert not untrained.is_learned
+
     def test_forgetting_leaves_nothing(self) -> None:
         untrained, _ = three()
         untrained.next_to_send(MANY)

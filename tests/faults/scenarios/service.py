@@ -91,5 +91,10 @@ FAULTS = [
         "kill -9 of the service with a new version loaded and not yet serving",
         partial(killed_at, point="loaded", blow=Blow.KILL, passes=2),
     ),
+    Fault(
+        "snapshot-kill",
+        "kill -9 of the service after a file of a state snapshot is written",
+        partial(killed_at, point="snapshot", blow=Blow.KILL, passes=10),
+    ),
     Fault("sigterm", "SIGTERM and a new start, again and again", terminated, strikes=_fifty),
 ]

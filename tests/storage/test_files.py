@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from service.errors import ConfigurationError, DamagedVersionError, TransientError
-from service.registry import files
+from service.errors import ConfigurationError, TransientError
+from service.storage import files
 
 
 def test_a_failed_replace_leaves_the_old_content_and_nothing_else(
@@ -55,17 +55,3 @@ def test_removing_a_folder_that_is_gone_does_nothing(tmp_path: Path) -> None:
 def test_storage_faults_route(tmp_path: Path, number: int, expected: type[Exception]) -> None:
     with pytest.raises(expected), files.storage_faults(tmp_path):
         raise OSError(number, os.strerror(number))
-
-
-@pytest.mark.parametrize(
-    ("number", "expected"), [(errno.EIO, DamagedVersionError), (errno.EMFILE, OSError)]
-)
-def test_only_a_file_that_cannot_be_read_again_is_damaged(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, expected: type[Exception]
-) -> None:
-    def fail(self: Path, mode: str) -> None:
-        raise OSError(number, os.strerror(number))
-
-    monkeypatch.setattr(Path, "open", fail)
-    with pytest.raises(expected):
-        files.read_file(tmp_path / "file", 10)

@@ -12,7 +12,7 @@ import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
-from service.errors import ConfigurationError, DamagedVersionError, TransientError
+from service.errors import ConfigurationError, TransientError
 
 # What a crash may leave behind starts with this; a version's folder never does.
 TEMPORARY = "."
@@ -20,8 +20,6 @@ TEMPORARY = "."
 _FULL = {errno.ENOSPC, errno.EDQUOT}
 # EEXIST: the root, or a folder above it, is a file.
 _DENIED = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST}
-# The file is not there or the disk cannot give it back; anything else may pass.
-_UNREADABLE = {errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EIO, errno.ESTALE}
 # File systems without hard links, or a file that has as many as it may.
 _NO_LINK = {errno.EPERM, errno.EMLINK, errno.ENOTSUP, errno.ENOSYS, errno.EXDEV}
 
@@ -51,17 +49,6 @@ def storage_faults(root: Path) -> Iterator[None]:
 def temporary_beside(file: Path) -> Path:
     """A name in the same folder that nobody else takes, so that a rename stays one step."""
     return file.with_name(f"{TEMPORARY}{file.name}.{uuid.uuid4().hex}")
-
-
-def read_file(file: Path, max_bytes: int) -> bytes:
-    """The file's first `max_bytes`. Raises `DamagedVersionError` if it is gone or unreadable."""
-    try:
-        with file.open("rb") as stream:
-            return stream.read(max_bytes)
-    except OSError as error:
-        if error.errno not in _UNREADABLE:
-            raise
-        raise DamagedVersionError(f"{file.name} cannot be read: {error.strerror}") from error
 
 
 def write_synced(file: Path, data: bytes) -> None:

@@ -1,0 +1,145 @@
+"""Takes partitions up where they were left: histories, memory, popularity, watermarks."""
+
+import logging
+from collections.abc import Container, Mapping
+from dataclasses import dataclass
+
+from service.domain import NO_KEY, ItemKey, Offset, Offsets, Partition
+from service.metrics import Metrics
+from service.model.memory import Memory
+from service.model.vocabulary import Vocabulary
+from service.registry.artifact import Artifact
+from service.registry.registry import Registry
+from service.settings import Settings
+from service.state.features import keys_of
+from service.state.histories import HistorySlab
+from service.state.popularity import Popularity
+from service.state.snapshots import Snapshots
+from service.stream.source import Assigned
+from service.stream.watermarks import Beginning, beginning
+from service.trainer.holdout import rows_from_tensors
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class TakenUp:
+    """By partition: where reading, answering, training and applying begin."""
+
+    read_from: Offsets
+    answer_from: Offsets
+    train_from: Offsets
+    applied: Offsets
+
+
+class Taker:
+    """Fills what is empty; blocks on the storage."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        metrics: Metrics,
+        snapshots: Snapshots,
+        popularity: Popularity,
+        memory: Memory | None,
+    ) -> None:
+        self._settings = settings
+        self._metrics = metrics
+        self._snapshots = snapshots
+        self._popularity = popularity
+        self._memory = memory
+
+    def take_up(
+        self,
+        assigned: list[Assigned],
+        slabs: Mapping[Partition, HistorySlab],
+        kept: Container[Partition],
+    ) -> TakenUp:
+        """Restore the slabs, but for those that were `kept`, the memory and the counts, and say
+        where to go on."""
+        settings = self._settings
+        self._popularity.clear()
+        if self._memory is not None:
+            self._memory.clear()
+        names, trained = self._remember()
+        begun: dict[Partition, Beginning] = {}
+        for one in assigned:
+            slab = slabs[one.partition]
+            found_at = "where they were"
+            if one.partition not in kept:
+                snapshot = self._snapshots.restore(slab, one.end)
+                found_at = f"in snapshot {snapshot.name}" if snapshot else "in no snapshot"
+            begun[one.partition] = found = beginning(
+                one.start,
+                one.end,
+                committed=one.committed,
+                applied=slab.applied,
+                trained=trained.get(one.partition, Offset(0)),
+                scores=settings.scores,
+                trains=settings.trains,
+            )
+            self._tell(one.partition, found)
+            log.info(
+                "partition %d: %d users found %s, reading from offset %d",
+                one.partition,
+                slab.used,
+                found_at,
+                found.read_from,
+            )
+        self._count(slabs, names)
+        return TakenUp(
+            read_from={one: at.read_from for one, at in begun.items()},
+            answer_from={one: at.answer_from for one, at in begun.items()},
+            train_from={one: at.train_from for one, at in begun.items()},
+            applied={
+                one: Offset(max(at.read_from, slabs[one].applied)) for one, at in begun.items()
+            },
+        )
+
+    def _remember(self) -> tuple[Vocabulary, Offsets]:
+        """Take the newest version's memory; its vocabulary, and up to where it was trained."""
+        # A registry of its own: a version with a damaged trainer state still serves.
+        settings = self._settings
+        registry = Registry(settings.storage.root / "registry", settings.registry)
+        newest = registry.load_newest(with_trainer=True)
+        if newest is None:
+            return Vocabulary(()), {}
+        manifest, artifact = newest
+        vocabulary = Vocabulary(artifact.vocabulary)
+        if self._memory is not None:
+            self._memory.load(artifact.trainer, vocabulary)
+            self._teach_held_out(self._memory, artifact, vocabulary)
+        return vocabulary, manifest.trained_through
+
+    def _teach_held_out(self, memory: Memory, artifact: Artifact, vocabulary: Vocabulary) -> None:
+        """The worker's memory does not know what is held out; the scorer's does."""
+        if "holdout.item" not in artifact.trainer:
+            return
+        held = rows_from_tensors(dict(artifact.trainer), keys_of(self._settings.model.context))
+        rows = vocabulary.rows(held.item)
+        for item, row, context in zip(held.item.tolist(), rows.tolist(), held.context, strict=True):
+            memory.learn(ItemKey(item), vocabulary.ids[row], context[context != NO_KEY])
+
+    def _count(self, slabs: Mapping[Partition, HistorySlab], names: Vocabulary) -> None:
+        """What the restored histories tell of popularity, one partition after the other."""
+        events = 10 * self._settings.scorer.popularity_half_life_events
+        for slab in slabs.values():
+            rows = names.rows(slab.latest(events))
+            self._popularity.learn(names.ids[row] for row in rows[rows > 0].tolist())
+
+    def _tell(self, partition: Partition, found: Beginning) -> None:
+        """Of what retention removed too early."""
+        self._metrics.offsets_lost.inc(found.lost)
+        for lost, what in (
+            (found.lost, "answered"),
+            (found.untaught, "trained on"),
+            (found.unapplied, "in the histories of the snapshot"),
+        ):
+            if lost:
+                log.error(
+                    "retention removed %d records of partition %d before they were %s; "
+                    "going on with the oldest that is left",
+                    lost,
+                    partition,
+                    what,
+                )

@@ -1,0 +1,310 @@
+"""State snapshots: the histories of a partition up to an offset, on durable storage.
+
+    URL/TOPIC@GROUP/PARTITION/00000000000000001234-5f3a9c01/part-00000.safetensors
+                                                            part-00001.safetensors
+                                                            manifest.json    last: none without it
+
+A snapshot is full, or a delta: the users with an event since its base, whole. Both are read from
+slabs in use without stopping their writer: what was appended since the offset is left out.
+What a snapshot does not hold is found elsewhere: what is held out, memory and vocabulary belong to
+versions; popularity is counted again from the histories.
+"""
+
+import hashlib
+import logging
+import secrets
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Annotated, Literal
+from urllib.parse import quote
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from service.domain import Int32s, Offset, Partition
+from service.errors import DamagedSnapshotError
+from service.state.histories import HistorySlab
+from service.state.snapshot_parts import UserHistories, decode, encode
+from service.storage.sealed import seal, unseal
+from service.storage.store import Store
+
+log = logging.getLogger(__name__)
+
+MANIFEST_FILE = "manifest.json"
+# About 10 MB at 50 events a user.
+_PART_USERS = 16_384
+# Copied at once: some milliseconds, in which the interpreter may be held.
+_COPY_USERS = 1_024
+# A delta of more users than this share of its base would be read beside most of the base.
+_FULL_FROM = 0.5
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class PartRecord(_Record):
+    """What a part must be to be read."""
+
+    sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+    users: Annotated[int, Field(ge=0)]
+    bytes: Annotated[int, Field(ge=0)]
+
+
+FolderName = Annotated[str, Field(pattern="^[0-9]{20}-[0-9a-f]{8}$")]
+
+
+class SnapshotManifest(_Record):
+    """What makes a snapshot exist."""
+
+    format: Literal[1] = 1
+    topic: str
+    partition: Annotated[Partition, Field(ge=0)]
+    offset: Annotated[Offset, Field(ge=0, description="The first that is not in it.")]
+    base: FolderName | None = Field(description="None where it is full.")
+    kinds: list[str] = Field(description="What the parts' kinds stand for.")
+    features: list[str] = Field(description="Keys of the columns of codes.")
+    parts: list[PartRecord]
+    created_at: int = Field(description="Epoch milliseconds.")
+
+    @property
+    def users(self) -> int:
+        return sum(part.users for part in self.parts)
+
+    @property
+    def bytes(self) -> int:
+        return sum(part.bytes for part in self.parts)
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """One that has a manifest."""
+
+    name: str
+    manifest: SnapshotManifest
+
+
+def next_base(newest: Snapshot | None, base: Snapshot | None, touched: int) -> Snapshot | None:
+    """On which snapshot the next one stands, if `touched` users have changed since `base`; None
+    where it has to be full."""
+    if newest is None or base is None or touched > _FULL_FROM * base.manifest.users:
+        return None
+    return base
+
+
+def to_remove(snapshots: Sequence[Snapshot], keep: int) -> list[Snapshot]:
+    """Of the snapshots of a partition, oldest first: all but the newest and what those stand on."""
+    kept = {one.name for one in snapshots[-keep:]}
+    kept |= {one.manifest.base for one in snapshots[-keep:] if one.manifest.base}
+    return [one for one in snapshots if one.name not in kept]
+
+
+class SnapshotCancelledError(Exception):
+    """The snapshot under way is not wanted any more."""
+
+
+class Snapshots:
+    """Those of one topic and group. All methods block on the storage; one caller at a time."""
+
+    def __init__(
+        self,
+        store: Store,
+        topic: str,
+        group: str,
+        kinds: Sequence[str],
+        features: Sequence[str],
+        keep: int,
+    ) -> None:
+        """`kinds` are the settings' event kinds, `features` the keys of the slabs' codes. Each
+        consumer `group` has its own: one writes while another reads on."""
+        self._store = store
+        self._topic = topic
+        self._folder = f"{topic}@{quote(group, safe='')}"
+        self._kinds = list(kinds)
+        self._features = list(features)
+        self._keep = keep
+
+    def write(self, slab: HistorySlab, applied: Offset, cancel: threading.Event) -> Snapshot | None:
+        """Write the histories up to `applied`, while the slab is in use; None where the newest
+        snapshot has them. Raises `SnapshotCancelledError`, and what the storage does."""
+        partition = slab.address.partition
+        found = self._intact(partition)
+        newest = found[-1] if found else None
+        if newest is not None and newest.manifest.offset == applied:
+            return None
+        base = self._base_of(newest, found)
+        slots = slab.since(base.manifest.offset if base else Offset(0))
+        base = next_base(newest, base, len(slots))
+        if base is None:
+            slots = slab.since(Offset(0))
+        name = f"{applied:020d}-{secrets.token_hex(4)}"
+        try:
+            parts = self._write_parts(slab, slots, applied, name, cancel)
+            manifest = SnapshotManifest(
+                topic=self._topic,
+                partition=partition,
+                offset=applied,
+                base=base.name if base else None,
+                kinds=self._kinds,
+                features=self._features,
+                parts=parts,
+                created_at=time.time_ns() // 1_000_000,
+            )
+            self._store.write(
+                seal(manifest.model_dump_json().encode()), *self._at(partition), name, MANIFEST_FILE
+            )
+        except BaseException:
+            self._store.remove(*self._at(partition), name)
+            raise
+        written = Snapshot(name, manifest)
+        for old in to_remove([*found, written], self._keep):
+            self._store.remove(*self._at(partition), old.name)
+        return written
+
+    def restore(self, slab: HistorySlab, end: Offset) -> Snapshot | None:
+        """Fill an empty slab from the newest snapshot that is intact; None where there is none.
+
+        One past `end`, the partition's end, is of a topic that was made anew: it is passed over.
+        """
+        partition = slab.address.partition
+        found = self._intact(partition)
+        for snapshot in reversed(found):
+            if snapshot.manifest.offset > end:
+                log.error(
+                    "snapshot %s of partition %d is past the partition's end at %d: passed over",
+                    snapshot.name, partition, end,
+                )  # fmt: skip
+                continue
+            try:
+                parts = list(self._parts_of(snapshot, found))
+            except DamagedSnapshotError as error:
+                log.error("passed over snapshot %s of partition %d: %s",
+                          snapshot.name, partition, error)  # fmt: skip
+                continue
+            for part in parts:
+                slab.restore(part)
+            slab.begin(snapshot.manifest.offset)
+            return snapshot
+        return None
+
+    def forget(self, partition: Partition) -> None:
+        """Remove all snapshots of a partition."""
+        self._store.remove(*self._at(partition))
+
+    def _write_parts(
+        self,
+        slab: HistorySlab,
+        slots: Int32s,
+        applied: Offset,
+        name: str,
+        cancel: threading.Event,
+    ) -> list[PartRecord]:
+        records: list[PartRecord] = []
+        for start in range(0, len(slots), _PART_USERS):
+            copies = []
+            for at in range(start, min(start + _PART_USERS, len(slots)), _COPY_USERS):
+                if cancel.is_set():
+                    raise SnapshotCancelledError
+                copies.append(slab.copied(slots[at : at + _COPY_USERS], applied))
+            part = joined(copies)
+            data = encode(part)
+            place = len(records)
+            partition = slab.address.partition
+            self._store.write(data, *self._at(partition), name, _part_name(place))
+            digest = hashlib.sha256(data).hexdigest()
+            records.append(PartRecord(sha256=digest, users=len(part), bytes=len(data)))
+        return records
+
+    def _parts_of(self, snapshot: Snapshot, found: list[Snapshot]) -> Iterator[UserHistories]:
+        """Most recent users first, none twice."""
+        base = self._base_of(snapshot, found)
+        if base is None:
+            raise DamagedSnapshotError(f"its base {snapshot.manifest.base} is gone")
+        changed = np.zeros(0, np.int64)
+        if base is not snapshot:
+            for part in self._read_parts(snapshot):
+                changed = np.concatenate([changed, part.user])
+                yield part
+        for part in self._read_parts(base):
+            yield part.only(~np.isin(part.user, changed))
+
+    def _read_parts(self, snapshot: Snapshot) -> Iterator[UserHistories]:
+        manifest = snapshot.manifest
+        at = (*self._at(manifest.partition), snapshot.name)
+        for place, record in enumerate(manifest.parts):
+            try:
+                data = self._store.read(*at, _part_name(place))
+            except OSError as error:
+                raise DamagedSnapshotError(f"part {place} cannot be read: {error}") from error
+            if hashlib.sha256(data).hexdigest() != record.sha256:
+                raise DamagedSnapshotError(f"part {place} is truncated or altered")
+            yield self._translated(decode(data), manifest)
+
+    def _translated(self, part: UserHistories, manifest: SnapshotManifest) -> UserHistories:
+        """In the kinds and features of today's settings; events of unknown kinds are left out."""
+        if manifest.features != self._features:
+            codes = np.zeros((len(part.item), len(self._features)), np.int32)
+            for place, feature in enumerate(self._features):
+                if feature in manifest.features:
+                    codes[:, place] = part.codes[:, manifest.features.index(feature)]
+            part = replace(part, codes=codes)
+        if manifest.kinds != self._kinds:
+            known = np.array([kind in self._kinds for kind in manifest.kinds], np.bool_)
+            now = [self._kinds.index(kind) if kind in self._kinds else 0 for kind in manifest.kinds]
+            part = part.without(~known[part.kind])
+            part = replace(part, kind=np.array(now, np.uint8)[part.kind])
+            part = part.only(part.events > 0)
+        return part
+
+    def _intact(self, partition: Partition) -> list[Snapshot]:
+        """Those whose manifest can be read, oldest first."""
+        found = []
+        for name in self._store.folders(*self._at(partition)):
+            try:
+                found.append(Snapshot(name, self._manifest(partition, name)))
+            except DamagedSnapshotError as error:
+                log.warning("passed over snapshot %s of partition %d: %s", name, partition, error)
+        return found
+
+    def _manifest(self, partition: Partition, name: str) -> SnapshotManifest:
+        try:
+            data = self._store.read(*self._at(partition), name, MANIFEST_FILE)
+            manifest = SnapshotManifest.model_validate_json(unseal(data))
+        except FileNotFoundError:
+            raise DamagedSnapshotError("it has no manifest: it was not finished") from None
+        except ValidationError as error:
+            raise DamagedSnapshotError(
+                f"the manifest was not written by this release of Headwater: {error.errors()[0]}"
+            ) from None
+        except (OSError, ValueError) as error:
+            raise DamagedSnapshotError(f"the manifest cannot be used: {error}") from error
+        if (manifest.topic, manifest.partition) != (self._topic, partition):
+            raise DamagedSnapshotError(
+                f"it belongs to partition {manifest.partition} of {manifest.topic!r}"
+            )
+        return manifest
+
+    def _base_of(self, snapshot: Snapshot | None, found: list[Snapshot]) -> Snapshot | None:
+        """The full snapshot on which one stands, itself maybe; None where it is gone."""
+        if snapshot is None or snapshot.manifest.base is None:
+            return snapshot
+        return next((one for one in found if one.name == snapshot.manifest.base), None)
+
+    def _at(self, partition: Partition) -> tuple[str, str]:
+        return self._folder, f"{partition:05d}"
+
+
+def joined(parts: Sequence[UserHistories]) -> UserHistories:
+    """One after the other; at least one."""
+    return UserHistories(
+        *(
+            np.concatenate([getattr(part, column) for part in parts])
+            for column in UserHistories.__dataclass_fields__
+        )
+    )
+
+
+def _part_name(place: int) -> str:
+    return f"part-{place:05d}.safetensors"

@@ -1,0 +1,1 @@
+"""What outlives the process: durable files, sealed records, folders behind a URL."""

@@ -1,0 +1,106 @@
+"""State comes back from snapshots: also what Kafka does not have any more."""
+
+import asyncio
+import re
+from pathlib import Path
+
+import pytest
+from aiokafka import TopicPartition
+from aiokafka.admin import AIOKafkaAdminClient, RecordsToDelete
+
+from tests.integration.running import Service
+from tests.integration.traffic import Stream, make_stream, produce, recommendations
+
+pytestmark = pytest.mark.integration
+
+USERS = 211  # of the traffic
+PARTITIONS = 2
+WITHIN_S = 90.0
+OFTEN = {"HEADWATER_STORAGE__SNAPSHOT_EVERY_S": "0.5", "HEADWATER_SCORER__EXCLUDE_SEEN": "true"}
+
+
+@pytest.fixture
+def stream(kafka: str) -> Stream:
+    return make_stream(kafka, PARTITIONS)
+
+
+async def delete_records(stream: Stream, before: dict[int, int]) -> None:
+    """As retention does."""
+    client = AIOKafkaAdminClient(bootstrap_servers=stream.bootstrap)
+    await client.start()
+    try:
+        await client.delete_records(
+            {
+                TopicPartition(stream.events, partition): RecordsToDelete(before_offset=offset)
+                for partition, offset in before.items()
+            }
+        )
+    finally:
+        await client.close()
+
+
+def next_offsets(rec_ids: list[str]) -> dict[int, int]:
+    """By partition, the one after the last of these."""
+    last: dict[int, int] = {}
+    for rec_id in rec_ids:
+        _, partition, offset = rec_id.rsplit("/", 2)
+        last[int(partition)] = max(last.get(int(partition), 0), int(offset) + 1)
+    return last
+
+
+def taken_up(service: Service) -> dict[int, tuple[int, int]]:
+    """By partition: users restored, and the offset from which it reads."""
+    found = re.findall(
+        r"partition (\d+): (\d+) users found .*, reading from offset (\d+)", service.text()
+    )
+    return {int(partition): (int(users), int(offset)) for partition, users, offset in found}
+
+
+def test_histories_outlive_retention(stream: Stream, tmp_path: Path) -> None:
+    with Service(stream, tmp_path, OFTEN) as service:
+        expected = produce(stream, range(2 * USERS))
+        recommendations(stream, len(expected), WITHIN_S)
+        # Until all is in a version: training reads what it does not have again.
+        ends = next_offsets(expected)
+        service.wait_for_version(after=1)
+    asyncio.run(delete_records(stream, ends))
+
+    with Service(stream, tmp_path, OFTEN) as service:
+        begun = taken_up(service)
+        assert sum(users for users, _ in begun.values()) == USERS
+        (more,) = produce(stream, [2 * USERS])  # the third event of user 0
+        found = recommendations(stream, len(expected) + 1, WITHIN_S)
+        (answer,) = (one.recommendation() for one in found if one.rec_id == more)
+        items = [item.item_id for item in answer.items]
+        assert items
+        # All three are seen: the first two are known from the snapshot alone.
+        assert not {"item-0", "item-1", "item-2"} & set(items)
+        assert service.metric("headwater_history_users") == USERS
+
+
+def test_after_a_kill_only_what_followed_the_watermarks_is_read_again(
+    stream: Stream, tmp_path: Path
+) -> None:
+    with Service(stream, tmp_path, OFTEN) as service:
+        expected = produce(stream, range(5 * USERS))
+        recommendations(stream, len(expected), WITHIN_S)
+        ends = next_offsets(expected)
+        service.wait_for(lambda: trained(service) == ends, "trained", WITHIN_S)
+        service.wait_for(lambda: snapshotted(service) == ends, "snapshots", WITHIN_S)
+        service.kill()
+
+    with Service(stream, tmp_path, OFTEN) as service:
+        begun = taken_up(service)
+        assert sum(users for users, _ in begun.values()) == USERS
+        assert {partition: offset for partition, (_, offset) in begun.items()} == ends
+
+
+def trained(service: Service) -> dict[int, int]:
+    """Up to where the newest version was trained."""
+    return {int(one): at for one, at in service.manifests()[-1].trained_through.items()}
+
+
+def snapshotted(service: Service) -> dict[int, int]:
+    """Up to where each partition's newest snapshot reaches."""
+    files = sorted((service.storage / "snapshots").glob("*/*/*/manifest.json"))
+    return {int(file.parts[-3]): int(file.parts[-2].split("-")[0]) for file in files}

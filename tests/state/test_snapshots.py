@@ -1,0 +1,345 @@
+"""What a snapshot promises: the histories at its offset, or nothing, whatever happened since."""
+
+import threading
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from service.domain import Int64s, Offset, Partition
+from service.errors import DamagedSnapshotError
+from service.state.histories import SLACK, HistorySlab
+from service.state.snapshot_parts import UserHistories, decode, encode
+from service.state.snapshots import (
+    MANIFEST_FILE,
+    PartRecord,
+    Snapshot,
+    SnapshotCancelledError,
+    SnapshotManifest,
+    Snapshots,
+    next_base,
+    to_remove,
+)
+from service.storage.store import Store
+from tests.state.examples import a_slab, append
+
+USERS, EVENTS = 8, 4
+TOPIC, GROUP = "events", "a group/of ours"
+FOLDER = "events@a%20group%2Fof%20ours"
+NEVER = threading.Event()
+END = Offset(10**9)
+NAMES = [f"{number:020d}-00000000" for number in range(4)]
+
+
+def a_store(folder: Path, keep: int = 3, kinds: tuple[str, ...] = ("view", "buy")) -> Snapshots:
+    return Snapshots(Store(str(folder)), TOPIC, GROUP, kinds, (), keep)
+
+
+def write(folder: Path, slab: HistorySlab, applied: int) -> Snapshot:
+    written = a_store(folder).write(slab, Offset(applied), NEVER)
+    assert written is not None
+    return written
+
+
+@pytest.fixture
+def slab() -> Iterator[HistorySlab]:
+    with closing(a_slab(USERS, EVENTS)) as made:
+        yield made
+
+
+@pytest.fixture
+def other() -> Iterator[HistorySlab]:
+    with closing(a_slab(USERS, EVENTS)) as made:
+        yield made
+
+
+def histories(slab: HistorySlab) -> dict[int, list[int]]:
+    """The remembered items of each user, oldest first."""
+    slot = np.arange(slab.used, dtype=np.int32)
+    windows = slab.windows(slot, slab.counts(slot), EVENTS)
+    return {
+        int(user): [int(item) for item in row if item]
+        for user, row in zip(slab.users(slot).tolist(), windows.item, strict=True)
+    }
+
+
+def feed(slab: HistorySlab, users: list[int], start: int) -> None:
+    """Events whose item and offset are their number from `start` on, one batch an event."""
+    for number, user in enumerate(users, start):
+        append(slab, [user], [number])
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    before=st.lists(st.integers(1, USERS), max_size=40),
+    between=st.lists(st.integers(1, USERS), max_size=40),
+    after=st.lists(st.integers(1, USERS), max_size=40),
+)
+def test_with_what_followed_it_is_what_an_uninterrupted_slab_has(
+    tmp_path_factory: pytest.TempPathFactory,
+    before: list[int],
+    between: list[int],
+    after: list[int],
+) -> None:
+    folder = tmp_path_factory.mktemp("snapshots")
+    first, second, end = (
+        1 + len(before),
+        1 + len(before + between),
+        1 + len(before + between + after),
+    )
+    with closing(a_slab(USERS, EVENTS)) as slab, closing(a_slab(USERS, EVENTS)) as restored:
+        feed(slab, before, 1)
+        a_store(folder).write(slab, Offset(first), NEVER)
+        # Late: what came since must not be in it.
+        feed(slab, between + after, first)
+        a_store(folder).write(slab, Offset(second), NEVER)
+
+        a_store(folder).restore(restored, END)
+        assert restored.applied == second
+        # Some that it has already are read again, as training is behind.
+        again = max(second - 3, 1)
+        feed(restored, (before + between + after)[again - 1 :], again)
+
+        assert histories(restored) == histories(slab)
+        slot = np.arange(restored.used, dtype=np.int32)
+        assert restored.newest(slot).max(initial=-1) == (end - 1 if end > 1 else -1)
+
+
+def test_events_that_it_has_already_find_the_place_that_they_had(
+    slab: HistorySlab, other: HistorySlab, tmp_path: Path
+) -> None:
+    feed(slab, [1, 2, 1, 1], 10)
+    write(tmp_path, slab, 14)
+    a_store(tmp_path).restore(other, END)
+
+    slot, ordinal = append(other, [1, 2, 1, 1, 1], [10, 11, 12, 13, 14])
+
+    assert other.users(slot).tolist() == [1, 2, 1, 1, 1]
+    assert ordinal.tolist() == [0, 0, 1, 2, 3]
+    windows = other.windows(slot, ordinal, EVENTS)
+    assert windows.item[3].tolist() == [10, 12, 0, 0]
+    assert windows.item[4].tolist() == [10, 12, 13, 0]
+
+
+def test_evicts_after_a_restore_whom_it_would_have_evicted_before(
+    slab: HistorySlab, other: HistorySlab, tmp_path: Path
+) -> None:
+    feed(slab, [*range(1, USERS + 1), 1], 1)  # 2 is the longest idle now
+    write(tmp_path, slab, 10)
+    a_store(tmp_path).restore(other, END)
+    for one in (slab, other):
+        feed(one, [100], 10)
+        assert 2 not in histories(one)
+        assert len(histories(one)) == USERS
+
+
+def test_a_delta_holds_only_whom_events_touched(slab: HistorySlab, tmp_path: Path) -> None:
+    feed(slab, list(range(1, USERS + 1)), 1)
+    base = write(tmp_path, slab, 9)
+    feed(slab, [3], 9)
+    delta = write(tmp_path, slab, 10)
+    feed(slab, [4], 10)
+    later = write(tmp_path, slab, 11)
+
+    assert base.manifest.base is None
+    assert delta.manifest.base == later.manifest.base == base.name
+    assert (base.manifest.users, delta.manifest.users, later.manifest.users) == (8, 1, 2)
+
+
+def test_nothing_new_is_not_written(slab: HistorySlab, tmp_path: Path) -> None:
+    feed(slab, [1], 1)
+    write(tmp_path, slab, 2)
+    assert a_store(tmp_path).write(slab, Offset(2), NEVER) is None
+
+
+def test_a_full_one_follows_when_half_the_users_have_changed() -> None:
+    base = snapshot(NAMES[0], users=10)
+    assert next_base(None, None, 3) is None
+    assert next_base(base, base, 5) is base
+    assert next_base(base, base, 6) is None
+    assert next_base(snapshot(NAMES[1], base=NAMES[2]), None, 1) is None
+
+
+def snapshot(name: str, users: int = 1, base: str | None = None) -> Snapshot:
+    manifest = SnapshotManifest(
+        topic=TOPIC,
+        partition=Partition(0),
+        offset=Offset(1),
+        base=base,
+        kinds=[],
+        features=[],
+        parts=[PartRecord(sha256="0" * 64, users=users, bytes=1)],
+        created_at=0,
+    )
+    return Snapshot(name, manifest)
+
+
+def test_keeps_what_the_newest_stand_on() -> None:
+    a, b, c, d = NAMES
+    found = [snapshot(a), snapshot(b, base=a), snapshot(c), snapshot(d, base=c)]
+    assert [one.name for one in to_remove(found, 1)] == [a, b]
+    assert [one.name for one in to_remove(found, 3)] == []
+    assert [one.name for one in to_remove(found[:3], 1)] == [a, b]
+
+
+def test_removes_what_is_not_kept(slab: HistorySlab, tmp_path: Path) -> None:
+    store = a_store(tmp_path, keep=1)
+    for number in range(1, 20):
+        feed(slab, [1], number)
+        store.write(slab, Offset(number + 1), NEVER)
+    assert len(list((tmp_path / FOLDER / "00000").iterdir())) <= 2
+
+
+@pytest.mark.parametrize("cut", [True, False], ids=["truncated", "bit flipped"])
+def test_damage_anywhere_falls_back_to_the_one_before(
+    slab: HistorySlab, tmp_path: Path, cut: bool
+) -> None:
+    feed(slab, list(range(1, USERS + 1)), 1)
+    write(tmp_path, slab, 9)
+    older = histories(slab)
+    feed(slab, [3, 4, 5], 9)
+    newest = write(tmp_path, slab, 12)
+    folder = tmp_path / FOLDER / "00000" / newest.name
+    for file in folder.iterdir():
+        whole = file.read_bytes()
+        for percent in range(100):
+            place = len(whole) * percent // 100
+            damaged = bytearray(whole)
+            damaged[place] ^= 1 << percent % 8
+            file.write_bytes(whole[:place] if cut else bytes(damaged))
+            with closing(a_slab(USERS, EVENTS)) as restored:
+                found = a_store(tmp_path).restore(restored, END)
+                assert found is not None
+                assert found.manifest.offset == restored.applied == 9
+                assert histories(restored) == older
+        file.write_bytes(whole)
+    with closing(a_slab(USERS, EVENTS)) as restored:
+        assert a_store(tmp_path).restore(restored, END) is not None
+        assert histories(restored) == histories(slab)
+
+
+def test_without_its_base_a_delta_is_passed_over(
+    slab: HistorySlab, other: HistorySlab, tmp_path: Path
+) -> None:
+    feed(slab, [1, 2, 3, 4], 1)
+    base = write(tmp_path, slab, 5)
+    feed(slab, [1], 5)
+    write(tmp_path, slab, 6)
+    (tmp_path / FOLDER / "00000" / base.name / MANIFEST_FILE).unlink()
+    assert a_store(tmp_path).restore(other, END) is None
+    assert (other.used, other.applied) == (0, 0)
+
+
+def test_one_past_the_end_of_the_log_is_of_another_topic(
+    slab: HistorySlab, other: HistorySlab, tmp_path: Path
+) -> None:
+    feed(slab, [1], 1)
+    write(tmp_path, slab, 2)
+    assert a_store(tmp_path).restore(other, Offset(1)) is None
+    assert a_store(tmp_path).restore(other, Offset(2)) is not None
+
+
+def test_kinds_are_known_by_name(slab: HistorySlab, tmp_path: Path) -> None:
+    numbers = np.array([1, 2, 3])
+    slab.append(np.array([7, 7, 8]), numbers, np.array([0, 1, 0], np.uint8), numbers, numbers)
+    write(tmp_path, slab, 4)
+    with closing(a_slab(USERS, EVENTS)) as restored:
+        a_store(tmp_path, kinds=("buy", "like")).restore(restored, END)
+        assert histories(restored) == {7: [2]}
+        slot = np.array([0], np.int32)
+        assert restored.windows(slot, np.array([1]), EVENTS).kind[0, 0] == 0
+
+
+def test_smaller_histories_keep_the_last_events_of_the_most_recent_users(
+    slab: HistorySlab, tmp_path: Path
+) -> None:
+    feed(slab, [1, 2, 3, 3, 3], 1)
+    write(tmp_path, slab, 6)
+    with closing(a_slab(2, 2)) as smaller:
+        a_store(tmp_path).restore(smaller, END)
+        slot = np.arange(2, dtype=np.int32)
+        kept = smaller.windows(slot, smaller.counts(slot), 4)
+        assert smaller.users(slot).tolist() == [3, 2]
+        assert kept.item.tolist() == [[4, 5, 0, 0], [2, 0, 0, 0]]
+
+
+def test_features_are_known_by_name(tmp_path: Path) -> None:
+    numbers: Int64s = np.array([1])
+    codes = np.array([[5, 6]], np.int32)
+    with (
+        closing(a_slab(USERS, EVENTS, features=("a", "b"))) as slab,
+        closing(a_slab(USERS, EVENTS, features=("c", "b"))) as restored,
+    ):
+        slab.append(numbers, numbers, np.zeros(1, np.uint8), numbers, numbers, None, codes)
+        store = Store(str(tmp_path))
+        Snapshots(store, TOPIC, GROUP, ("view",), ("a", "b"), 3).write(slab, Offset(2), NEVER)
+        Snapshots(store, TOPIC, GROUP, ("view",), ("c", "b"), 3).restore(restored, END)
+        window = restored.windows(np.zeros(1, np.int32), numbers, 1)
+        assert window.codes.tolist() == [[[0, 6]]]
+
+
+def test_one_that_is_cancelled_or_fails_leaves_nothing(
+    slab: HistorySlab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    feed(slab, [1], 1)
+    cancel = threading.Event()
+    cancel.set()
+    with pytest.raises(SnapshotCancelledError):
+        a_store(tmp_path).write(slab, Offset(2), cancel)
+
+    store = Store(str(tmp_path))
+    written = []
+
+    def full(data: bytes, *name: str) -> None:
+        written.append(name)
+        if name[-1] == MANIFEST_FILE:
+            raise OSError("no space")
+
+    monkeypatch.setattr(store, "write", full)
+    with pytest.raises(OSError, match="no space"):
+        Snapshots(store, TOPIC, GROUP, ("view",), (), 3).write(slab, Offset(2), NEVER)
+    assert len(written) == 2
+    assert not [one for one in tmp_path.glob("*/*/*") if not one.name.startswith(".")]
+
+
+def test_a_user_with_more_events_since_than_are_remembered_is_right_once_they_are_applied(
+    slab: HistorySlab, other: HistorySlab, tmp_path: Path
+) -> None:
+    feed(slab, [1, 2, 1], 1)
+    feed(slab, [1] * (SLACK + EVENTS + 5), 4)
+    write(tmp_path, slab, 4)
+    a_store(tmp_path).restore(other, END)
+    feed(other, [1] * (SLACK + EVENTS + 5), 4)
+    assert histories(other) == histories(slab)
+
+
+def test_forgets_a_partition(slab: HistorySlab, other: HistorySlab, tmp_path: Path) -> None:
+    feed(slab, [1], 1)
+    write(tmp_path, slab, 2)
+    a_store(tmp_path).forget(Partition(0))
+    assert a_store(tmp_path).restore(other, END) is None
+
+
+class TestParts:
+    def test_give_back_what_they_got_at_any_width(self) -> None:
+        for largest in (1, 2**8, 2**16, 2**40):
+            part = UserHistories(
+                np.array([-5, 7]),
+                np.array([2, 1]),
+                np.array([9, -(2**60), 9]),
+                np.array([10**12, 10**12 + largest, 10**12]),
+                np.array([0, largest, 3]),
+                np.array([0, 255, 1], np.uint8),
+                np.zeros((3, 0), np.int32),
+            )
+            again = decode(encode(part))
+            for column in UserHistories.__dataclass_fields__:
+                assert getattr(again, column).tolist() == getattr(part, column).tolist()
+
+    def test_refuse_what_they_are_not(self) -> None:
+        with pytest.raises(DamagedSnapshotError):
+            decode(b"no safetensors")
