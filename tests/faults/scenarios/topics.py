@@ -18,46 +18,57 @@ from tests.faults.fault import Fault
 from tests.faults.numbered import client_settings
 from tests.faults.run import Run, Strike
 
-_REFUSES_S = 15.0
-_ANSWER_S = 30.0
-# More replicas than there are brokers: acks=all is refused until it is set back.
-_TOO_MANY = "2"
+_ANSWER_S = 60.0
+_NOTICED_S = 2.0  # from the change of a topic until everyone has heard of it
+_ENDS_WITHIN_S = 90.0
+_TO_SET_RIGHT = 2
+_LARGE = str(16 * 1024 * 1024)
 _BROKEN = b'{"user_id": "user-1", "item_id": '
 
 
 def output_refuses(run: Run, chance: random.Random) -> Strike:
-    """Nothing may be committed, and all comes out when it is taken again."""
+    """It refuses for good: the service stops and names the topic; all comes out later."""
     run.flow(chance.uniform(0.5, 3.0))
     at_s = time.monotonic()
     with _refusing(run, run.stream.recommendations):
-        run.flow(_REFUSES_S)
-    recovery_s = run.answered_after(at_s + _REFUSES_S) + _REFUSES_S
-    return Strike(at_s, _REFUSES_S, run.unanswered_at(at_s + _REFUSES_S / 2), recovery_s)
+        _ends(run, run.stream.recommendations)
+    run.restart()
+    recovery_s = run.answered_after(at_s)
+    return Strike(at_s, 0.0, run.unanswered_at(at_s + _NOTICED_S), recovery_s)
 
 
 def dead_letters_refuse(run: Run, chance: random.Random) -> Strike:
-    """A record that cannot be buried is not passed over: its batch is not committed, and soon the
-    service waits for it. It is buried, and answers go on, when letters are taken again."""
+    """A record that cannot be buried is not passed over: the service stops before it."""
     run.flow(chance.uniform(0.5, 3.0))
     at_s = time.monotonic()
     with _refusing(run, run.stream.dead_letter):
-        place = _produce(run, _BROKEN)
-        run.flow(_REFUSES_S)
-        committed = _committed(run, place[0])
-        if committed > place[1]:
-            raise AssertionError(f"committed {committed} past the record at {place} in no topic")
-    recovery_s = run.answered_after(at_s + _REFUSES_S) + _REFUSES_S
-    run.wait(lambda: _committed(run, place[0]) > place[1], "commit past the letter", 60)
-    return Strike(at_s, _REFUSES_S, 1, recovery_s)
+        partition, offset = _produce(run, _BROKEN)
+        _ends(run, run.stream.dead_letter)
+        committed = _committed(run, partition)
+        if committed > offset:
+            raise AssertionError(f"committed {committed}, past {offset} that is in no topic")
+    run.restart()
+    recovery_s = run.answered_after(at_s)
+    run.wait(lambda: _committed(run, partition) > offset, "commit past the letter", _ANSWER_S)
+    return Strike(at_s, 0.0, 1, recovery_s)
+
+
+def _ends(run: Run, topic: str) -> None:
+    """With the exit code of what has to be set right, and a line that says what."""
+    code = run.service.running.wait(_ENDS_WITHIN_S)
+    last = run.service.text().splitlines()[-1]
+    if code != _TO_SET_RIGHT or topic not in last:
+        raise AssertionError(f"ended with {code}:\n{run.service.words()}")
 
 
 @contextlib.contextmanager
 def _refusing(run: Run, topic: str) -> Iterator[None]:
-    _set(run, topic, "min.insync.replicas", _TOO_MANY)
+    """Every record is too large meanwhile."""
+    _set(run, topic, "max.message.bytes", "10")
     try:
         yield
     finally:
-        _set(run, topic, "min.insync.replicas", "1")
+        _set(run, topic, "max.message.bytes", _LARGE)
 
 
 def _set(run: Run, topic: str, name: str, value: str) -> None:
@@ -132,8 +143,8 @@ def clock_jumps(run: Run, chance: random.Random) -> Strike:
 
 
 FAULTS = [
-    Fault("output-refuses", "the recommendations topic refuses for 15 s", output_refuses),
-    Fault("dead-letter-refuses", "the dead-letter topic refuses for 15 s", dead_letters_refuse),
+    Fault("output-refuses", "the recommendations topic refuses every record", output_refuses),
+    Fault("dead-letter-refuses", "the dead-letter topic refuses a record", dead_letters_refuse),
     Fault("retention", "retention removes events before they are answered", overrun),
     Fault("clock", "the service's wall clock is an hour off for 10 s", clock_jumps),
 ]
