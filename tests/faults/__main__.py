@@ -52,7 +52,9 @@ def play(fault: Fault, seeds: int) -> Result:
         except Exception:  # noqa: BLE001  # told in the row; the other faults are still to be run
             failure = traceback.format_exc()
     seconds = time.monotonic() - started_s
-    return Result(fault.name, fault.what, seeds, strikes, unproved, judged, failure, seconds)
+    return Result(
+        fault.name, fault.what, fault.once, seeds, strikes, unproved, judged, failure, seconds
+    )
 
 
 def strike_once(fault: Fault, run: Run, number: int) -> tuple[Strike, int]:

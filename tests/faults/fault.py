@@ -23,5 +23,6 @@ class Fault:
     hit: Hit
     settings: Mapping[str, str] = field(default_factory=dict)
     strikes: Callable[[int], int] = one_a_seed  # how often, of the number of seeds
+    once: bool = False  # nothing may come twice either, since nobody crashed
     kafka: Callable[[], Kafka] = ProxiedKafka
     disk_mb: int | None = None  # the storage is a disk of its own of that size, which takes root

@@ -27,6 +27,7 @@ class Result:
 
     fault: str
     what: str
+    once: bool  # duplicates count as broken promises too
     seeds: int
     strikes: Sequence[Strike]
     unproved: int  # strikes that hit an idle service, and were repeated
@@ -67,7 +68,8 @@ class Result:
     @property
     def holds(self) -> bool:
         row = self.row()
-        return self.failure is None and not any(row[name] for name in NOTHING)
+        nothing = (*NOTHING, "duplicates") if self.once else NOTHING
+        return self.failure is None and not any(row[name] for name in nothing)
 
 
 def _spread(values: Iterable[float]) -> dict[str, float | None]:

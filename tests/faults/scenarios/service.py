@@ -96,5 +96,7 @@ FAULTS = [
         "kill -9 of the service after a file of a state snapshot is written",
         partial(killed_at, point="snapshot", blow=Blow.KILL, passes=10),
     ),
-    Fault("sigterm", "SIGTERM and a new start, again and again", terminated, strikes=_fifty),
+    Fault(
+        "sigterm", "SIGTERM and a new start, again and again", terminated, strikes=_fifty, once=True
+    ),
 ]
