@@ -19,7 +19,6 @@ from tests.faults.numbered import client_settings
 from tests.faults.run import Run, Strike
 
 _ANSWER_S = 60.0
-_NOTICED_S = 2.0  # from the change of a topic until everyone has heard of it
 _ENDS_WITHIN_S = 90.0
 _TO_SET_RIGHT = 2
 _LARGE = str(16 * 1024 * 1024)
@@ -29,21 +28,19 @@ _BROKEN = b'{"user_id": "user-1", "item_id": '
 def output_refuses(run: Run, chance: random.Random) -> Strike:
     """It refuses for good: the service stops and names the topic; all comes out later."""
     run.flow(chance.uniform(0.5, 3.0))
-    at_s = time.monotonic()
     with _refusing(run, run.stream.recommendations):
-        _ends(run, run.stream.recommendations)
+        at_s = _ended(run, run.stream.recommendations)
     run.restart()
     recovery_s = run.answered_after(at_s)
-    return Strike(at_s, 0.0, run.unanswered_at(at_s + _NOTICED_S), recovery_s)
+    return Strike(at_s, 0.0, run.unanswered_at(at_s), recovery_s)
 
 
 def dead_letters_refuse(run: Run, chance: random.Random) -> Strike:
     """A record that cannot be buried is not passed over: the service stops before it."""
     run.flow(chance.uniform(0.5, 3.0))
-    at_s = time.monotonic()
     with _refusing(run, run.stream.dead_letter):
         partition, offset = _produce(run, _BROKEN)
-        _ends(run, run.stream.dead_letter)
+        at_s = _ended(run, run.stream.dead_letter)
         committed = _committed(run, partition)
         if committed > offset:
             raise AssertionError(f"committed {committed}, past {offset} that is in no topic")
@@ -53,12 +50,15 @@ def dead_letters_refuse(run: Run, chance: random.Random) -> Strike:
     return Strike(at_s, 0.0, 1, recovery_s)
 
 
-def _ends(run: Run, topic: str) -> None:
-    """With the exit code of what has to be set right, and a line that says what."""
+def _ended(run: Run, topic: str) -> float:
+    """When the service ended: with the exit code of what has to be set right, and a line that says
+    what."""
     code = run.service.running.wait(_ENDS_WITHIN_S)
+    at_s = time.monotonic()
     last = run.service.text().splitlines()[-1]
     if code != _TO_SET_RIGHT or topic not in last:
         raise AssertionError(f"ended with {code}:\n{run.service.words()}")
+    return at_s
 
 
 @contextlib.contextmanager
