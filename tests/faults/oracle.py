@@ -70,7 +70,7 @@ class Teaching:
     """The ranges of a lineage held against the log."""
 
     trained_twice: int  # events in more than one range, or counted more often than they stand
-    untaught: int  # events before trained-through that are in no range
+    untaught: int  # events that are in no range
 
 
 def histories(log: Iterable[Logged]) -> dict[int, list[Logged]]:
@@ -138,8 +138,8 @@ def judge_histories(
     return Histories(applied_twice, disordered)
 
 
-def judge_teaching(log: Iterable[Logged], ranges: Iterable[Range], through: Ends) -> Teaching:
-    """`ranges` of the newest version and all its ancestors; `through` is the newest's."""
+def judge_teaching(log: Iterable[Logged], ranges: Iterable[Range]) -> Teaching:
+    """`ranges` of the newest version and all its ancestors, which had time to hold every event."""
     events: dict[int, list[int]] = defaultdict(list)
     for event in log:
         if event.event_id is not None:
@@ -150,16 +150,20 @@ def judge_teaching(log: Iterable[Logged], ranges: Iterable[Range], through: Ends
         own = [at for at in events[one.partition] if one.first <= at < one.next]
         times.update((one.partition, at) for at in own)
         miscounted += max(one.events - len(own), 0)
-    due = [
-        (partition, at)
-        for partition, end in through.items()
-        for at in events[partition]
-        if at < end
-    ]
     return Teaching(
         trained_twice=sum(count - 1 for count in times.values() if count > 1) + miscounted,
-        untaught=sum(times[place] == 0 for place in due),
+        untaught=sum(
+            times[partition, at] == 0 for partition, offsets in events.items() for at in offsets
+        ),
     )
+
+
+def ends(places: Iterable[Place]) -> Ends:
+    """The first offset of each partition that is past them all."""
+    past: dict[int, int] = {}
+    for partition, offset in places:
+        past[partition] = max(past.get(partition, 0), offset + 1)
+    return past
 
 
 def longest_gap_s(times_s: Iterable[float]) -> float:

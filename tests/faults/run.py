@@ -29,7 +29,7 @@ _START_WITHIN_S = 400.0  # a machine that does much else has taken 110 s
 _WARM_WITHIN_S = 600.0
 _POINT_WITHIN_S = 240.0
 _RECOVER_WITHIN_S = 600.0
-_SETTLE_WITHIN_S = 600.0
+_STILL_S = 60.0  # longer than a worker takes to start
 _READ_WITHIN_S = 120.0
 # What was on its way to us when a process was killed arrives later; it was answered before.
 _ON_ITS_WAY_S = 0.5
@@ -191,22 +191,31 @@ class Run:
         time.sleep(seconds)
 
     def settle(self) -> None:
-        """No more events: wait until every one is answered and in a version."""
-        sent = self.producing.finish()
-        left = [one.place for one in sent if one.place[1] >= self.removed.get(one.place[0], 0)]
-        places = set(left)
-        self.wait(
-            lambda: places <= self.tail.first.keys(), "answer to every event", _SETTLE_WITHIN_S
+        """No more events: wait until every one is answered and in a version, or until nothing more
+        comes of it, which is then the oracle's to tell."""
+        places = {
+            one.place
+            for one in self.producing.finish()
+            if one.place[1] >= self.removed.get(one.place[0], 0)
+        }
+        self._wait_while_it_moves(
+            lambda: places <= self.tail.first.keys(), lambda: len(self.tail.first)
         )
-        ends: dict[int, int] = {}
-        for partition, offset in places:
-            ends[partition] = max(ends.get(partition, 0), offset + 1)
+        ends = oracle.ends(places)
 
         def trained() -> bool:
             through = lineage.lineage(self.storage)[0].through
             return all(through.get(one, 0) >= end for one, end in ends.items())
 
-        self.wait(trained, "version with every event", _SETTLE_WITHIN_S)
+        self._wait_while_it_moves(trained, self.newest)
+
+    def _wait_while_it_moves(self, holds: Callable[[], bool], progress: Callable[[], int]) -> None:
+        """Until it holds, or there was no progress for a while."""
+        seen, seen_s = progress(), time.monotonic()
+        while not holds() and time.monotonic() < seen_s + _STILL_S:
+            time.sleep(_POLL_S)
+            if progress() != seen:
+                seen, seen_s = progress(), time.monotonic()
 
     def judge(self, strikes: list[Strike]) -> Judged:
         """Read the truth from outside, stop the service, hold one against the other."""
@@ -221,13 +230,12 @@ class Run:
         whole = [one for one in log if one.partition not in self.removed]
         users = oracle.histories(whole).keys()
         ranges = [one for one in lineage.ranges_of(line) if one.partition not in self.removed]
-        through = {one: end for one, end in line[0].through.items() if one not in self.removed}
         if self.removed:
             found = {user: own for user, own in found.items() if user in users}
         return Judged(
             output=oracle.judge_output([*self._answered_and_removed(), *log], answers, buried),
             histories=oracle.judge_histories(whole, found, _REMEMBERED),
-            teaching=oracle.judge_teaching(whole, ranges, through),
+            teaching=oracle.judge_teaching(whole, ranges),
             events=len(log),
             versions=line[0].number,
             longest_gap_s=[

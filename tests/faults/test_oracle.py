@@ -10,6 +10,7 @@ from tests.faults.oracle import (
     Output,
     Range,
     Teaching,
+    ends,
     judge_histories,
     judge_output,
     judge_teaching,
@@ -116,23 +117,24 @@ class TestHistories:
 class TestTeaching:
     def test_ranges_that_tile_the_log(self) -> None:
         tiles = [Range(0, 0, 2, 2), Range(0, 2, 3, 1), Range(0, 4, 5, 1)]
-        assert judge_teaching(LOG, tiles, {0: 5}) == Teaching(0, 0)
+        assert judge_teaching(LOG, tiles) == Teaching(0, 0)
 
     def test_ranges_that_overlap(self) -> None:
-        assert judge_teaching(LOG, [Range(0, 0, 3, 3), Range(0, 2, 5, 2)], {0: 5}) == Teaching(1, 0)
+        assert judge_teaching(LOG, [Range(0, 0, 3, 3), Range(0, 2, 5, 2)]) == Teaching(1, 0)
 
     def test_a_range_with_more_events_than_there_are(self) -> None:
-        assert judge_teaching(LOG, [Range(0, 0, 5, 5)], {0: 5}) == Teaching(1, 0)
+        assert judge_teaching(LOG, [Range(0, 0, 5, 5)]) == Teaching(1, 0)
 
-    def test_a_gap_before_trained_through(self) -> None:
-        assert judge_teaching(LOG, [Range(0, 0, 2, 2), Range(0, 4, 5, 1)], {0: 5}) == Teaching(0, 1)
-
-    def test_what_is_not_yet_trained_through_is_no_gap(self) -> None:
-        assert judge_teaching(LOG, [Range(0, 0, 2, 2)], {0: 2}) == Teaching(0, 0)
+    def test_a_gap(self) -> None:
+        assert judge_teaching(LOG, [Range(0, 0, 2, 2), Range(0, 4, 5, 1)]) == Teaching(0, 1)
 
     def test_other_partitions_are_others(self) -> None:
         log = [Logged(0, 0, "a", "ann", "x"), Logged(1, 0, "b", "ben", "x")]
-        assert judge_teaching(log, [Range(0, 0, 1, 1)], {0: 1, 1: 1}) == Teaching(0, 1)
+        assert judge_teaching(log, [Range(0, 0, 1, 1)]) == Teaching(0, 1)
+
+
+def test_ends_are_past_the_last_place() -> None:
+    assert ends([(0, 4), (1, 0), (0, 2)]) == {0: 5, 1: 1}
 
 
 def test_the_longest_gap_is_between_neighbours() -> None:
