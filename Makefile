@@ -43,6 +43,14 @@ SECONDS := 60
 fuzz: $(READY)  ## try odd records on the codec, guided by coverage; SECONDS=600; writes reports/fuzz.json
 	@$(BIN)/python -m tests.fuzz --seconds $(SECONDS) $(ARGS)
 
+# Strikes of each fault, and the names of those to run, with commas in between; all without.
+SEEDS ?= 1
+ONLY ?=
+
+.PHONY: faults
+faults: $(READY)  ## kill, freeze, cut off and starve the service, then count what was lost; SEEDS=20 ONLY=name,name
+	@$(BIN)/python -m tests.faults --seeds $(SEEDS) --only '$(ONLY)' $(ARGS)
+
 .PHONY: check
 check: $(READY)  ## format, lint, types, imports, dependencies, spelling, scripts, deployment files
 	$(BIN)/ruff format --check .

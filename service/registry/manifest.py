@@ -55,6 +55,15 @@ class GateSummary(_Record):
     challenger_ndcg: Finite
 
 
+class Taught(_Record):
+    """Events of one partition that a version's trainer was given since the parent."""
+
+    partition: Partition
+    first: Offset
+    next: Offset
+    events: Annotated[int, Field(ge=0, description="Of the records in between; others are none.")]
+
+
 # A name, never a path: files are looked up inside the version's folder only.
 FileName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]
 
@@ -75,6 +84,12 @@ class Manifest(_Record):
         description="The model settings as plain JSON data: rebuilds the version without them."
     )
     gate: GateSummary | None = Field(description="None where no gate was asked.")
+    taught: tuple[Taught, ...] = Field(
+        default=(),
+        description="In the order of learning. Those of a version and its ancestors tile the log: "
+        "an overlap was taught twice, a gap holds no event or was missed. A settled version's were "
+        "given up.",
+    )
     files: dict[FileName, FileRecord]
 
 

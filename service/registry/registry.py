@@ -37,6 +37,7 @@ from service.registry.manifest import (
     GateSummary,
     Manifest,
     Origin,
+    Taught,
     decode,
 )
 from service.registry.pin import read_pin, write_pin
@@ -109,6 +110,7 @@ class Registry:
         gate: GateSummary | None,
         now_ms: int,
         same_frozen: bool = False,
+        taught: Sequence[Taught] = (),
     ) -> Manifest:
         """Publishes under the next number; the weights and their offsets appear in one step.
 
@@ -130,6 +132,7 @@ class Registry:
                 items=items,
                 model=dict(model),
                 gate=gate,
+                taught=tuple(taught),
                 files=files,
             )
 

@@ -57,6 +57,7 @@ class LocalKafka:
         heap_mb: int = 256,
         benchmark: bool = False,
         properties: Mapping[str, str] | None = None,
+        cluster_id: str | None = None,
         start_timeout_s: float = 60.0,
         stop_timeout_s: float = 10.0,
     ) -> None:
@@ -64,6 +65,7 @@ class LocalKafka:
         which `stop` removes. `port`: 0 is any free one, chosen at the first start and kept.
         `benchmark`: leave out the JVM flag that trades peak speed for a quick start.
         `properties`: server properties that replace or join ours.
+        `cluster_id`: 22 url-safe base64 characters, which brokers of one cluster share.
         """
         self._given_data = data
         self._temporary: tempfile.TemporaryDirectory[str] | None = None
@@ -71,6 +73,7 @@ class LocalKafka:
         self._heap_mb = heap_mb
         self._benchmark = benchmark
         self._properties = dict(properties or {})
+        self._cluster_id = cluster_id
         self._start_timeout_s = start_timeout_s
         self._stop_timeout_s = stop_timeout_s
         self._process: subprocess.Popen[bytes] | None = None
@@ -178,7 +181,7 @@ class LocalKafka:
 
     def _choose_port(self) -> None:
         if not self._port:
-            self._port = _free_port()
+            self._port = free_broker_port()
         elif not _is_free(self._port):
             raise ConfigurationError(
                 f"port {self._port} is in use: stop what listens there, or choose another "
@@ -187,14 +190,13 @@ class LocalKafka:
 
     def _write_files(self, folder: Path) -> None:
         # A restarted controller may move: nobody but the broker beside it talks to it.
-        controller_port = _free_port(besides=self._port)
+        controller_port = free_broker_port(besides=self._port)
         text = server_properties(self._port, controller_port, self._properties)
         (folder / "server.properties").write_text(text, encoding="utf-8")
         (folder / "log4j2.properties").write_text(LOG4J2_PROPERTIES, encoding="utf-8")
 
     def _format(self, java: list[str], folder: Path) -> None:
-        cluster_id = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
-        tool = ["kafka.tools.StorageTool", "format", f"--cluster-id={cluster_id}"]
+        tool = ["kafka.tools.StorageTool", "format", f"--cluster-id={self._cluster_id or new_id()}"]
         self._process = _spawn([*java, *tool, "--config", "server.properties"], folder)
         try:
             code = self._process.wait(self._start_timeout_s)
@@ -211,6 +213,11 @@ class LocalKafka:
             if time.monotonic() > deadline_s:
                 raise _failed(f"was not ready after {self._start_timeout_s:.0f} s", log)
             time.sleep(_POLL_S)
+
+
+def new_id() -> str:
+    """For a cluster."""
+    return base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
 
 
 def _spawn(command: list[str], folder: Path) -> subprocess.Popen[bytes]:
@@ -233,7 +240,7 @@ def _spawn(command: list[str], folder: Path) -> subprocess.Popen[bytes]:
     return _spawner.submit(spawn).result()
 
 
-def _free_port(besides: int | None = None) -> int:
+def free_broker_port(besides: int | None = None) -> int:
     """Free a moment ago; another process could still take it first."""
     # From the system: programs that seed `random` alike would all try the same ports.
     shuffled = random.SystemRandom().sample(_PORTS, len(_PORTS))

@@ -42,6 +42,7 @@ from service.model.recommender import Recommender
 from service.model.temperature import temperature_for
 from service.model.vocabulary import Vocabulary
 from service.registry.artifact import Artifact
+from service.registry.manifest import Taught
 from service.settings import HerdingReplay, RecencyReplay, Settings
 from service.state.catalogue import CatalogueItem
 from service.state.features import keys_of
@@ -72,6 +73,7 @@ from service.trainer.sequences import (
     windows_over,
 )
 from service.trainer.step import ClickBatch, train_step
+from service.trainer.taught import joined, taught_by
 from service.trainer.weighing import Weighing
 
 log = logging.getLogger(__name__)
@@ -157,6 +159,7 @@ class Learner:
         told = (one.kept() for one in recalled(memory, held))  # of none, without a memory
         self._recollections = dict(zip(held.marks().tolist(), told, strict=memory is not None))
         self.trained_through = trained_through
+        self.taught: tuple[Taught, ...] = ()  # since the champion, rejected rounds included
         self._clicks = clicks
         self.click_report: ClickReport | None = None  # as of when the gate was last asked
         choice = settings.trainer.replay.choice
@@ -309,6 +312,7 @@ class Learner:
             # A batch that was sent again may end before what the lineage holds already.
             known = self.trained_through.get(partition, Offset(0))
             self.trained_through[partition] = max(offset, known)
+        self.taught = joined(self.taught, taught_by(batch))
         if not len(batch):
             return empty_sequences(self._length + 1)
         self._latest_ms = max(self._latest_ms, int(batch.timestamp.max()))
@@ -674,6 +678,7 @@ class Learner:
         """What `artifact` gave was published: it is the champion now. Gives the number of items
         that have expired with it."""
         expired = self._crown()
+        self.taught = ()
         self._promotions += 1
         if self._promotions >= self._settings.gate.older_every:
             self._measure_from_now()

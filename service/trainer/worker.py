@@ -302,6 +302,7 @@ class Worker:
                 gate=_summary(report) if report else None,
                 now_ms=time.time_ns() // 1_000_000,
                 same_frozen=self._same_frozen,
+                taught=learner.taught,
             )
         except TransientError as error:
             log.error("could not publish, trying again later: %s", error)

@@ -88,12 +88,22 @@ def headwater(arguments: list[str], environ: Mapping[str, str]) -> subprocess.Co
 class Service:
     """One `headwater serve`; leaving the context ends it, by force if need be."""
 
-    def __init__(self, stream: Stream, folder: Path, more: Environment | None = None) -> None:
-        """`folder` keeps the storage; a service that is started there later goes on from it."""
+    def __init__(
+        self,
+        stream: Stream,
+        folder: Path,
+        more: Environment | None = None,
+        program: str = "service.cli",
+        start_within_s: float = START_WITHIN_S,
+    ) -> None:
+        """`folder` keeps the storage; a service that is started there later goes on from it.
+        `program` is the module that is run in place of the command line's own."""
         folder.mkdir(parents=True, exist_ok=True)
         self.storage = folder / "storage"
         self.environ = environment(stream, self.storage, more)
         self.log = folder / f"serve-{time.time_ns()}.log"
+        self._program = program
+        self._start_within_s = start_within_s
         self._process: subprocess.Popen[bytes] | None = None
         self._port: int | None = None
         self._ended = False  # on a test's word
@@ -101,7 +111,7 @@ class Service:
     def __enter__(self) -> Self:
         with self.log.open("wb") as log:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "service.cli", "serve"],
+                [sys.executable, "-m", self._program, "serve"],
                 cwd=_REPOSITORY,
                 env=self.environ,
                 stdin=subprocess.DEVNULL,
@@ -109,7 +119,7 @@ class Service:
                 stderr=subprocess.STDOUT,
             )
         try:
-            self.wait_for(self.is_ready, "ready", START_WITHIN_S)
+            self.wait_for(self.is_ready, "ready", self._start_within_s)
         except BaseException:
             self.kill()
             raise

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 import trustme
-from confluent_kafka.admin import (  # type: ignore[attr-defined]  # exported all the same
+from confluent_kafka.admin import (
     AclBinding,
     AclOperation,
     AclPermissionType,

@@ -83,7 +83,7 @@ class Tally:
     longest_gap_s: float  # between two records in a row, of all partitions together
 
 
-def make_stream(bootstrap: str, partitions: int = 4) -> Stream:
+def make_stream(bootstrap: str, partitions: int = 4, replicas: int = 1) -> Stream:
     """With topics as `headwater doctor --create` makes them."""
     stream = Stream(bootstrap, f"hw-{uuid.uuid4().hex[:12]}")
     topics = TopicsSettings(
@@ -91,6 +91,7 @@ def make_stream(bootstrap: str, partitions: int = 4) -> Stream:
         recommendations=stream.recommendations,
         dead_letter=stream.dead_letter,
         partitions=partitions,
+        replication_factor=replicas,
     )
     asyncio.run(create_topics(KafkaSettings(bootstrap_servers=bootstrap), topics))
     return stream

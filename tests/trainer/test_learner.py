@@ -3,6 +3,7 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack, closing
 from dataclasses import asdict, replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -52,7 +53,7 @@ from service.trainer.evaluation import evaluate
 from service.trainer.gate import GateReport, Verdict
 from service.trainer.holdout import empty_rows, is_member, rows_from_tensors
 from service.trainer.learner import Learner
-from service.trainer.packing import Packed
+from service.trainer.packing import Packed, pack
 from service.trainer.replay import Replay
 from service.trainer.sequences import Sequences, empty_sequences
 from service.trainer.step import train_step
@@ -202,6 +203,29 @@ def test_a_batch_that_is_sent_again_takes_nothing_back(slab: HistorySlab, stream
     assert learner.trained_through == {PARTITION: 3}
 
 
+def test_tells_what_it_was_taught_since_the_champion(
+    slab: HistorySlab, stream: Stream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    learner = a_learner(slab)
+
+    def told() -> list[tuple[int, int, int]]:
+        return [(one.first, one.next, one.events) for one in learner.taught]
+
+    first, second = stream.batch([1, 2], [1, 2]), stream.batch([1], [3])
+    learner.learn([first])
+    learner.learn([second])
+    assert told() == [(0, 3, 3)]
+    learner.learn([first])  # a fault of whoever sends it shows
+    assert told() == [(0, 3, 3), (0, 2, 2)]
+    learner.promoted()
+    assert told() == []
+    learner.learn([stream.batch([2], [5])])
+    monkeypatch.setattr(learner_module, "judge", lambda *_: REJECTED)
+    learner.judge()  # what it had learned is taught again, and is told once
+    learner.learn([stream.batch([1], [6])])
+    assert told() == [(3, 5, 2)]
+
+
 def test_a_step_is_timed_by_itself(slab: HistorySlab, stream: Stream) -> None:
     learner = a_learner(slab, small_settings(quick_training(fraction=0)))
     report = learner.learn([stream.walk(USERS, CATALOGUE, steps=2)])
@@ -295,6 +319,26 @@ def test_a_rejected_challenger_returns_to_the_champion(
     again = learner.learn([stream.batch([], [])])  # taught again, at half the rate
     assert again.sequences == sequences
     assert challenger.optimizer.param_groups[0]["lr"] == WILD / 2
+
+
+def test_a_challenger_that_was_taught_shuffled_labels_is_rejected(
+    slab: HistorySlab, stream: Stream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    challenger = a_champion(slab, stream)
+    settings = small_settings(quick_training(max_epochs=1, fraction=0.3))
+    learner = a_learner(slab, settings, challenger)
+    chance = np.random.default_rng(0)
+
+    def shuffled(rows: Int64s, *arguments: Any, **named: Any) -> Packed:
+        rows = rows.copy()
+        rows[rows > 0] = chance.permutation(rows[rows > 0])
+        return pack(rows, *arguments, **named)
+
+    monkeypatch.setattr(learner_module, "pack", shuffled)
+    for _ in range(3):
+        learner.learn([stream.walk(USERS, CATALOGUE, steps=4)])
+    report, _ = learner.judge()
+    assert report.verdict is Verdict.REJECT
 
 
 def test_what_may_not_wait_is_given_up_and_the_champion_goes_on(

@@ -1,0 +1,1 @@
+"""The faults harness: see docs/faults.md. `python -m tests.faults` runs it."""

@@ -1,0 +1,28 @@
+"""What a scenario is."""
+
+import random
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from tests.faults.cluster import Kafka, ProxiedKafka
+from tests.faults.run import Run, Strike
+
+Hit = Callable[[Run, random.Random], Strike]
+
+
+def one_a_seed(seeds: int) -> int:
+    return seeds
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """One row of the table. `hit` strikes once and returns when the service has recovered."""
+
+    name: str
+    what: str
+    hit: Hit
+    settings: Mapping[str, str] = field(default_factory=dict)
+    strikes: Callable[[int], int] = one_a_seed  # how often, of the number of seeds
+    once: bool = False  # nothing may come twice either, since nobody crashed
+    kafka: Callable[[], Kafka] = ProxiedKafka
+    disk_mb: int | None = None  # the storage is a disk of its own of that size, which takes root

@@ -1,0 +1,57 @@
+"""The trainer worker dies or stands still, mostly in the middle of an optimizer step."""
+
+import math
+import random
+import time
+from functools import partial
+
+from tests.faults.fault import Fault
+from tests.faults.orders import Blow
+from tests.faults.run import Run, Strike
+
+
+def struck(
+    run: Run, chance: random.Random, *, blow: Blow, point: str = "step", passes: int = 10
+) -> Strike:
+    """A micro-batch is at the worker, since the point is inside its work. It has recovered when
+    the next version is there, though recommendations never stopped."""
+    done = run.strike_at(point, blow, chance.randrange(passes))
+    if done is None:
+        return Strike(time.monotonic(), 0.0, 0, math.nan)
+    version = run.newest()
+    recovery_s = run.published_after(done.at_s, version)
+    return Strike(done.at_s, 0.0, 1, recovery_s)
+
+
+_SOON_STUCK = {"HEADWATER_TRAINER__RESTART__STUCK_AFTER_S": "20"}
+
+FAULTS = [
+    Fault(
+        "worker-kill", "kill -9 of the worker mid-step", partial(struck, blow=Blow.KILL), once=True
+    ),
+    Fault(
+        "worker-freeze",
+        "SIGSTOP of the worker mid-step",
+        partial(struck, blow=Blow.FREEZE),
+        once=True,
+    ),
+    Fault(
+        "worker-hang",
+        "the worker's step never ends; it counts as stuck after 20 s",
+        partial(struck, blow=Blow.HANG),
+        _SOON_STUCK,
+        once=True,
+    ),
+    Fault(
+        "worker-memory",
+        "the worker gets no more memory mid-step (RLIMIT_AS)",
+        partial(struck, blow=Blow.EXHAUST),
+        once=True,
+    ),
+    Fault(
+        "worker-kill-published",
+        "kill -9 of the worker after publishing, before the service hears of it",
+        partial(struck, blow=Blow.KILL, point="published", passes=3),
+        once=True,
+    ),
+]

@@ -1,0 +1,60 @@
+"""Wherever a version's files are cut off or altered, it is refused and the one before serves."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from service.domain import Version
+from service.errors import DamagedVersionError
+from service.registry.artifact import TRAINER_FILE, VOCABULARY_FILE, WEIGHTS_FILE
+from service.registry.manifest import MANIFEST_FILE, Origin
+from tests.registry.examples import (
+    MODEL,
+    NOW_MS,
+    a_registry,
+    an_artifact,
+    file_of,
+    mark_of,
+    publish,
+)
+
+FILES = [MANIFEST_FILE, WEIGHTS_FILE, VOCABULARY_FILE, TRAINER_FILE]
+
+
+def cut(data: bytes, at: int) -> bytes:
+    return data[:at]
+
+
+def flipped(data: bytes, at: int) -> bytes:
+    altered = bytearray(data)
+    altered[at] ^= 1 << at % 8
+    return bytes(altered)
+
+
+@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("harm", [cut, flipped])
+def test_harm_at_every_hundredth_of_a_file_is_found(
+    tmp_path: Path, name: str, harm: Callable[[bytes, int], bytes]
+) -> None:
+    publish(a_registry(tmp_path), 1.0)
+    a_registry(tmp_path).publish(
+        an_artifact(2.0, rows=50),  # so that a hundredth of each file is a byte or more
+        parent=Version(1),
+        origin=Origin.TRAINED,
+        trained_through={},
+        model=MODEL,
+        items=49,
+        gate=None,
+        now_ms=NOW_MS,
+    )
+    file = file_of(tmp_path, 2, name)
+    whole = file.read_bytes()
+    for at in sorted({len(whole) * hundredth // 100 for hundredth in range(100)}):
+        file.write_bytes(harm(whole, at))
+        registry = a_registry(tmp_path)
+        with pytest.raises(DamagedVersionError, match="version 2"):
+            registry.load(Version(2), with_trainer=True)
+        assert mark_of(registry.load_newest(with_trainer=True)) == 1.0
+    file.write_bytes(whole)
+    assert mark_of(a_registry(tmp_path).load_newest(with_trainer=True)) == 2.0
