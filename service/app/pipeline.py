@@ -327,9 +327,12 @@ class Pipeline:
         await self._sink.bury(letters)
 
     async def _commit(self) -> None:
-        if self._free:
-            offsets, self._free = self._free, {}
-            await self._source.commit(offsets)
+        """What is read again after a start lies before what the group has committed, which must not
+        go back."""
+        free, self._free = self._free, {}
+        ahead = {one: at for one, at in free.items() if at > self._committed.get(one, 0)}
+        if ahead:
+            await self._source.commit(ahead)
 
     def _raise_failures(self) -> None:
         """What cannot be delivered ends the service; nothing of it was committed."""

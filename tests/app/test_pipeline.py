@@ -201,6 +201,14 @@ def test_a_repeated_event_id_is_as_if_it_were_not_there(slab: HistorySlab, tmp_p
     assert source.committed[-1] == {PARTITION: 5}
 
 
+def test_the_committed_offset_does_not_go_back_while_histories_catch_up(
+    slab: HistorySlab, tmp_path: Path
+) -> None:
+    source = Batches([event(0), event(1)], [event(2), event(3)])
+    run_to_the_end(source, Topics(letters_after=0), slab, tmp_path, committed=3)
+    assert source.committed == [{PARTITION: 4}]
+
+
 class TestErasures:
     def test_the_tombstone_stands_behind_what_was_answered_before_and_before_what_follows(
         self, slab: HistorySlab, tmp_path: Path
