@@ -326,12 +326,12 @@ def test_forgets_a_partition(slab: HistorySlab, other: HistorySlab, tmp_path: Pa
 
 
 def folders(folder: Path) -> list[str]:
-    return sorted(one.name for one in (folder / TOPIC / "00000").iterdir())
+    return sorted(one.name for one in (folder / FOLDER / "00000").iterdir())
 
 
 def users_in(folder: Path) -> set[int]:
     """Of all snapshots on the storage."""
-    parts = (folder / TOPIC / "00000").glob("*/part-*")
+    parts = (folder / FOLDER / "00000").glob("*/part-*")
     return {user for part in parts for user in decode(part.read_bytes()).user.tolist()}
 
 
@@ -411,7 +411,7 @@ class TestErased:
         unfinished = write(tmp_path, slab, 3)
         feed(slab, [1], 3)
         damaged = write(tmp_path, slab, 4)
-        folder = tmp_path / TOPIC / "00000"
+        folder = tmp_path / FOLDER / "00000"
         (folder / unfinished.name / MANIFEST_FILE).unlink()
         (folder / damaged.name / "part-00000.safetensors").write_bytes(b"")
         slab.erase(2, Offset(4))
