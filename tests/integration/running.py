@@ -32,6 +32,7 @@ Environment = Mapping[str, str]
 
 # Versions come out within seconds, and a lost member is missed soon.
 QUICK: Environment = {
+    "HEADWATER_EVENTS__DEDUPLICATE": "0",  # tests of one stream count from the same numbers
     "HEADWATER_HISTORY__USERS": "1000",
     "HEADWATER_HISTORY__EVENTS": "64",
     "HEADWATER_MODEL__MAX_LENGTH": "16",

@@ -39,6 +39,7 @@ def live(stream: Stream, tmp_path_factory: pytest.TempPathFactory) -> Iterator[S
     secrets = tmp_path_factory.mktemp("secrets")
     (secrets / "password").write_text(PASSWORD + "\n")
     more = {
+        "HEADWATER_EVENTS__DEDUPLICATE": "100000",
         "HEADWATER_LOG__LEVEL": "DEBUG",
         "HEADWATER_KAFKA__SASL_USERNAME": "me",
         "HEADWATER_KAFKA__SASL_PASSWORD_FILE": str(secrets / "password"),
