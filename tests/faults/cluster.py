@@ -3,7 +3,6 @@
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
 from service.sandbox.kafka import LocalKafka, free_broker_port, new_id
@@ -48,12 +47,7 @@ class ProxiedKafka:
         self.proxy.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *failure: object) -> None:
         self.proxy.stop()
         self.broker.stop()
         self._data.cleanup()
@@ -106,12 +100,7 @@ class ThreeBrokers:
                 started.result()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *failure: object) -> None:
         with ThreadPoolExecutor(3) as together:
             for broker in self.brokers.values():
                 together.submit(broker.stop)
