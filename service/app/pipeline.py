@@ -170,11 +170,12 @@ class Pipeline:
         """While nothing is read nothing new is learned, and the gate is not asked again: a source
         that waits for a version which the gate has refused would wait for ever."""
         now_s = time.monotonic()
-        if not self._trainer.is_idle:
-            self._settle_at_s = now_s + _PATIENCE * self._settings.trainer.publish_every_s
-        elif now_s >= self._settle_at_s:
+        is_idle = self._trainer.is_idle
+        if is_idle and now_s < self._settle_at_s:
+            return
+        if is_idle:
             self._trainer.settle()
-            self._settle_at_s = now_s + _PATIENCE * self._settings.trainer.publish_every_s
+        self._settle_at_s = now_s + _PATIENCE * self._settings.trainer.publish_every_s
 
     async def _take(self, records: list[Record]) -> None:
         """One batch: decode, score, and start its delivery."""
@@ -187,9 +188,9 @@ class Pipeline:
             try:
                 decoded.append((record, self._events.decode(record, now_ms)))
             except InvalidEventError as error:
-                # One that was acknowledged before a restart is in the topic already.
                 if not self._settings.scores:
                     continue  # a dead letter is written by who answers
+                # One that was acknowledged before a restart is in the topic already.
                 if record.offset >= self._committed.get(Partition(record.partition), 0):
                     letters.append((record, error))
         events = self._without_duplicates(self._events.columns(decoded))

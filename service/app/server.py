@@ -97,10 +97,15 @@ class Server:
         self._scoring_thread = ThreadPoolExecutor(1, "scoring")
         self._loading_thread = ThreadPoolExecutor(1, "loading")
         self._snapshot_thread = ThreadPoolExecutor(1, "snapshots", initializer=in_the_background)
-        self._snapshotter = Snapshotter(settings, self._metrics, self._slabs, self._snapshot_thread)
-        self._taker = Taker(
-            settings, self._metrics, snapshots_of(settings), self._popularity, self._memory
+        snapshots = snapshots_of(settings)
+        self._snapshotter = Snapshotter(
+            snapshots,
+            settings.storage.snapshot_every_s,
+            self._metrics,
+            self._slabs,
+            self._snapshot_thread,
         )
+        self._taker = Taker(settings, self._metrics, snapshots, self._popularity, self._memory)
         self._tracker = UNTRACKED
         self._made: _Running | None = None
 

@@ -50,17 +50,18 @@ class Snapshotter:
 
     def __init__(
         self,
-        settings: Settings,
+        snapshots: Snapshots,
+        every_s: float | None,
         metrics: Metrics,
         slabs: Mapping[Partition, HistorySlab],
         thread: Executor,
     ) -> None:
-        """`slabs` are those at hand; they change only after `settle`."""
-        self._every_s = settings.storage.snapshot_every_s
+        """`slabs` are those at hand; they and `snapshots` are others' only after `settle`."""
+        self._snapshots = snapshots
+        self._every_s = every_s
         self._metrics = metrics
         self._slabs = slabs
         self._thread = thread
-        self._snapshots = snapshots_of(settings)
         self._cancel = threading.Event()
         self._writing: asyncio.Future[None] | None = None
 

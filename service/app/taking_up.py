@@ -4,7 +4,7 @@ import logging
 from collections.abc import Container, Mapping
 from dataclasses import dataclass
 
-from service.domain import NO_KEY, ItemKey, Offset, Offsets, Partition
+from service.domain import Offset, Offsets, Partition
 from service.metrics import Metrics
 from service.model.memory import Memory
 from service.model.vocabulary import Vocabulary
@@ -17,7 +17,7 @@ from service.state.popularity import Popularity
 from service.state.snapshots import Snapshots
 from service.stream.source import Assigned
 from service.stream.watermarks import Beginning, beginning
-from service.trainer.holdout import rows_from_tensors
+from service.trainer.holdout import remind, rows_from_tensors
 
 log = logging.getLogger(__name__)
 
@@ -116,9 +116,7 @@ class Taker:
         if "holdout.item" not in artifact.trainer:
             return
         held = rows_from_tensors(dict(artifact.trainer), keys_of(self._settings.model.context))
-        rows = vocabulary.rows(held.item)
-        for item, row, context in zip(held.item.tolist(), rows.tolist(), held.context, strict=True):
-            memory.learn(ItemKey(item), vocabulary.ids[row], context[context != NO_KEY])
+        remind(memory, held, vocabulary)
 
     def _count(self, slabs: Mapping[Partition, HistorySlab], names: Vocabulary) -> None:
         """What the restored histories tell of popularity, one partition after the other."""

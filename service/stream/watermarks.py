@@ -37,10 +37,13 @@ def beginning(
     """
     trained = Offset(0) if trained > end else trained
     first = start if committed is None else committed
+    wanted = [applied]
+    if scores:
+        wanted.append(first)
+    if trains:
+        wanted.append(trained)
     return Beginning(
-        read_from=Offset(
-            max(start, min([applied] + [first] * scores + [trained] * trains)),
-        ),
+        read_from=Offset(max(start, min(wanted))),
         answer_from=Offset(max(start, first)),
         train_from=Offset(max(start, trained)),
         lost=max(start - first, 0) if scores else 0,

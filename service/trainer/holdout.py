@@ -13,8 +13,11 @@ from typing import Any, Self
 import numpy as np
 from torch import Tensor, from_numpy
 
-from service.domain import Bools, Int32s, Int64s, Uint8s, earlier
+from service.domain import Bools, Int32s, Int64s, ItemKey, Uint8s, earlier
+from service.model.memory import Memory
+from service.model.vocabulary import Vocabulary
 from service.settings import HoldoutSettings
+from service.trainer.sequences import strip
 
 _PARTS = 1_000_000
 
@@ -141,3 +144,10 @@ def are_released(time: Int64s, window_rows: int, max_age_s: float, now_ms: int) 
     too_many = np.arange(len(time)) < len(time) - window_rows
     released: Bools = (time < now_ms - max_age_s * 1000) | too_many
     return released
+
+
+def remind(memory: Memory, rows: HoldoutRows, vocabulary: Vocabulary) -> None:
+    """Let the memory learn what is not, or no longer, kept from it, each with what came before."""
+    names = [vocabulary.ids[row] for row in vocabulary.rows(rows.item).tolist()]
+    for item, name, context in zip(rows.item.tolist(), names, rows.context, strict=True):
+        memory.learn(ItemKey(item), name, strip(context))

@@ -55,7 +55,7 @@ from service.trainer.evaluation import evaluate, recalled
 from service.trainer.expiry import kept_rows
 from service.trainer.gate import GateReport, Verdict, against_older, judge
 from service.trainer.herding import herd
-from service.trainer.holdout import HoldoutRows, admit, capped, is_member
+from service.trainer.holdout import HoldoutRows, admit, capped, is_member, remind
 from service.trainer.packing import BLOTTED, Packed, pack
 from service.trainer.replay import Replay
 from service.trainer.reranking import ClickReport, best_weight, reranked
@@ -385,10 +385,7 @@ class Learner:
             else:
                 key = ItemKey(int(batch.item[row]))
                 memory.learn(key, ids[key], strip(before[row]))
-        vocabulary = self._challenger.vocabulary
-        names = [vocabulary.ids[row] for row in vocabulary.rows(freed.item).tolist()]
-        for item, name, context in zip(freed.item.tolist(), names, freed.context, strict=True):
-            memory.learn(ItemKey(item), name, strip(context))
+        remind(memory, freed, self._challenger.vocabulary)
         held = set(self.held.marks().tolist())
         for mark in freed.marks().tolist():
             if mark not in held:  # the same event may be there twice
@@ -712,7 +709,7 @@ class Learner:
         skipped = self._forgotten + sum(len(sequences) for sequences in waiting)
         self._forgotten, self._rejections = 0, 0
         self._since_champion.clear()
-        self._retry = join([], self._length + 1)
+        self._retry = empty_sequences(self._length + 1)
         self._challenger.restore(self._champion_at)
         self._asked_ndcg = self._crowned_ndcg
         self._measure_from_now()

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from service.app import snapshotter
-from service.app.snapshotter import Snapshotter
+from service.app.snapshotter import Snapshotter, snapshots_of
 from service.domain import Offset, Partition
 from service.metrics import Metrics
 from service.settings import Settings, StorageSettings
@@ -31,7 +31,13 @@ def begun(slab: HistorySlab, root: Path, within_s: float) -> list[Path]:
     settings = Settings(storage=StorageSettings(root=root, snapshot_every_s=3600.0))
 
     async def run(thread: ThreadPoolExecutor) -> None:
-        made = Snapshotter(settings, Metrics(), {PARTITION: slab}, thread)
+        made = Snapshotter(
+            snapshots_of(settings),
+            settings.storage.snapshot_every_s,
+            Metrics(),
+            {PARTITION: slab},
+            thread,
+        )
         running = asyncio.create_task(made.run(asyncio.Lock(), lambda: APPLIED))
         await asyncio.wait([running], timeout=within_s)
         running.cancel()
