@@ -65,12 +65,14 @@ def test_replicas_come_and_go_while_another_process_trains(stream: Stream, tmp_p
                 WITHIN_S,
             )
             assert not producing.done()
+            left_with = second.version()
             second.kill()
         first.wait_for(lambda: owned(first) == 4, "what the other had", WITHIN_S)
         expected = producing.result(WITHIN_S)
         messages = recommendations(stream, len(expected), WITHIN_S)
         result = tally(messages, expected)
-        first.wait_for_version(after=first.version())
+        first.wait_for(lambda: first.version() == trainer.version(), "newest version", WITHIN_S)
+        assert first.version() > left_with
         assert trainer.metric("headwater_events_total", outcome="scored") == 0
         assert trainer.metric("headwater_trained_events_total") > 0
         assert first.metric("headwater_trained_events_total") == 0
