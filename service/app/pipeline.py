@@ -71,9 +71,11 @@ class Pipeline:
         scorer: Scorer,
         trainer: TrainerProcess | NoTrainer,
         scoring_thread: Executor,
+        duplicates: Duplicates,
         transactions: Transactions | None = None,
     ) -> None:
-        """`transactions`: for exactly-once output; they commit offsets in the source's place."""
+        """`duplicates` own the partitions when `own` is called. `transactions`: for exactly-once
+        output; they commit offsets in the source's place."""
         self._settings = settings
         self._metrics = metrics
         self._source = source
@@ -83,7 +85,7 @@ class Pipeline:
         self._scoring_thread = scoring_thread
         self._transactions = transactions
         self._events = EventCodec(settings.events, settings.model.context)
-        self.duplicates = Duplicates(settings.events.deduplicate)  # changes in the event loop alone
+        self._duplicates = duplicates  # changes in the event loop alone
         self._recommendations = RecommendationCodec(settings.topics.events, settings.events.kinds)
         answered = settings.events.answered if settings.scores else ()
         self._answered_kinds = np.array([kind in answered for kind in settings.events.kinds])
@@ -109,7 +111,6 @@ class Pipeline:
         """Begin with these watermarks: answer from `committed` on, train from `trained` on, with
         histories of what is before `applied`."""
         self._committed = dict(committed)
-        self.duplicates.own(self._committed)
         self._trained = dict(trained)
         self._applied = dict(applied)
         self._evicted = 0  # the histories begin empty too
@@ -217,7 +218,7 @@ class Pipeline:
 
     def _without_duplicates(self, events: Events) -> Events:
         """The events that stand for themselves: a repeated event_id is as if it were not there."""
-        first = self.duplicates.is_first(events)
+        first = self._duplicates.is_first(events)
         if first.all():
             return events
         self._metrics.events.labels("duplicate").inc(len(events) - int(first.sum()))

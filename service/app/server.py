@@ -25,6 +25,7 @@ from service.model.memory import Memory
 from service.registry.registry import Registry
 from service.scorer.scorer import Scorer
 from service.settings import Delivery, Settings
+from service.state.duplicates import Duplicates
 from service.state.histories import HistorySlab, require_room
 from service.state.popularity import Popularity
 from service.stream.connection import calm_client_logs
@@ -76,6 +77,7 @@ class Server:
         self._slabs: dict[Partition, HistorySlab] = {}
         self._popularity = Popularity(settings.scorer.popularity_half_life_events)
         self._memory = Memory.of(settings.memory)
+        self._duplicates = Duplicates(settings.events.deduplicate)
         self._sink = Sink(settings.kafka, settings.topics, self._metrics, settings.privacy)
         self._transactions = (
             Transactions(settings.kafka, settings.topics, self._metrics)
@@ -103,9 +105,12 @@ class Server:
             settings.storage.snapshot_every_s,
             self._metrics,
             self._slabs,
+            self._duplicates,
             self._snapshot_thread,
         )
-        self._taker = Taker(settings, self._metrics, snapshots, self._popularity, self._memory)
+        self._taker = Taker(
+            settings, self._metrics, snapshots, self._popularity, self._memory, self._duplicates
+        )
         self._tracker = UNTRACKED
         self._made: _Running | None = None
 
@@ -159,6 +164,7 @@ class Server:
             scorer,
             self._trainer,
             self._scoring_thread,
+            self._duplicates,
             self._transactions,
         )
         self._made = _Running(loop, scorer, serving, pipeline, TrainingCurves(self._tracker))

@@ -12,6 +12,7 @@ from concurrent.futures import Executor
 from service.domain import Offsets, Partition
 from service.metrics import Metrics
 from service.settings import Settings
+from service.state.duplicates import Arrays, Duplicates
 from service.state.features import keys_of
 from service.state.histories import HistorySlab
 from service.state.snapshots import SnapshotCancelledError, Snapshots
@@ -54,6 +55,7 @@ class Snapshotter:
         every_s: float | None,
         metrics: Metrics,
         slabs: Mapping[Partition, HistorySlab],
+        duplicates: Duplicates,
         thread: Executor,
     ) -> None:
         """`slabs` are those at hand; they and `snapshots` are others' only after `settle`."""
@@ -61,6 +63,7 @@ class Snapshotter:
         self._every_s = every_s
         self._metrics = metrics
         self._slabs = slabs
+        self._duplicates = duplicates
         self._thread = thread
         self._cancel = threading.Event()
         self._writing: asyncio.Future[None] | None = None
@@ -97,15 +100,18 @@ class Snapshotter:
 
     def _start(self, applied: Offsets) -> asyncio.Future[None]:
         loop = asyncio.get_running_loop()
-        self._writing = loop.run_in_executor(self._thread, self._write, applied)
+        seen = self._duplicates.dump()
+        self._writing = loop.run_in_executor(self._thread, self._write, applied, seen)
         return self._writing
 
-    def _write(self, applied: Offsets) -> None:
+    def _write(self, applied: Offsets, seen: Mapping[Partition, Arrays]) -> None:
         """In the thread. What fails is told, and tried again next time."""
         for partition, offset in applied.items():
             started_s = time.monotonic()
             try:
-                written = self._snapshots.write(self._slabs[partition], offset, self._cancel)
+                written = self._snapshots.write(
+                    self._slabs[partition], offset, self._cancel, seen.get(partition)
+                )
             except SnapshotCancelledError:
                 return
             # Storage clients raise what they like, and serving does not depend on it.

@@ -5,16 +5,18 @@ from collections.abc import Container, Mapping
 from dataclasses import dataclass
 
 from service.domain import Offset, Offsets, Partition
+from service.errors import DamagedSnapshotError
 from service.metrics import Metrics
 from service.model.memory import Memory
 from service.model.vocabulary import Vocabulary
 from service.registry.artifact import Artifact
 from service.registry.registry import Registry
 from service.settings import Settings
+from service.state.duplicates import Duplicates
 from service.state.features import keys_of
 from service.state.histories import HistorySlab
 from service.state.popularity import Popularity
-from service.state.snapshots import Snapshots
+from service.state.snapshots import Snapshot, Snapshots
 from service.stream.source import Assigned
 from service.stream.watermarks import Beginning, beginning
 from service.trainer.holdout import remind, rows_from_tensors
@@ -42,12 +44,14 @@ class Taker:
         snapshots: Snapshots,
         popularity: Popularity,
         memory: Memory | None,
+        duplicates: Duplicates,
     ) -> None:
         self._settings = settings
         self._metrics = metrics
         self._snapshots = snapshots
         self._popularity = popularity
         self._memory = memory
+        self._duplicates = duplicates
 
     def take_up(
         self,
@@ -55,10 +59,11 @@ class Taker:
         slabs: Mapping[Partition, HistorySlab],
         kept: Container[Partition],
     ) -> TakenUp:
-        """Restore the slabs, but for those that were `kept`, the memory and the counts, and say
-        where to go on."""
+        """Restore the slabs and windows of event_ids, but for those that were `kept`, the memory
+        and the counts, and say where to go on."""
         settings = self._settings
         self._popularity.clear()
+        self._duplicates.own([one.partition for one in assigned], kept)
         if self._memory is not None:
             self._memory.clear()
         names, trained = self._remember()
@@ -69,6 +74,8 @@ class Taker:
             if one.partition not in kept:
                 snapshot = self._snapshots.restore(slab, one.end)
                 found_at = f"in snapshot {snapshot.name}" if snapshot else "in no snapshot"
+                if snapshot is not None:
+                    self._see(snapshot)
             begun[one.partition] = found = beginning(
                 one.start,
                 one.end,
@@ -95,6 +102,17 @@ class Taker:
                 one: Offset(max(at.read_from, slabs[one].applied)) for one, at in begun.items()
             },
         )
+
+    def _see(self, snapshot: Snapshot) -> None:
+        """Go on from the event_ids that came before it. Without them histories are whole, and what
+        repeats an event from before counts once more."""
+        try:
+            seen = self._snapshots.seen(snapshot)
+        except DamagedSnapshotError as error:
+            log.error("snapshot %s: %s", snapshot.name, error)
+            return
+        if seen is not None:
+            self._duplicates.load(snapshot.manifest.partition, seen)
 
     def _remember(self) -> tuple[Vocabulary, Offsets]:
         """Take the newest version's memory; its vocabulary, and up to where it was trained."""

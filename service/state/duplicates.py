@@ -12,7 +12,7 @@ Both are rings of the last events that have an event_id and were no duplicates. 
 binary search in a sorted index, the newest, which it does not reach yet, by a mapping.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -131,16 +131,17 @@ class Duplicates:
         self._window = window
         self._seen: dict[Partition, SeenEvents] = {}
 
-    def own(self, partitions: Iterable[Partition]) -> None:
-        """Begin with these partitions, of which nothing was seen."""
+    def own(self, partitions: Iterable[Partition], kept: Container[Partition] = ()) -> None:
+        """Go on with these partitions: of those that are not `kept` nothing was seen."""
         wanted = partitions if self._window else ()
-        self._seen = {partition: SeenEvents(self._window) for partition in wanted}
+        self._seen = {
+            one: self._seen[one] if one in kept and one in self._seen else SeenEvents(self._window)
+            for one in wanted
+        }
 
-    def dump(self, partition: Partition) -> Arrays:
-        """A partition's window for its snapshot."""
-        seen = self._seen.get(partition)
-        none = np.zeros(0, np.int64)
-        return seen.dump() if seen else {"hash": none, "offset": none}
+    def dump(self) -> dict[Partition, Arrays]:
+        """The windows for the partitions' snapshots."""
+        return {partition: seen.dump() for partition, seen in self._seen.items()}
 
     def load(self, partition: Partition, arrays: Mapping[str, npt.NDArray[Any]]) -> None:
         """Go on from what `dump` gave, in a partition that is owned."""

@@ -2,6 +2,7 @@
 
     URL/TOPIC@GROUP/PARTITION/00000000000000001234-5f3a9c01/part-00000.safetensors
                                                             part-00001.safetensors
+                                                            seen.safetensors
                                                             manifest.json    last: none without it
 
 A snapshot is full, or a delta: the users with an event since its base, whole. Both are read from
@@ -10,6 +11,7 @@ A snapshot that holds what was erased since is removed as soon as a later one, w
 stand on it, takes its place. An erasure has an offset like any event: whatever snapshot is
 restored, those from its offset on are read again.
 
+Which event_ids came last (`service.state.duplicates`) lies beside the histories, whole each time.
 What a snapshot does not hold is found elsewhere: what is held out, memory and vocabulary belong to
 versions; popularity is counted again from the histories.
 """
@@ -26,9 +28,11 @@ from urllib.parse import quote
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from safetensors.numpy import load, save
 
 from service.domain import Int32s, Offset, Partition
 from service.errors import DamagedSnapshotError
+from service.state.duplicates import Arrays
 from service.state.histories import HistorySlab
 from service.state.snapshot_parts import UserHistories, decode, encode
 from service.storage.sealed import seal, unseal
@@ -37,6 +41,7 @@ from service.storage.store import Store
 log = logging.getLogger(__name__)
 
 MANIFEST_FILE = "manifest.json"
+SEEN_FILE = "seen.safetensors"
 # About 10 MB at 50 events a user.
 _PART_USERS = 16_384
 # Copied at once: some milliseconds, in which the interpreter may be held.
@@ -49,10 +54,13 @@ class _Record(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
+Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+
+
 class PartRecord(_Record):
     """What a part must be to be read."""
 
-    sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+    sha256: Sha256
     users: Annotated[int, Field(ge=0)]
     bytes: Annotated[int, Field(ge=0)]
 
@@ -71,6 +79,9 @@ class SnapshotManifest(_Record):
     kinds: list[str] = Field(description="What the parts' kinds stand for.")
     features: list[str] = Field(description="Keys of the columns of codes.")
     parts: list[PartRecord]
+    seen_sha256: Sha256 | None = Field(
+        default=None, description="Of the event_ids that came last; None where none are kept."
+    )
     instead_of: list[FolderName] = Field(
         default=[], description="Snapshots that hold users erased since: to be removed."
     )
@@ -147,10 +158,17 @@ class Snapshots:
         self._features = list(features)
         self._keep = keep
 
-    def write(self, slab: HistorySlab, applied: Offset, cancel: threading.Event) -> Snapshot | None:
+    def write(
+        self,
+        slab: HistorySlab,
+        applied: Offset,
+        cancel: threading.Event,
+        seen: Arrays | None = None,
+    ) -> Snapshot | None:
         """Write the histories up to `applied`, while the slab is in use; None where the newest
-        snapshot has them. Of what was erased nothing is left on the storage after it. Raises
-        `SnapshotCancelledError`, and what the storage does."""
+        snapshot has them. `seen`: the event_ids up to there, as they were dumped. Of what was
+        erased nothing is left on the storage after it. Raises `SnapshotCancelledError`, and what
+        the storage does."""
         partition = slab.address.partition
         erased = {user: at for user, at in slab.erased.copy().items() if at < applied}
         found = self._intact(partition)
@@ -176,6 +194,7 @@ class Snapshots:
                 kinds=self._kinds,
                 features=self._features,
                 parts=parts,
+                seen_sha256=self._write_seen(partition, name, seen),
                 instead_of=held,
                 created_at=time.time_ns() // 1_000_000,
             )
@@ -252,6 +271,20 @@ class Snapshots:
             return snapshot
         return None
 
+    def seen(self, snapshot: Snapshot) -> Arrays | None:
+        """The event_ids that came last before it, None where it keeps none. Raises
+        DamagedSnapshotError."""
+        manifest = snapshot.manifest
+        if manifest.seen_sha256 is None:
+            return None
+        try:
+            data = self._store.read(*self._at(manifest.partition), snapshot.name, SEEN_FILE)
+        except OSError as error:
+            raise DamagedSnapshotError(f"its event_ids cannot be read: {error}") from error
+        if hashlib.sha256(data).hexdigest() != manifest.seen_sha256:
+            raise DamagedSnapshotError("its event_ids are truncated or altered")
+        return load(data)
+
     def forget(self, partition: Partition) -> None:
         """Remove all snapshots of a partition."""
         self._store.remove(*self._at(partition))
@@ -279,6 +312,13 @@ class Snapshots:
             digest = hashlib.sha256(data).hexdigest()
             records.append(PartRecord(sha256=digest, users=len(part), bytes=len(data)))
         return records
+
+    def _write_seen(self, partition: Partition, name: str, seen: Arrays | None) -> str | None:
+        if seen is None:
+            return None
+        data = save(seen)
+        self._store.write(data, *self._at(partition), name, SEEN_FILE)
+        return hashlib.sha256(data).hexdigest()
 
     def _parts_of(self, snapshot: Snapshot, found: list[Snapshot]) -> Iterator[UserHistories]:
         """Most recent users first, none twice."""

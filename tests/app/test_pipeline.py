@@ -15,6 +15,7 @@ from service.domain import Erasure, ItemId, Offset, Offsets, Partition
 from service.errors import AbandonedError
 from service.metrics import Metrics
 from service.scorer.scorer import Scorer
+from service.state.duplicates import Duplicates
 from service.state.histories import HistorySlab
 from service.state.popularity import Popularity
 from service.stream.codec import Record
@@ -142,6 +143,8 @@ def run_to_the_end(
     )
 
     async def run(thread: ThreadPoolExecutor) -> None:
+        duplicates = Duplicates(settings.events.deduplicate)
+        duplicates.own([PARTITION])
         pipeline = Pipeline(
             settings,
             metrics or Metrics(),
@@ -150,6 +153,7 @@ def run_to_the_end(
             scorer,
             cast(TrainerProcess, NoTrainer()),
             thread,
+            duplicates,
             cast(Transactions, lanes) if lanes else None,
         )
         pipeline.own({PARTITION: Offset(committed)}, {}, {})

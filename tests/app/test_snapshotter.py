@@ -13,6 +13,7 @@ from service.app.snapshotter import Snapshotter, snapshots_of
 from service.domain import Offset, Partition
 from service.metrics import Metrics
 from service.settings import Settings, StorageSettings
+from service.state.duplicates import Duplicates
 from service.state.histories import HistorySlab
 from tests.state.examples import a_slab, append
 
@@ -36,6 +37,7 @@ def begun(slab: HistorySlab, root: Path, within_s: float) -> list[Path]:
             settings.storage.snapshot_every_s,
             Metrics(),
             {PARTITION: slab},
+            Duplicates(0),
             thread,
         )
         running = asyncio.create_task(made.run(asyncio.Lock(), lambda: APPLIED))

@@ -95,6 +95,28 @@ def test_after_a_kill_only_what_followed_the_watermarks_is_read_again(
         assert {partition: offset for partition, (_, offset) in begun.items()} == ends
 
 
+def test_a_repeat_of_what_came_before_a_kill_is_known(stream: Stream, tmp_path: Path) -> None:
+    known = {**OFTEN, "HEADWATER_EVENTS__DEDUPLICATE": "1000"}
+    with Service(stream, tmp_path, known) as service:
+        first = produce(stream, range(2 * USERS))
+        recommendations(stream, len(first), WITHIN_S)
+        ends = next_offsets(first)
+        service.wait_for(lambda: trained(service) == ends, "trained", WITHIN_S)
+        service.wait_for(lambda: snapshotted(service) == ends, "snapshots", WITHIN_S)
+        service.kill()
+
+    with Service(stream, tmp_path, known) as service:
+        produce(stream, range(20))
+        (new,) = produce(stream, [2 * USERS])
+        answers = recommendations(stream, len(first) + 1, WITHIN_S)
+        service.wait_for(
+            lambda: service.metric("headwater_events_total", outcome="duplicate") == 20,
+            "the repeats in the metric",
+            WITHIN_S,
+        )
+    assert {one.rec_id for one in answers} == {*first, new}
+
+
 def trained(service: Service) -> dict[int, int]:
     """Up to where the newest version was trained."""
     return {int(one): at for one, at in service.manifests()[-1].trained_through.items()}

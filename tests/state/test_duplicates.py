@@ -111,10 +111,20 @@ class TestEvents:
     def test_nothing_is_one_when_it_is_off(self) -> None:
         assert self.first(0, (0, 1, "a"), (0, 2, "a")) == [True, True]
 
-    def test_a_partition_that_is_owned_anew_has_seen_nothing(self) -> None:
+    def test_of_partitions_owned_anew_those_that_were_kept_have_seen_what_they_had(self) -> None:
         seen = Duplicates(9)
+        seen.own([Partition(0), Partition(1)])
+        for partition in (0, 1):
+            seen.load(Partition(partition), {"hash": np.array([7]), "offset": np.array([3])})
+        seen.own([Partition(0), Partition(1), Partition(2)], kept=[Partition(1), Partition(2)])
+        assert {one: window["offset"].tolist() for one, window in seen.dump().items()} == {
+            0: [],
+            1: [3],
+            2: [],
+        }
+
+    def test_when_it_is_off_there_is_nothing_to_keep(self) -> None:
+        seen = Duplicates(0)
         seen.own([Partition(0)])
         seen.load(Partition(0), {"hash": np.array([7]), "offset": np.array([3])})
-        assert seen.dump(Partition(0))["offset"].tolist() == [3]
-        seen.own([Partition(0)])
-        assert seen.dump(Partition(0))["offset"].tolist() == []
+        assert seen.dump() == {}

@@ -4,6 +4,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from service.state.histories import SLACK, HistorySlab
 from service.state.snapshot_parts import UserHistories, decode, encode
 from service.state.snapshots import (
     MANIFEST_FILE,
+    SEEN_FILE,
     PartRecord,
     Snapshot,
     SnapshotCancelledError,
@@ -221,6 +223,44 @@ def test_damage_anywhere_falls_back_to_the_one_before(
     with closing(a_slab(USERS, EVENTS)) as restored:
         assert a_store(tmp_path).restore(restored, END) is not None
         assert histories(restored) == histories(slab)
+
+
+class TestEventIdsThatCameLast:
+    SEEN: ClassVar = {"hash": np.array([7, -8]), "offset": np.array([3, 4])}
+
+    def snapshot(self, folder: Path, slab: HistorySlab) -> Snapshot:
+        written = a_store(folder).write(slab, Offset(5), NEVER, self.SEEN)
+        assert written is not None
+        return written
+
+    def test_lie_beside_the_histories(self, slab: HistorySlab, tmp_path: Path) -> None:
+        seen = a_store(tmp_path).seen(self.snapshot(tmp_path, slab))
+        assert seen is not None
+        assert {name: column.tolist() for name, column in seen.items()} == {
+            "hash": [7, -8],
+            "offset": [3, 4],
+        }
+
+    def test_may_be_none(self, slab: HistorySlab, tmp_path: Path) -> None:
+        assert a_store(tmp_path).seen(write(tmp_path, slab, 5)) is None
+
+    @pytest.mark.parametrize("cut", [True, False], ids=["truncated", "bit flipped"])
+    def test_damaged_anywhere_they_are_refused(
+        self, slab: HistorySlab, tmp_path: Path, cut: bool
+    ) -> None:
+        written = self.snapshot(tmp_path, slab)
+        file = tmp_path / FOLDER / "00000" / written.name / SEEN_FILE
+        whole = file.read_bytes()
+        for percent in range(100):
+            place = len(whole) * percent // 100
+            damaged = bytearray(whole)
+            damaged[place] ^= 1 << percent % 8
+            file.write_bytes(whole[:place] if cut else bytes(damaged))
+            with pytest.raises(DamagedSnapshotError):
+                a_store(tmp_path).seen(written)
+        file.unlink()
+        with pytest.raises(DamagedSnapshotError):
+            a_store(tmp_path).seen(written)
 
 
 def test_without_its_base_a_delta_is_passed_over(
