@@ -33,11 +33,18 @@ from service.model.vocabulary import NO_ROW
 from service.registry.registry import Registry
 from service.registry.servable import Servable
 from service.scorer.scorer import Scorer
-from service.settings import KafkaSettings, Settings, StorageSettings, TopicsSettings
+from service.settings import (
+    KafkaSettings,
+    PrivacySettings,
+    Settings,
+    StorageSettings,
+    TopicsSettings,
+)
 from service.state.histories import HistorySlab
 from service.state.popularity import Popularity
 from service.stream.codec import EventCodec, Header, RecommendationCodec, Record, encode_offsets
 from service.stream.connection import client_arguments
+from service.stream.dead_letters import DeadLetters
 from service.stream.sink import Sink
 from service.stream.topics import create_topics
 from service.trainer.batcher import Batcher
@@ -269,7 +276,7 @@ async def _produce_and_consume(
     kafka: KafkaSettings, batches: list[list[Message]], stages: Stages
 ) -> None:
     await create_topics(kafka, _TOPICS)
-    sink = Sink(kafka, _TOPICS, Metrics())
+    sink = Sink(kafka, _TOPICS, Metrics(), DeadLetters(_TOPICS, PrivacySettings()))
     await sink.start()
     try:
         for messages in batches:

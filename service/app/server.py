@@ -29,6 +29,7 @@ from service.state.duplicates import Duplicates
 from service.state.histories import HistorySlab, require_room
 from service.state.popularity import Popularity
 from service.stream.connection import calm_client_logs
+from service.stream.dead_letters import DeadLetters
 from service.stream.sink import Sink
 from service.stream.source import Assigned, Source
 from service.stream.topics import require_topics
@@ -78,9 +79,10 @@ class Server:
         self._popularity = Popularity(settings.scorer.popularity_half_life_events)
         self._memory = Memory.of(settings.memory)
         self._duplicates = Duplicates(settings.events.deduplicate)
-        self._sink = Sink(settings.kafka, settings.topics, self._metrics, settings.privacy)
+        letters = DeadLetters(settings.topics, settings.privacy)
+        self._sink = Sink(settings.kafka, settings.topics, self._metrics, letters)
         self._transactions = (
-            Transactions(settings.kafka, settings.topics, self._metrics)
+            Transactions(settings.kafka, settings.topics, self._metrics, letters)
             if settings.scores and settings.kafka.delivery is Delivery.EXACTLY_ONCE
             else None
         )

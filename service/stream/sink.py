@@ -1,7 +1,6 @@
 """The sink: recommendations and dead letters out, each acknowledged before it counts as done."""
 
 import asyncio
-import hashlib
 import logging
 import time
 from collections.abc import Awaitable, Iterable
@@ -9,26 +8,21 @@ from collections.abc import Awaitable, Iterable
 from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError, MessageSizeTooLargeError
 
-from service.errors import ConfigurationError, InvalidEventError
+from service.errors import InvalidEventError
 from service.metrics import Metrics
-from service.privacy import Pseudonyms
-from service.settings import KafkaSettings, PrivacySettings, TopicsSettings
+from service.settings import KafkaSettings, TopicsSettings
 from service.stream.codec import Header, Record
 from service.stream.connection import as_ours, client_arguments, is_passing, told
+from service.stream.dead_letters import DeadLetters, Outgoing, shortened
 
 log = logging.getLogger(__name__)
 
 # The consumer may hand us records of any size that the events topic allows; a producer at its
 # default of 1 MB would refuse to dead-letter them.
 MAX_REQUEST_BYTES = 64 * 1024 * 1024
-# What is kept of a record that the dead-letter topic refuses as too large.
-_TRUNCATED_BYTES = 64 * 1024
 _LINGER_MS = 2  # gathers the records of one scored batch; more would only add latency
 _RETRY_FIRST_S = 0.2
 _RETRY_LAST_S = 10.0
-
-# Topic, key, value and headers.
-Outgoing = tuple[str, bytes | None, bytes | None, list[Header]]
 
 
 class Sink:
@@ -45,10 +39,9 @@ class Sink:
         kafka: KafkaSettings,
         topics: TopicsSettings,
         metrics: Metrics,
-        privacy: PrivacySettings | None = None,
+        letters: DeadLetters,
     ) -> None:
-        secret = privacy.hash_key if privacy else None
-        self._pseudonyms = Pseudonyms(secret.get_secret_value() if secret else None)
+        self._letters = letters
         self._topics = topics
         self._metrics = metrics
         self._kafka = kafka
@@ -88,26 +81,8 @@ class Sink:
     ) -> None:
         """Dead-letter records that could not become events, their bytes and origin kept. They
         are of `topic`; of the events topic, keyed by user, when None."""
-        letters = [
-            (record, error, None if topic or not record.key else self._pseudonyms.of(record.key))
-            for record, error in bad
-        ]
-        for record, error, user in letters:
-            log.debug(
-                "dead letter of partition %d, offset %d: %s, user %s",
-                record.partition,
-                record.offset,
-                error.reason.value,
-                user,
-            )
         await self._send_all(
-            "dead_letter",
-            [
-                letter_of(
-                    self._topics.dead_letter, topic or self._topics.events, record, error, user
-                )
-                for record, error, user in letters
-            ],
+            "dead_letter", [self._letters.of(record, error, topic) for record, error in bad]
         )
 
     async def _send_all(self, role: str, messages: list[Outgoing]) -> None:
@@ -163,70 +138,3 @@ async def hand_over(
         failed.set_exception(error)
         return failed
     return future
-
-
-def letter_of(
-    dead_letter: str,
-    topic: str,
-    record: Record,
-    error: InvalidEventError,
-    user: str | None = None,
-) -> Outgoing:
-    """The dead letter of a record of `topic`: its bytes, origin, and what stands for its user."""
-    return (
-        dead_letter,
-        record.key,
-        # aiokafka sends nothing that has neither.
-        b"" if record.key is record.value is None else record.value,
-        dead_letter_headers(topic, record, error, user),
-    )
-
-
-def dead_letter_headers(
-    topic: str, record: Record, error: InvalidEventError, user: str | None = None
-) -> list[Header]:
-    """The record's own headers, then why, whence, and the hash that stands for its user."""
-    return [
-        *record.headers,
-        *([("headwater-user", user.encode())] if user else []),
-        ("headwater-reason", error.reason.encode()),
-        ("headwater-detail", error.detail.encode(errors="replace")[:1024]),
-        ("headwater-topic", topic.encode()),
-        ("headwater-partition", str(record.partition).encode()),
-        ("headwater-offset", str(record.offset).encode()),
-        ("headwater-timestamp", str(record.appended_ms).encode()),
-    ]
-
-
-_TRUNCATED = "headwater-truncated-from-bytes"
-
-
-def shortened(message: Outgoing, dead_letter: str) -> Outgoing:
-    """What is kept of a dead letter that the topic refuses as too large: the beginning of its key
-    and value, our own headers, and what identifies the rest. Raises ConfigurationError for what is
-    none, or is still too large."""
-    topic, key, value, headers = message
-    if topic != dead_letter or _is_truncated(headers):
-        raise _too_small(topic, value)
-    value = value or b""
-    return (
-        topic,
-        key[:_TRUNCATED_BYTES] if key else key,
-        value[:_TRUNCATED_BYTES],
-        [
-            *(header for header in headers if header[0].startswith("headwater-")),
-            (_TRUNCATED, str(len(value)).encode()),
-            ("headwater-sha256", hashlib.sha256(value).hexdigest().encode()),
-        ],
-    )
-
-
-def _is_truncated(headers: list[Header]) -> bool:
-    return any(name == _TRUNCATED for name, _ in headers)
-
-
-def _too_small(topic: str, value: bytes | None) -> ConfigurationError:
-    return ConfigurationError(
-        f"topic {topic!r} refuses a record of {len(value or b'')} bytes: "
-        "raise its max.message.bytes"
-    )

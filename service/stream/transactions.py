@@ -23,6 +23,7 @@ from service.errors import AbandonedError, TransientError
 from service.metrics import Metrics
 from service.settings import KafkaSettings, TopicsSettings
 from service.stream.connection import as_ours, client_arguments
+from service.stream.dead_letters import DeadLetters, Outgoing, shortened
 from service.stream.once import (
     AfterFailure,
     Share,
@@ -33,7 +34,7 @@ from service.stream.once import (
     telling,
     transactional_id,
 )
-from service.stream.sink import MAX_REQUEST_BYTES, Outgoing, hand_over, letter_of, shortened
+from service.stream.sink import MAX_REQUEST_BYTES, hand_over
 
 log = logging.getLogger(__name__)
 
@@ -56,10 +57,13 @@ ReadCommitted = Callable[[Partition], Awaitable[Offset | None]]
 class Transactions:
     """The lanes of the partitions that we own. For the event loop alone."""
 
-    def __init__(self, kafka: KafkaSettings, topics: TopicsSettings, metrics: Metrics) -> None:
+    def __init__(
+        self, kafka: KafkaSettings, topics: TopicsSettings, metrics: Metrics, letters: DeadLetters
+    ) -> None:
         self._kafka = kafka
         self._topics = topics
         self._metrics = metrics
+        self._letters = letters
         self._lanes: dict[Partition, _Lane] = {}
 
     async def open(self, partitions: Iterable[Partition], committed: ReadCommitted) -> None:
@@ -67,7 +71,7 @@ class Transactions:
         open is aborted. Raises what aiokafka does."""
         await self.close()
         lanes = {
-            one: _Lane(self._kafka, self._topics, self._metrics, one, committed)
+            one: _Lane(self._kafka, self._topics, self._metrics, self._letters, one, committed)
             for one in partitions
         }
         self._lanes = lanes
@@ -119,12 +123,14 @@ class _Lane:
         kafka: KafkaSettings,
         topics: TopicsSettings,
         metrics: Metrics,
+        letters: DeadLetters,
         partition: Partition,
         read_committed: ReadCommitted,
     ) -> None:
         self._kafka = kafka
         self._topics = topics
         self._metrics = metrics
+        self._letters = letters
         self._partition = partition
         self._read_committed = read_committed
         self._producer: AIOKafkaProducer | None = None
@@ -330,11 +336,11 @@ class _Lane:
 
     def _records(self, shares: list[Share]) -> list[Outgoing]:
         """Share by share, so that a user's recommendations keep their order."""
-        recommendations, events = self._topics.recommendations, self._topics.events
+        recommendations = self._topics.recommendations
         records: list[Outgoing] = []
         for share in shares:
             records += [(recommendations, *message) for message in share.messages]
-            records += [letter_of(self._topics.dead_letter, events, *one) for one in share.letters]
+            records += [self._letters.of(*one) for one in share.letters]
         return records
 
     def _tell(self, shares: list[Share], seconds: float) -> None:

@@ -40,7 +40,7 @@ from service.stream.codec import (
     encode_offsets,
     trace_of,
 )
-from service.stream.sink import dead_letter_headers
+from service.stream.dead_letters import dead_letter_headers
 
 NOW_MS = 1_700_000_000_000
 _MAX_HEADER = 1024

@@ -32,11 +32,13 @@ from service.metrics import Metrics
 from service.sandbox.kafka import LocalKafka
 from service.settings import (
     KafkaSettings,
+    PrivacySettings,
     SaslMechanism,
     SecurityProtocol,
     TokenFile,
     TopicsSettings,
 )
+from service.stream.dead_letters import DeadLetters
 from service.stream.sink import Sink
 from service.stream.source import Source
 from service.stream.topics import create_topics, require_topics
@@ -305,7 +307,8 @@ def test_a_topic_that_we_may_not_read(secured: str) -> None:
 
 def test_topics_that_we_may_not_write(secured: str) -> None:
     async def write() -> None:
-        sink = Sink(settings(secured, MEMBER), TOPICS, Metrics())
+        letters = DeadLetters(TOPICS, PrivacySettings())
+        sink = Sink(settings(secured, MEMBER), TOPICS, Metrics(), letters)
         try:
             await sink.start()
             await sink.recommend([(b"ann", b"{}", [])])

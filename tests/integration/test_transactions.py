@@ -12,8 +12,9 @@ from service.domain import Offset, Partition
 from service.errors import DeadLetterReason, InvalidEventError, TransientError
 from service.metrics import Metrics
 from service.sandbox.kafka import LocalKafka
-from service.settings import KafkaSettings, TopicsSettings
+from service.settings import KafkaSettings, PrivacySettings, TopicsSettings
 from service.stream.codec import Record
+from service.stream.dead_letters import DeadLetters
 from service.stream.once import Letter, Message, Share
 from service.stream.transactions import Transactions
 from tests.integration.traffic import (
@@ -41,17 +42,16 @@ class Owner:
     def __init__(self, stream: Stream, consumer: AIOKafkaConsumer) -> None:
         self._events = stream.events
         self._consumer = consumer
-        self.transactions = Transactions(
-            KafkaSettings(
-                bootstrap_servers=stream.bootstrap, group_id=stream.name, session_timeout_s=6
-            ),
-            TopicsSettings(
-                events=stream.events,
-                recommendations=stream.recommendations,
-                dead_letter=stream.dead_letter,
-            ),
-            Metrics(),
+        kafka = KafkaSettings(
+            bootstrap_servers=stream.bootstrap, group_id=stream.name, session_timeout_s=6
         )
+        topics = TopicsSettings(
+            events=stream.events,
+            recommendations=stream.recommendations,
+            dead_letter=stream.dead_letter,
+        )
+        letters = DeadLetters(topics, PrivacySettings())
+        self.transactions = Transactions(kafka, topics, Metrics(), letters)
 
     async def take_over(self) -> None:
         await self.transactions.open([PARTITION], self.committed)

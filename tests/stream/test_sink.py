@@ -2,7 +2,6 @@
 
 import asyncio
 import hashlib
-import logging
 from typing import Any
 
 import pytest
@@ -21,11 +20,12 @@ from service.errors import (
     TransientError,
 )
 from service.metrics import Metrics
-from service.settings import KafkaSettings, TopicsSettings
+from service.settings import KafkaSettings, PrivacySettings, TopicsSettings
 from service.stream import sink
 from service.stream.codec import Header
-from service.stream.sink import Sink, dead_letter_headers
-from tests.stream.examples import NOW_MS, record
+from service.stream.dead_letters import DeadLetters
+from service.stream.sink import Sink
+from tests.stream.examples import record
 
 FAULT = InvalidEventError(DeadLetterReason.INVALID, "user_id: Field required")
 LIMIT = 100_000  # bytes that the topics of these tests take
@@ -66,13 +66,18 @@ def _no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sink, "_RETRY_FIRST_S", 0.0)
 
 
+def a_sink(metrics: Metrics) -> Sink:
+    topics = TopicsSettings()
+    return Sink(KafkaSettings(), topics, metrics, DeadLetters(topics, PrivacySettings()))
+
+
 def started(broker: Broker, monkeypatch: pytest.MonkeyPatch) -> tuple[Sink, Metrics]:
     def producer(**_: Any) -> Broker:
         return broker
 
     monkeypatch.setattr(sink, "AIOKafkaProducer", producer)
     metrics = Metrics()
-    return Sink(KafkaSettings(), TopicsSettings(), metrics), metrics
+    return a_sink(metrics), metrics
 
 
 def buried(value: bytes | None, broker: Broker, monkeypatch: pytest.MonkeyPatch) -> Sent:
@@ -97,51 +102,6 @@ def recommended(count: int, size: int, broker: Broker, monkeypatch: pytest.Monke
 
     asyncio.run(recommend())
     return metrics
-
-
-class TestDeadLetterHeaders:
-    def test_they_name_the_user_by_a_keyed_hash(
-        self, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-    ) -> None:
-        caplog.set_level(logging.DEBUG)
-        broker = Broker()
-        _, key, _, headers = buried(b"{", broker, monkeypatch)
-        assert key == b"u1"
-        named = headers["headwater-user"]
-        assert len(named) == 16
-        assert b"u1" not in b"".join(headers.values())
-        assert named.decode() in caplog.text
-        assert "u1" not in caplog.text.replace(named.decode(), "")
-
-    def test_the_key_of_an_item_names_no_user(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        broker = Broker()
-        made, _ = started(broker, monkeypatch)
-
-        async def bury() -> None:
-            await made.start()
-            await made.bury([(record(b"{"), FAULT)], "items")
-
-        asyncio.run(bury())
-        ((*_, headers),) = broker.sent
-        assert headers["headwater-topic"] == b"items"
-        assert "headwater-user" not in headers
-
-    def test_they_say_why_and_whence_after_the_records_own(self) -> None:
-        headers = dead_letter_headers("events", record(b"", headers=(("own", b"1"),)), FAULT)
-        assert headers == [
-            ("own", b"1"),
-            ("headwater-reason", b"invalid"),
-            ("headwater-detail", b"user_id: Field required"),
-            ("headwater-topic", b"events"),
-            ("headwater-partition", b"2"),
-            ("headwater-offset", b"7"),
-            ("headwater-timestamp", str(NOW_MS + 5).encode()),
-        ]
-
-    def test_a_long_detail_is_cut_and_any_text_can_be_told(self) -> None:
-        fault = InvalidEventError(DeadLetterReason.MALFORMED, "\ud800" + "x" * 5_000)
-        detail = dict(dead_letter_headers("events", record(b""), fault))["headwater-detail"]
-        assert detail == b"?" + b"x" * 1_023
 
 
 class TestBurying:
@@ -206,5 +166,5 @@ class TestStarting:
             return Broker()
 
         monkeypatch.setattr(sink, "AIOKafkaProducer", producer)
-        asyncio.run(Sink(KafkaSettings(), TopicsSettings(), Metrics()).start())
+        asyncio.run(a_sink(Metrics()).start())
         assert made == [True, False]

@@ -25,9 +25,10 @@ from service.errors import (
     TransientError,
 )
 from service.metrics import Metrics
-from service.settings import KafkaSettings, TopicsSettings
+from service.settings import KafkaSettings, PrivacySettings, TopicsSettings
 from service.stream import transactions
 from service.stream.codec import Header
+from service.stream.dead_letters import DeadLetters
 from service.stream.once import Message, Share
 from service.stream.transactions import Transactions
 from tests.stream.examples import record
@@ -43,6 +44,7 @@ class Kafka:
     def __init__(self) -> None:
         self.committed: dict[int, int] = {}
         self.sent: list[bytes] = []  # values, in committed transactions alone
+        self.headers: list[dict[str, bytes]] = []  # of all records that were taken
         self.transactions: list[int] = []  # records in each
         self.aborted = 0
         self.made: list[Producer] = []
@@ -103,6 +105,7 @@ class Producer:
             taken.set_exception(error)
         else:
             self._open.append(value)
+            self._kafka.headers.append(dict(headers))
             taken.set_result(None)
         return taken
 
@@ -164,7 +167,9 @@ def run(
     """With the lane of one partition open."""
 
     async def within() -> None:
-        made = Transactions(KafkaSettings(), TopicsSettings(), metrics or Metrics())
+        topics = TopicsSettings()
+        letters = DeadLetters(topics, PrivacySettings())
+        made = Transactions(KafkaSettings(), topics, metrics or Metrics(), letters)
         try:
             await made.open([PARTITION], kafka.read)
             async with asyncio.timeout(10):
@@ -237,6 +242,12 @@ class TestFailing:
         run(kafka, delivering(Share(Offset(5), [message("a"), message("b")], [letter])))
         assert kafka.sent == [b"a", b"b", b"x" * 64 * 1024]
         assert len(kafka.made) == 2  # the first could send nothing more to that partition
+
+    def test_a_dead_letter_names_its_user_by_a_hash(self, kafka: Kafka) -> None:
+        run(kafka, delivering(Share(Offset(5), [], [(record(b"{", partition=PARTITION), FAULT)])))
+        (headers,) = kafka.headers
+        assert headers["headwater-reason"] == b"oversized"
+        assert len(headers["headwater-user"]) == 16
 
     def test_a_recommendation_is_never_shortened(self, kafka: Kafka) -> None:
         with pytest.raises(ConfigurationError, match=r"'recommendations'.*max\.message\.bytes"):
