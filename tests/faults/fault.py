@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from tests.faults.cluster import Kafka, ProxiedKafka
 from tests.faults.run import Run, Strike
 
+EXACTLY_ONCE = {"HEADWATER_KAFKA__DELIVERY": "exactly_once"}
+
 Hit = Callable[[Run, random.Random], Strike]
 
 
@@ -23,6 +25,7 @@ class Fault:
     hit: Hit
     settings: Mapping[str, str] = field(default_factory=dict)
     strikes: Callable[[int], int] = one_a_seed  # how often, of the number of seeds
-    once: bool = False  # nothing may come twice either, since nobody crashed
+    # Nothing may come twice either: nobody crashed, or output is exactly-once.
+    once: bool = False
     kafka: Callable[[], Kafka] = ProxiedKafka
     disk_mb: int | None = None  # the storage is a disk of its own of that size, which takes root

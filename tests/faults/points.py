@@ -39,6 +39,14 @@ MAIN: Mapping[str, Point] = {
     "sent": Point("service.stream.sink", "Sink.recommend", after=True),
     "commit": Point("service.stream.source", "Source.commit"),
     "committed": Point("service.stream.source", "Source.commit", after=True),
+    # Of exactly-once output, in place of the three before.
+    "acknowledged": Point(
+        "service.stream.transactions", "AIOKafkaProducer.send_offsets_to_transaction"
+    ),
+    "moved": Point("service.stream.transactions", "AIOKafkaProducer.commit_transaction"),
+    "transacted": Point(
+        "service.stream.transactions", "AIOKafkaProducer.commit_transaction", after=True
+    ),
     "loaded": Point("service.app.serving", "load_servable", after=True),
     "snapshot": Point("service.storage.store", "Store.write", after=True),
 }

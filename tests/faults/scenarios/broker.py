@@ -4,7 +4,7 @@ import random
 import time
 from functools import partial
 
-from tests.faults.fault import Fault
+from tests.faults.fault import EXACTLY_ONCE, Fault
 from tests.faults.run import Run, Strike
 
 
@@ -40,6 +40,13 @@ def _over(run: Run, at_s: float, lasted_s: float) -> Strike:
 
 FAULTS = [
     Fault("broker-kill", "kill -9 of the broker, started again on the same data", killed),
+    Fault(
+        "exactly-once-broker-kill",
+        "exactly-once output: kill -9 of the broker, started again on the same data",
+        killed,
+        EXACTLY_ONCE,
+        once=True,
+    ),
     Fault("broker-pause-15", "SIGSTOP of the broker for 15 s", partial(paused, seconds=15.0)),
     Fault("broker-pause-60", "SIGSTOP of the broker for 60 s", partial(paused, seconds=60.0)),
 ]

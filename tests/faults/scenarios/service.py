@@ -5,7 +5,7 @@ import random
 import time
 from functools import partial
 
-from tests.faults.fault import Fault
+from tests.faults.fault import EXACTLY_ONCE, Fault
 from tests.faults.orders import Blow
 from tests.faults.run import Run, Strike
 
@@ -59,6 +59,11 @@ _COMMIT = {
     "commit": "before the offsets are committed",
     "committed": "after the offsets are committed",
 }
+_TRANSACTION = {
+    "acknowledged": "after a transaction's records are acknowledged, before it moves the offset",
+    "moved": "after a transaction has moved the offset, before it is committed",
+    "transacted": "after a transaction is committed",
+}
 _PUBLISH = {
     "promoted": "after the gate's verdict, before anything is written",
     "writing": "after one of the version's files is written",
@@ -77,6 +82,23 @@ FAULTS = [
             partial(killed_at, point=point, blow=Blow.KILL, passes=10),
         )
         for point, when in _COMMIT.items()
+    ),
+    Fault(
+        "exactly-once-kill",
+        "exactly-once output: kill -9 of the service at any moment",
+        killed,
+        EXACTLY_ONCE,
+        once=True,
+    ),
+    *(
+        Fault(
+            f"exactly-once-kill-{point}",
+            f"exactly-once output: kill -9 of the service {when}",
+            partial(killed_at, point=point, blow=Blow.KILL, passes=10),
+            EXACTLY_ONCE,
+            once=True,
+        )
+        for point, when in _TRANSACTION.items()
     ),
     *(
         Fault(
