@@ -1060,7 +1060,12 @@ class Settings(Section):
         partitions, beside those that score."""
         if self.scores:
             return self.kafka
-        return self.kafka.model_copy(update={"group_id": f"{self.kafka.group_id}.train"})
+        return self.kafka.model_copy(update={"group_id": self.training_group})
+
+    @property
+    def training_group(self) -> str:
+        """The group of a process that only trains."""
+        return f"{self.kafka.group_id}.train"
 
     @model_validator(mode="after")
     def _fits_together(self) -> "Settings":

@@ -1,14 +1,15 @@
 """`headwater erase`: has the service forget a user, and says what stays and until when."""
 
-import asyncio
 import time
+from collections.abc import Mapping
+from contextlib import aclosing
 
 from service.app.snapshotter import ERASED_WITHIN_S
 from service.domain import Offsets, UserId
 from service.errors import TransientError
 from service.settings import Settings
 from service.stream.codec import encode_erasure
-from service.stream.erasing import append_to_all, has_committed, retention_ms
+from service.stream.erasing import append_to_all, committed, retention_ms
 from service.stream.topics import require_topics
 
 _ASK_EVERY_S = 0.5
@@ -42,14 +43,31 @@ async def erase(settings: Settings, user_id: UserId, wait_s: float | None) -> No
 
 
 async def _wait(settings: Settings, through: Offsets, wait_s: float) -> None:
+    """Until who answers has read it, and who only trains, if there ever was one."""
+    groups = (settings.kafka.group_id, settings.training_group)
     end_s = time.monotonic() + wait_s
-    while not await has_committed(settings.kafka, settings.topics.events, through):
-        if time.monotonic() > end_s:
-            raise TransientError(
-                f"sent, but not answered within {wait_s:g} s by group "
-                f"{settings.kafka.group_id!r}: it will be when `headwater serve` reads it"
-            )
-        await asyncio.sleep(_ASK_EVERY_S)
+    looks = committed(settings.kafka, settings.topics.events, groups, _ASK_EVERY_S)
+    async with aclosing(looks):
+        async for found in looks:
+            late = behind(found, through, settings.kafka.group_id)
+            if not late:
+                return
+            if time.monotonic() > end_s:
+                raise TransientError(
+                    f"sent, but not read within {wait_s:g} s by group {' and '.join(late)}: "
+                    "it will be when `headwater serve` reads it"
+                )
+
+
+def behind(found: Mapping[str, Offsets], through: Offsets, group: str) -> list[str]:
+    """The groups that have not committed all records before the offsets `through`; of those that
+    have committed none `group` alone is waited for."""
+    return [
+        name
+        for name, offsets in found.items()
+        if (offsets or name == group)
+        and any(offsets.get(partition, 0) < offset for partition, offset in through.items())
+    ]
 
 
 def what_stays(settings: Settings, through: Offsets, kept_ms: dict[str, int]) -> list[str]:

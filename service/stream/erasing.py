@@ -1,6 +1,7 @@
 """Asks a running service to forget a user, and looks whether it has."""
 
-from collections.abc import Iterable
+import asyncio
+from collections.abc import AsyncGenerator, Iterable
 
 from aiokafka import AIOKafkaProducer
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
@@ -32,12 +33,23 @@ async def append_to_all(kafka: KafkaSettings, topic: str, key: bytes, value: byt
     return {Partition(one.partition): Offset(one.offset + 1) for one in placed}
 
 
-async def has_committed(kafka: KafkaSettings, topic: str, through: Offsets) -> bool:
-    """Whether the service has answered all records before these offsets."""
+async def committed(
+    kafka: KafkaSettings, topic: str, groups: Iterable[str], every_s: float
+) -> AsyncGenerator[dict[str, Offsets], None]:
+    """Up to where each of some groups has committed, asked again and again without end; nothing
+    for one that has not committed in this topic."""
     async with admin_client(kafka) as client:
-        found = await client.list_consumer_group_offsets(kafka.group_id)
-    committed = {place.partition: at.offset for place, at in found.items() if place.topic == topic}
-    return all(committed.get(partition, 0) >= offset for partition, offset in through.items())
+        while True:
+            found = {group: await client.list_consumer_group_offsets(group) for group in groups}
+            yield {
+                group: {
+                    Partition(place.partition): Offset(at.offset)
+                    for place, at in offsets.items()
+                    if place.topic == topic
+                }
+                for group, offsets in found.items()
+            }
+            await asyncio.sleep(every_s)
 
 
 async def retention_ms(kafka: KafkaSettings, topics: Iterable[str]) -> dict[str, int]:

@@ -1,6 +1,8 @@
-"""What `headwater erase` says that stays."""
+"""For whom `headwater erase` waits, and what it says that stays."""
 
-from service.app.erase import what_stays
+import pytest
+
+from service.app.erase import behind, what_stays
 from service.domain import Offset, Partition
 from service.settings import (
     MemorySettings,
@@ -40,3 +42,24 @@ def test_what_is_not_there_is_not_named() -> None:
 def test_without_snapshots_old_ones_are_the_operators_to_remove() -> None:
     settings = Settings(storage=StorageSettings(snapshot_every_s=None, snapshots="s3://there"))
     assert "older ones under s3://there stay until you remove them" in said(settings)
+
+
+@pytest.mark.parametrize(
+    ("answering", "training", "late"),
+    [
+        ({}, {}, ["g"]),
+        ({0: 20, 1: 29}, {}, ["g"]),
+        ({0: 20, 1: 30}, {}, []),
+        ({0: 20, 1: 31}, {0: 20}, ["g.train"]),
+        ({0: 19, 1: 31}, {0: 20, 1: 29}, ["g", "g.train"]),
+        ({0: 20, 1: 30}, {0: 20, 1: 30}, []),
+    ],
+)
+def test_it_waits_for_who_answers_and_for_who_trains_apart(
+    answering: dict[int, int], training: dict[int, int], late: list[str]
+) -> None:
+    def offsets(of: dict[int, int]) -> dict[Partition, Offset]:
+        return {Partition(one): Offset(at) for one, at in of.items()}
+
+    found = {"g": offsets(answering), "g.train": offsets(training)}
+    assert behind(found, offsets({0: 20, 1: 30}), "g") == late
