@@ -11,6 +11,7 @@ from service.model.backbone import make_backbone
 from service.registry.registry import Registry
 from service.settings import Settings
 from service.state.histories import require_room
+from service.storage.store import Store
 from service.stream.connection import has_fast_client
 from service.stream.topics import create_topics, missing_topics
 from service.trainer.device import choose_device
@@ -18,6 +19,7 @@ from service.trainer.device import choose_device
 log = logging.getLogger(__name__)
 
 _LITTLE_SPACE_BYTES = 1_000_000_000
+_TRIED = ".doctor"  # a folder that no one takes for a topic's
 
 
 async def examine(settings: Settings, *, create: bool) -> int:
@@ -55,7 +57,22 @@ def _storage(settings: Settings) -> list[str]:
     findings = [f"ok    storage at {root}, {free / 1e9:.1f} GB free"]
     if free < _LITTLE_SPACE_BYTES:
         findings.append("warn  little space is left: publishing will fail when it runs out")
-    return [*findings, _version(settings)]
+    return [*findings, *_snapshots(settings), _version(settings)]
+
+
+def _snapshots(settings: Settings) -> list[str]:
+    """Where they lie elsewhere: whether something can be put there and taken away."""
+    url = settings.storage.snapshots
+    if url is None or settings.storage.snapshot_every_s is None:
+        return []
+    try:
+        store = Store(url)
+        store.write(b"tried by headwater doctor", _TRIED, "file")
+        store.remove(_TRIED)
+    # Storage clients raise what they like.
+    except Exception as error:  # noqa: BLE001
+        return [f"FAIL  storage.snapshots = {url}: {error}"]
+    return [f"ok    state snapshots can be written to {url}"]
 
 
 def _version(settings: Settings) -> str:

@@ -61,6 +61,32 @@ def test_it_names_the_version_that_would_serve(tmp_path: Path, examined: Examine
     assert "ok    version 1 would serve" in lines
 
 
+def snapshots_at(root: Path, url: str) -> Settings:
+    settings = small(root)
+    storage = settings.storage.model_copy(update={"snapshots": url})
+    return settings.model_copy(update={"storage": storage})
+
+
+def test_it_tries_a_place_for_snapshots_and_leaves_nothing_there(
+    tmp_path: Path, examined: Examine
+) -> None:
+    place = tmp_path / "elsewhere"
+    code, lines = examined(snapshots_at(tmp_path / "root", str(place)))
+    assert code == 0
+    assert f"ok    state snapshots can be written to {place}" in lines
+    assert list(place.iterdir()) == []
+
+
+@pytest.mark.parametrize("url", ["nowhere://bucket", "/proc/there"])
+def test_a_place_for_snapshots_that_takes_none_fails(
+    url: str, tmp_path: Path, examined: Examine
+) -> None:
+    code, lines = examined(snapshots_at(tmp_path / "root", url))
+    assert code == 1
+    [line] = failures(lines)
+    assert line.startswith(f"FAIL  storage.snapshots = {url}: ")
+
+
 @pytest.mark.parametrize("name", ["backbone", "dim", "max_length"])
 def test_a_changed_model_setting_fails_in_one_line(
     name: str, tmp_path: Path, examined: Examine
