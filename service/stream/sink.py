@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import math
 import time
 from collections.abc import Awaitable, Iterable
 
@@ -60,6 +61,8 @@ class Sink:
                 linger_ms=_LINGER_MS,
                 max_request_size=MAX_REQUEST_BYTES,
             )
+            if topic == self._topics.recommendations:
+                never_give_up(producer)
             with told("start a producer"):
                 await producer.start()
 
@@ -90,9 +93,7 @@ class Sink:
             return
         started = time.monotonic()
         async with self._handing_over:
-            pending = [
-                await hand_over(self._producers[message[0]], *message) for message in messages
-            ]
+            pending = [await self._queue(role, message) for message in messages]
         results = await asyncio.gather(*pending, return_exceptions=True)
         for message, result in zip(messages, results, strict=True):
             if isinstance(result, BaseException):
@@ -100,6 +101,22 @@ class Sink:
                 await self._insist(result, message)
         self._metrics.produced.labels(role, "acknowledged").inc(len(messages))
         self._metrics.produce_seconds.observe(time.monotonic() - started)
+
+    async def _queue(self, role: str, message: Outgoing) -> Awaitable[object]:
+        """Nothing is queued behind a record that was not: it would come before it. A queue is full
+        for as long as its broker is away."""
+        topic = message[0]
+        delay_s = _RETRY_FIRST_S
+        while True:
+            try:
+                return await queued(self._producers[topic], *message)
+            except KafkaError as error:
+                if not is_passing(error):
+                    return _failed(error)
+                log.warning("no room for %s, again in %.1f s: %s", topic, delay_s, error)
+            self._metrics.produced.labels(role, "retried").inc()
+            await asyncio.sleep(delay_s)
+            delay_s = min(delay_s * 2, _RETRY_LAST_S)
 
     async def _insist(self, error: BaseException, message: Outgoing) -> None:
         """Send again until acknowledged. A send that timed out is unknown, not failed: the
@@ -129,12 +146,33 @@ async def hand_over(
     value: bytes | None,
     headers: list[Header],
 ) -> Awaitable[object]:
-    """Queue one record; waits only while the producer's buffer is full. What is given raises the
-    KafkaError where it was not taken."""
+    """Queue one record. What is given raises the KafkaError where it was not taken."""
     try:
-        future: Awaitable[object] = await producer.send(topic, value, key=key, headers=headers)
+        return await queued(producer, topic, key, value, headers)
     except KafkaError as error:
-        failed: asyncio.Future[object] = asyncio.get_running_loop().create_future()
-        failed.set_exception(error)
-        return failed
+        return _failed(error)
+
+
+async def queued(
+    producer: AIOKafkaProducer,
+    topic: str,
+    key: bytes | None,
+    value: bytes | None,
+    headers: list[Header],
+) -> Awaitable[object]:
+    """What is to be awaited for the record's acknowledgement. Waits while the producer's queue is
+    full. Raises the KafkaError of a record that is not queued."""
+    future: Awaitable[object] = await producer.send(topic, value, key=key, headers=headers)
     return future
+
+
+def _failed(error: KafkaError) -> Awaitable[object]:
+    failed: asyncio.Future[object] = asyncio.get_running_loop().create_future()
+    failed.set_exception(error)
+    return failed
+
+
+def never_give_up(producer: AIOKafkaProducer) -> None:
+    """What is queued stays there until a broker takes it. aiokafka gives up records of a partition
+    that has had no leader for `request_timeout_ms`; those behind them would come first."""
+    producer._message_accumulator._batch_ttl = math.inf

@@ -2,14 +2,18 @@
 
 import asyncio
 import hashlib
+from collections.abc import Mapping
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from aiokafka import AIOKafkaProducer, TopicPartition
 from aiokafka.errors import (
     ClusterAuthorizationFailedError,
     KafkaConnectionError,
     KafkaTimeoutError,
     MessageSizeTooLargeError,
+    NotLeaderForPartitionError,
     TopicAuthorizationFailedError,
 )
 
@@ -36,8 +40,15 @@ Sent = tuple[str, bytes | None, bytes | None, dict[str, bytes]]
 class Broker:
     """Stands for the producer and what is behind it."""
 
-    def __init__(self, *faults: Exception, refusal: Exception | None = None) -> None:
+    def __init__(
+        self,
+        *faults: Exception,
+        refusal: Exception | None = None,
+        full: Mapping[bytes, Exception] | None = None,
+    ) -> None:
         self.sent: list[Sent] = []
+        self.full = dict(full or {})  # why a record, by its key, is not queued the first time
+        self._message_accumulator = SimpleNamespace()
         self._faults = list(faults)  # of the first sends
         self._refusal = refusal  # to start
 
@@ -52,6 +63,8 @@ class Broker:
     ) -> "asyncio.Future[object]":
         if len(value or b"") > LIMIT:
             raise MessageSizeTooLargeError("too large")
+        if key in self.full:
+            raise self.full.pop(key)
         acknowledged: asyncio.Future[object] = asyncio.get_running_loop().create_future()
         if self._faults:
             acknowledged.set_exception(self._faults.pop(0))
@@ -138,6 +151,44 @@ class TestRecommending:
         produced = metrics.produced.labels
         assert produced("recommendation", "retried")._value.get() == 2
         assert produced("recommendation", "acknowledged")._value.get() == 3
+
+    def test_nothing_overtakes_a_record_that_finds_the_queue_full(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        broker = Broker(full={b"u1": KafkaTimeoutError(), b"u2": KafkaConnectionError()})
+        metrics = recommended(4, 10, broker, monkeypatch)
+        assert [key for _, key, _, _ in broker.sent] == [b"u0", b"u1", b"u2", b"u3"]
+        produced = metrics.produced.labels
+        assert produced("recommendation", "retried")._value.get() == 2
+        assert produced("recommendation", "acknowledged")._value.get() == 4
+
+    def test_a_record_that_is_not_queued_for_good_is_raised(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        broker = Broker(full={b"u1": TopicAuthorizationFailedError()})
+        with pytest.raises(ConfigurationError, match=r"write to topic 'recommendations'.*access"):
+            recommended(2, 10, broker, monkeypatch)
+
+    def test_what_is_queued_waits_for_a_leader_however_long_it_takes(self) -> None:
+        """Given up, it would be sent again behind what was queued after it."""
+
+        async def first_is_given_up(patient: bool) -> bool:
+            producer = AIOKafkaProducer(request_timeout_ms=1, enable_idempotence=True)
+            producer._closed = True  # it is never started
+            producer._txn_manager.set_pid_and_epoch(1, 0)
+            if patient:
+                sink.never_give_up(producer)
+            queue = producer._message_accumulator
+            first = await queue.add_message(TopicPartition("t", 0), b"k", b"v", timeout=1)
+            await asyncio.sleep(0.01)
+            queue.drain_by_nodes(ignore_nodes=[])
+            given_up: bool = first.done()
+            if given_up:
+                assert isinstance(first.exception(), NotLeaderForPartitionError)
+            return given_up
+
+        assert asyncio.run(first_is_given_up(patient=False))
+        assert not asyncio.run(first_is_given_up(patient=True))
 
     def test_what_can_never_be_sent_is_raised(self, monkeypatch: pytest.MonkeyPatch) -> None:
         with pytest.raises(ConfigurationError, match=r"write to topic 'recommendations'.*access"):
