@@ -1,6 +1,6 @@
 """A day of events in one run: the memory of the service after a tenth, half, and all of them.
 
-A million users come and go, some items with them, and one user has a hundredth of all events.
+A million users and a million items come and go, and one user has a hundredth of all events.
 Bounds are set so low that each is reached within the first tenth: what grows after it has none.
 """
 
@@ -28,7 +28,7 @@ _SAMPLE_S = 1.0
 _MARKS = (0.1, 0.5, 1.0)
 _STANDSTILL_S = 300.0
 _HOT_SHARE = 0.01
-_NEW_ITEM_SHARE = 0.02
+_NEW_ITEM_SHARE = 0.2
 # A shop answers what leads somewhere; the rest only teaches.
 _KINDS = ("view", "click", "buy")
 _KIND_SHARES = (0.7, 0.2, 0.1)

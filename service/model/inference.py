@@ -1,6 +1,9 @@
 """Reading a recommender: padded histories in, scores and ranks out. Changes nothing."""
 
+from typing import TypeVar
+
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -8,7 +11,10 @@ from torch.nn import functional
 from service.domain import Int32s, Int64s
 from service.model.precision import has_fast_bf16
 from service.model.recommender import Recommender
+from service.model.shapes import common_size
 from service.model.vocabulary import NO_ROW
+
+Integer = TypeVar("Integer", np.int32, np.int64)
 
 
 def known_first(rows: Int64s) -> tuple[Int64s, Int64s]:
@@ -54,10 +60,13 @@ def states_at(
     is fast, which moves ranks by a place or two in a thousand; what is made of its states stays
     in 32 bits.
     """
-    sequences = torch.from_numpy(np.ascontiguousarray(rows)).to(model.device)
+    batch = len(rows)
+    more = common_size(batch) - batch
+    sequences = torch.from_numpy(_lengthened(rows, more)).to(model.device)
     chosen = torch.from_numpy(np.maximum(places, 0)).to(model.device)
+    codes = None if codes is None else _lengthened(codes, more)
     with torch.autocast(model.device.type, torch.bfloat16, enabled=has_fast_bf16(model.device)):
-        states = model(sequences, _read_by(model, codes))  # [batch, length, dim]
+        states = model(sequences, _read_by(model, codes))[:batch]  # [batch, length, dim]
     chosen = chosen[:, :, None].expand(-1, -1, states.shape[2])  # [batch, chosen, dim]
     return functional.normalize(states.gather(1, chosen).float(), dim=-1)
 
@@ -75,10 +84,16 @@ def states_after(
     return states_at(model, rows, lengths[:, None] - 1, codes).squeeze(1), lengths
 
 
+def _lengthened(array: npt.NDArray[Integer], more: int) -> npt.NDArray[Integer]:
+    """With so many empty rows below."""
+    empty = np.zeros((more, *array.shape[1:]), array.dtype)
+    return np.concatenate([array, empty]) if more else np.ascontiguousarray(array)
+
+
 def _read_by(model: Recommender, codes: Int32s | None) -> Tensor | None:
     if model.context is None or codes is None:
         return None
-    return torch.from_numpy(np.ascontiguousarray(codes)).to(model.device)
+    return torch.from_numpy(codes).to(model.device)
 
 
 def hide(scores: Tensor, rows: Int64s) -> Tensor:

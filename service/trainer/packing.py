@@ -12,6 +12,7 @@ import torch
 
 from service.domain import Bools, Float32s, Int32s, Int64s, no_codes
 from service.model.inference import known_first
+from service.model.shapes import common_size
 from service.model.vocabulary import NO_ROW
 
 BLOTTED = -1  # the row of an item that is not to be read in its place
@@ -64,7 +65,7 @@ def pack(
     sequence = np.repeat(np.arange(len(lengths)), lengths)
     position = np.arange(len(sequence)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
     at = row[sequence], start[sequence] + position
-    shape = int(row.max(initial=-1)) + 1, int((start + lengths).max(initial=0))
+    shape = common_size(int(row.max(initial=-1)) + 1), int((start + lengths).max(initial=0))
     columns = []
     for values in (
         np.where(rows == BLOTTED, NO_ROW, rows)[sequence, position],
