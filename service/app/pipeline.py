@@ -7,7 +7,7 @@ batches are awaited side by side, and offsets are committed in order behind them
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Coroutine
 from concurrent.futures import Executor
 
 import numpy as np
@@ -96,7 +96,7 @@ class Pipeline:
         self._applied: dict[Partition, Offset] = {}
         self._tracker = AckTracker()
         self._free: dict[Partition, Offset] = {}  # acknowledged, not yet committed
-        self._deliveries: set[asyncio.Task[None]] = set()
+        self._deliveries: dict[asyncio.Task[None], float] = {}  # and when they began
         self._places = asyncio.Semaphore(_DELIVERIES)
         self._busy_until_s = 0.0
         self._settle_at_s = 0.0
@@ -107,13 +107,19 @@ class Pipeline:
         """Up to where the histories have the events; read it under the source's lock."""
         return dict(self._applied)
 
+    @property
+    def waiting_s(self) -> float:
+        """How long the oldest delivery has waited for Kafka; 0 where none does."""
+        begun = [at_s for task, at_s in self._deliveries.items() if not task.done()]
+        return time.monotonic() - min(begun) if begun else 0.0
+
     def own(self, committed: Offsets, trained: Offsets, applied: Offsets) -> None:
         """Begin with these watermarks: answer from `committed` on, train from `trained` on, with
         histories of what is before `applied`."""
         self._committed = dict(committed)
         self._trained = dict(trained)
         self._applied = dict(applied)
-        self._evicted = 0  # the histories begin empty too
+        self._evicted = self._scorer.evicted  # kept histories have let users go before
 
     async def run(self, stop: asyncio.Event) -> None:
         """Until `stop` is set or something fails for good; `drain` then ends what is under way."""
@@ -213,8 +219,7 @@ class Pipeline:
         ticket = self._tracker.begin(next_offsets)
         await self._places.acquire()
         sending = self._send(next_offsets, events.partition[answer].tolist(), messages, letters)
-        task = asyncio.create_task(self._deliver(ticket, sending, events.appended[answer]))
-        self._deliveries.add(task)
+        self._begin(self._deliver(ticket, sending, events.appended[answer]))
 
     def _without_duplicates(self, events: Events) -> Events:
         """The events that stand for themselves: a repeated event_id is as if it were not there."""
@@ -253,9 +258,11 @@ class Pipeline:
         ticket = self._tracker.begin(next_offsets)
         await self._places.acquire()
         sending = self._send(next_offsets, owners, tombstones, [])
-        task = asyncio.create_task(self._deliver(ticket, sending, no_events().appended))
-        self._deliveries.add(task)
-        await asyncio.wait([task])
+        self._begin(self._deliver(ticket, sending, no_events().appended))
+        await asyncio.wait(self._deliveries)
+
+    def _begin(self, delivery: Coroutine[None, None, None]) -> None:
+        self._deliveries[asyncio.create_task(delivery)] = time.monotonic()
 
     def _score(self, events: Events, answer: Bools) -> tuple[Scored, list[Message]]:
         """In the scoring thread: rankings and the encoded recommendations."""
@@ -333,13 +340,13 @@ class Pipeline:
         go back."""
         free, self._free = self._free, {}
         ahead = {one: at for one, at in free.items() if at > self._committed.get(one, 0)}
-        if ahead:
-            await self._source.commit(ahead)
+        if ahead and not await self._source.commit(ahead):
+            self._free = ahead | self._free
 
     def _raise_failures(self) -> None:
         """What cannot be delivered ends the service; nothing of it was committed."""
         for task in [task for task in self._deliveries if task.done()]:
-            self._deliveries.discard(task)
+            del self._deliveries[task]
             task.result()
         if self._source.failure is not None:
             raise self._source.failure

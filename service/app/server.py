@@ -44,6 +44,9 @@ log = logging.getLogger(__name__)
 _BEAT_S = 0.25
 # Well within the half minute that process managers give before they kill.
 _DRAIN_WITHIN_S = 10.0
+_STOP_WITHIN_S = 5.0
+# Past this we are not ready: who answers no more should be seen to.
+_DELIVERED_WITHIN_S = 30.0
 
 
 async def serve(settings: Settings) -> None:
@@ -206,14 +209,33 @@ class Server:
                 group.create_task(self._beat()),
             ]
             try:
-                await self._running.pipeline.run(stop)
+                await self._run_pipeline(stop)
             finally:
                 for task in beside:
                     task.cancel()
 
+    async def _run_pipeline(self, stop: asyncio.Event) -> None:
+        """It may wait for Kafka when it is told to stop; then no longer than a delivery may."""
+        running = asyncio.create_task(self._running.pipeline.run(stop))
+        stopping = asyncio.create_task(stop.wait())
+        try:
+            await asyncio.wait((running, stopping), return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait((running,), timeout=_DRAIN_WITHIN_S)
+            if running.done():
+                running.result()
+        finally:
+            for task in (running, stopping):
+                task.cancel()
+            await asyncio.wait((running, stopping), timeout=_STOP_WITHIN_S)
+
     async def _beat(self) -> None:
         while True:
             self._health.beat()
+            waiting_s = self._running.pipeline.waiting_s
+            if waiting_s > _DELIVERED_WITHIN_S:
+                self._health.not_ready("output", f"Kafka has taken nothing for {waiting_s:.0f} s")
+            else:
+                self._health.ready("output")
             slept_s = time.monotonic()
             await asyncio.sleep(_BEAT_S)
             self._metrics.loop_delay.observe(max(time.monotonic() - slept_s - _BEAT_S, 0.0))
@@ -236,16 +258,20 @@ class Server:
         """Deliver and commit, then leave the group, which does not call back on its own."""
         try:
             if self._made is not None:
-                async with self._source.lock:
-                    try:
-                        async with asyncio.timeout(_DRAIN_WITHIN_S):
-                            await self._made.pipeline.drain()
-                    finally:
-                        await self._snapshotter.last(self._made.pipeline.applied)
+                async with asyncio.timeout(_DRAIN_WITHIN_S):
+                    await self._source.lock.acquire()
+                try:
+                    async with asyncio.timeout(_DRAIN_WITHIN_S):
+                        await self._made.pipeline.drain()
+                finally:
+                    await self._snapshotter.last(self._made.pipeline.applied)
+                    self._source.lock.release()
         except TimeoutError:
             log.warning("Kafka did not acknowledge in time: what is not committed is sent again")
         finally:
-            await self._source.stop()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_STOP_WITHIN_S):
+                    await self._source.stop()
 
     async def _let_go(self) -> None:
         """End the worker and the threads; the shared memory goes with the slabs."""

@@ -24,6 +24,7 @@ MAX_REQUEST_BYTES = 64 * 1024 * 1024
 _LINGER_MS = 2  # gathers the records of one scored batch; more would only add latency
 _RETRY_FIRST_S = 0.2
 _RETRY_LAST_S = 10.0
+_FLUSH_WITHIN_S = 5.0
 
 
 class Sink:
@@ -67,9 +68,10 @@ class Sink:
                 await producer.start()
 
     async def stop(self) -> None:
-        """Flush and close."""
-        for producer in self._producers.values():
-            await producer.stop()
+        """Flush and close; what no broker takes by then is given up."""
+        await asyncio.gather(
+            *(close(producer, _FLUSH_WITHIN_S) for producer in self._producers.values())
+        )
 
     async def recommend(self, messages: Iterable[tuple[bytes, bytes | None, list[Header]]]) -> None:
         """Send (key, value, headers), a tombstone where there is no value; return once all are
@@ -170,6 +172,19 @@ def _failed(error: KafkaError) -> Awaitable[object]:
     failed: asyncio.Future[object] = asyncio.get_running_loop().create_future()
     failed.set_exception(error)
     return failed
+
+
+async def close(producer: AIOKafkaProducer, within_s: float) -> None:
+    """Close it, whatever state it is in."""
+    try:
+        async with asyncio.timeout(within_s):
+            await producer.stop()
+    except TimeoutError:
+        # It waits for records that no broker takes.
+        sending = producer._sender.sender_task
+        if sending is not None:
+            sending.cancel()
+        await producer.client.close()
 
 
 def never_give_up(producer: AIOKafkaProducer) -> None:

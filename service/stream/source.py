@@ -12,9 +12,16 @@ from dataclasses import dataclass
 from typing import Any
 
 from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, TopicPartition
-from aiokafka.errors import CommitFailedError, IllegalStateError, KafkaError
+from aiokafka.errors import (
+    CommitFailedError,
+    IllegalStateError,
+    KafkaError,
+    NoOffsetForPartitionError,
+    OffsetOutOfRangeError,
+)
 
 from service.domain import Offset, Offsets, Partition
+from service.errors import TransientError
 from service.metrics import Metrics
 from service.settings import KafkaSettings, TopicsSettings
 from service.stream.codec import Record
@@ -86,7 +93,7 @@ class Source(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has n
             **client_arguments(self._kafka),
             group_id=self._kafka.group_id,
             enable_auto_commit=False,
-            auto_offset_reset="earliest",
+            auto_offset_reset="none",  # we say where to go on, and how much is lost by it
             group_instance_id=self._kafka.group_instance_id,
             isolation_level=isolation_level(self._kafka),
             session_timeout_ms=round(self._kafka.session_timeout_s * 1000),
@@ -114,14 +121,50 @@ class Source(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has n
     async def read(self, max_records: int, timeout_s: float) -> list[Record]:
         """Records in offset order per partition; empty after `timeout_s` without any.
 
-        The caller holds `lock` while it works on them, but not while it waits here.
+        The caller holds `lock` while it works on them, but not while it waits here. What retention
+        removed before it was read is told, and passed over. Raises TransientError where the
+        partition ends before what was read of it.
         """
         with told(f"read topic {self._topic!r}"):
-            return records_of(
-                await self._open.getmany(
-                    timeout_ms=round(timeout_s * 1000), max_records=max_records
+            try:
+                return records_of(
+                    await self._open.getmany(
+                        timeout_ms=round(timeout_s * 1000), max_records=max_records
+                    )
                 )
-            )
+            except NoOffsetForPartitionError:
+                return []  # it looked before it was told where to begin
+            except OffsetOutOfRangeError as error:
+                await self._go_on_behind(error.args[0])
+                return []
+
+    async def _go_on_behind(self, positions: Mapping[TopicPartition, int]) -> None:
+        """Kafka has no records at these positions."""
+        starts = await self._open.beginning_offsets(positions)
+        ends = await self._open.end_offsets(positions)
+        for partition, position in positions.items():
+            if not self.owns(partition.partition) or (
+                await self._open.position(partition) != position
+            ):
+                continue  # it was told to read elsewhere since
+            if position > ends[partition]:
+                raise TransientError(
+                    f"partition {partition.partition} ends at {ends[partition]}, and was read up "
+                    f"to {position}: its topic was made anew, or a leader had not all records; "
+                    "start again"
+                )
+            lost = max(starts[partition] - position, 0)
+            if lost:
+                self._metrics.offsets_lost.inc(lost)
+                log.error(
+                    "retention removed %d records of partition %d before they were read; "
+                    "going on with the oldest that is left",
+                    lost,
+                    partition.partition,
+                )
+            start = max(position, starts[partition])
+            self._starts[partition] = max(self._starts.get(partition, start), start)
+            self._open.seek(partition, start)
 
     def rewind(self) -> None:
         """Read the assignment again from where it began. For a read in which it changed: what that
@@ -143,15 +186,16 @@ class Source(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has n
         self._metrics.paused.set(paused)
         log.warning("source paused: training is behind" if paused else "source resumed")
 
-    async def commit(self, offsets: Offsets) -> None:
-        """Commit; what belongs to a partition that is no longer ours is left to its owner."""
+    async def commit(self, offsets: Offsets) -> bool:
+        """Commit; what belongs to a partition that is no longer ours is left to its owner. False
+        where Kafka did not take it and may later."""
         ours = {
             TopicPartition(self._topic, partition): offset
             for partition, offset in offsets.items()
             if self.owns(partition)
         }
         if not ours:
-            return
+            return True
         try:
             await self._open.commit(ours)
         except (CommitFailedError, IllegalStateError) as error:
@@ -160,9 +204,11 @@ class Source(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has n
             log.warning("offsets were not committed: %s", error)
         except KafkaError as error:
             self._metrics.commits.labels("failed").inc()
-            log.warning("commit failed, a later one covers it: %s", error)
+            log.warning("commit failed, again soon: %s", error)
+            return False
         else:
             self._metrics.commits.labels("committed").inc()
+        return True
 
     async def committed(self, partition: Partition) -> Offset | None:
         """Of the group, as Kafka has it now; None where nothing was committed."""

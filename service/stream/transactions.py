@@ -34,7 +34,7 @@ from service.stream.once import (
     telling,
     transactional_id,
 )
-from service.stream.sink import MAX_REQUEST_BYTES, hand_over
+from service.stream.sink import MAX_REQUEST_BYTES, close, hand_over
 
 log = logging.getLogger(__name__)
 
@@ -315,15 +315,7 @@ class _Lane:
         ended = producer._txn_manager.wait_for_transaction_end()
         if ended is not None and ended.done() and not ended.cancelled():
             ended.exception()  # looked at, so that asyncio does not tell of it in the log
-        try:
-            async with asyncio.timeout(_STOP_WITHIN_S):
-                await producer.stop()
-        except TimeoutError:
-            # It waits for records that no broker takes.
-            sending = producer._sender.sender_task
-            if sending is not None:
-                sending.cancel()
-            await producer.client.close()
+        await close(producer, _STOP_WITHIN_S)
 
     async def _pause(self, seconds: float) -> None:
         """Raises AbandonedError once nobody is to wait any longer."""

@@ -32,11 +32,12 @@ def beginning(
 
     `applied` is the offset up to which histories were restored, 0 where they begin empty, `trained`
     that up to which the newest version was trained, 0 where none was. One past `end` is of another
-    topic of the same name: nothing is trained yet of this one. Only who `scores` reads for the
+    topic of the same name, of which nothing is trained yet, or of records that a new leader never
+    had: what comes in their place is answered. Only who `scores` reads for the
     sake of answers, and only who `trains` for that of training.
     """
     trained = Offset(0) if trained > end else trained
-    first = start if committed is None else committed
+    first = start if committed is None else min(committed, end)
     wanted = [applied]
     if scores:
         wanted.append(first)

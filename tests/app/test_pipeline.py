@@ -10,6 +10,7 @@ import numpy as np
 import orjson
 import pytest
 
+from service.app import pipeline
 from service.app.pipeline import Letters, Pipeline
 from service.domain import Erasure, ItemId, Offset, Offsets, Partition
 from service.errors import AbandonedError
@@ -40,6 +41,7 @@ class Batches:
         self.failure: BaseException | None = None
         self.stop = asyncio.Event()
         self.committed: list[Offsets] = []
+        self.refusals = 0  # of the first commits
         self._batches = list(batches)
 
     async def read(self, max_records: int, timeout_s: float) -> list[Record]:
@@ -48,8 +50,12 @@ class Batches:
             self.stop.set()
         return self._batches.pop(0)
 
-    async def commit(self, offsets: Offsets) -> None:
+    async def commit(self, offsets: Offsets) -> bool:
+        if self.refusals:
+            self.refusals -= 1
+            return False
         self.committed.append(offsets)
+        return True
 
     def pause(self, paused: bool) -> None: ...
 
@@ -174,6 +180,17 @@ def test_a_slow_dead_letter_does_not_let_later_recommendations_overtake(
     assert topics.sent == ["events/0/0", "events/0/2", "events/0/3"]
     assert topics.buried == 1
     assert source.committed[-1] == {PARTITION: 4}
+
+
+def test_what_kafka_did_not_take_is_committed_later(
+    slab: HistorySlab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where nothing more comes."""
+    monkeypatch.setattr(pipeline, "_COMMIT_EVERY_S", 0.0)
+    source = Batches([event(0), event(1)], [], [], [])
+    source.refusals = 1
+    run_to_the_end(source, Topics(letters_after=0), slab, tmp_path)
+    assert source.committed == [{PARTITION: 2}]
 
 
 def test_with_transactions_the_source_commits_nothing(slab: HistorySlab, tmp_path: Path) -> None:

@@ -33,10 +33,11 @@ _READ_WITHIN_S = 120.0
 # What was on its way to us when a process was killed arrives later; it was answered before.
 _ON_ITS_WAY_S = 0.5
 _COMPILED = Path(tempfile.gettempdir()) / f"headwater-faults-compiled-{os.getuid()}"
-_REMEMBERED = 256  # events a user: of those with more the last are compared
+_REMEMBERED = 2_048  # events a user, those of two hours: more than a fault's run has
 
 SETTINGS: Environment = {
     "HEADWATER_HISTORY__EVENTS": str(_REMEMBERED),
+    "HEADWATER_HISTORY__USERS": "256",
     "HEADWATER_TRAINER__PUBLISH_EVERY_S": "1",
     # So that a start goes on from a snapshot that is younger than the topic.
     "HEADWATER_STORAGE__SNAPSHOT_EVERY_S": "2",

@@ -11,6 +11,8 @@ from aiokafka.errors import (
     InvalidSessionTimeoutError,
     KafkaConnectionError,
     KafkaTimeoutError,
+    NoOffsetForPartitionError,
+    OffsetOutOfRangeError,
     TopicAuthorizationFailedError,
 )
 
@@ -30,6 +32,7 @@ class Consumer:
 
     def __init__(self) -> None:
         self.owned = {TopicPartition("events", 0), TopicPartition("events", 1)}
+        self.starts = dict.fromkeys(self.owned, 0)
         self.ends = dict.fromkeys(self.owned, 10)
         self.read = dict.fromkeys(self.owned, 0)
         self.faults: list[Exception] = []  # of the first requests
@@ -62,7 +65,7 @@ class Consumer:
         self, partitions: Iterable[TopicPartition]
     ) -> dict[TopicPartition, int]:
         self._fail()
-        return dict.fromkeys(partitions, 0)
+        return {partition: self.starts[partition] for partition in partitions}
 
     async def end_offsets(self, partitions: Iterable[TopicPartition]) -> dict[TopicPartition, int]:
         asked = list(partitions)
@@ -178,6 +181,50 @@ class TestLag:
             await made.on_partitions_assigned(list(consumer.owned))
 
         assert self.watched(consumer, then=rebalance) == {"0": 10}
+
+
+class TestWhatKafkaHasNoMore:
+    PLACE = TopicPartition("events", 0)
+
+    def read(self, consumer: Consumer, fault: Exception) -> Metrics:
+        """From offset 4 on, where the first read gives a fault."""
+        metrics = Metrics()
+
+        async def read() -> None:
+            made = a_source(metrics)
+            await made.start()
+            consumer.read[self.PLACE] = 4
+            consumer.faults = [fault]
+            assert await made.read(1, 0.0) == []
+            made.rewind()  # a rebalance does not go back to what is gone
+            assert await made.read(1, 0.0) == []
+
+        asyncio.run(read())
+        return metrics
+
+    def test_what_retention_removed_meanwhile_is_told(
+        self, consumer: Consumer, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        consumer.starts[self.PLACE] = 7
+        metrics = self.read(consumer, OffsetOutOfRangeError({self.PLACE: 4}))
+        assert metrics.offsets_lost._value.get() == 3
+        assert "retention removed 3 records of partition 0 before they were read" in caplog.text
+        assert consumer.read[self.PLACE] == 7
+
+    def test_what_is_read_elsewhere_by_now_is_nothing(self, consumer: Consumer) -> None:
+        consumer.starts[self.PLACE] = 3
+        metrics = self.read(consumer, OffsetOutOfRangeError({self.PLACE: 1}))
+        assert metrics.offsets_lost._value.get() == 0
+        assert consumer.read[self.PLACE] == 4
+
+    def test_a_log_that_ends_before_is_taken_up_anew(self, consumer: Consumer) -> None:
+        consumer.ends[self.PLACE] = 2
+        with pytest.raises(TransientError, match=r"ends at 2, and was read up to 4.*start again"):
+            self.read(consumer, OffsetOutOfRangeError({self.PLACE: 4}))
+
+    def test_before_it_is_told_where_to_begin_there_is_nothing(self, consumer: Consumer) -> None:
+        self.read(consumer, NoOffsetForPartitionError(self.PLACE))
+        assert consumer.read[self.PLACE] == 4
 
 
 class TestTransactions:

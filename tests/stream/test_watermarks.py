@@ -111,3 +111,8 @@ class TestBeginning:
 
     def test_of_a_topic_that_was_made_anew_nothing_is_trained(self) -> None:
         assert self.at(trained=Offset(101)).train_from == 10
+
+    def test_what_stands_in_place_of_records_that_are_gone_is_answered(self) -> None:
+        """A new leader had not all: the group has committed more than there is."""
+        found = self.at(committed=Offset(130), trained=Offset(120))
+        assert (found.answer_from, found.lost) == (100, 0)
