@@ -74,11 +74,17 @@ def event(value: bytes) -> None:
     """The value of a record of the events topic, read by two settings."""
     record = Record(0, 5, NOW_MS, b"user", value, ())
     for codec in (_PLAIN, _MAPPED):
+        erasure = codec.erasure(record)
+        if erasure is not None:
+            assert 0 < len(erasure.user_id) <= MAX_ID
+            assert erasure.user != NO_KEY
+            assert (erasure.partition, erasure.offset) == (0, 5)
         try:
             found = codec.decode(record, NOW_MS)
         except InvalidEventError as error:
             _check_refusal(record, error)
         else:
+            assert erasure is None
             _check_event(codec, record, found)
 
 

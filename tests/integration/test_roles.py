@@ -1,4 +1,4 @@
-"""Replicas that score share the partitions; one process trains for all of them."""
+"""Replicas share the partitions; one process trains for all; a member may come back as itself."""
 
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -96,3 +96,28 @@ def test_a_replica_waits_for_a_first_version(stream: Stream, tmp_path: Path) -> 
             result = tally(recommendations(stream, 20, WITHIN_S), expected)
         assert scorer.stop() == 0
     assert (result.missing, result.duplicates) == (0, 0)
+
+
+def test_a_member_with_an_instance_id_comes_back_to_its_partitions(
+    stream: Stream, tmp_path: Path
+) -> None:
+    def member(name: str) -> Service:
+        return Service(
+            stream,
+            tmp_path / name,
+            {
+                "HEADWATER_KAFKA__GROUP_INSTANCE_ID": name,
+                "HEADWATER_KAFKA__SESSION_TIMEOUT_S": "60",  # longer than a start takes
+            },
+        )
+
+    with member("one") as one:
+        with member("two") as two:
+            one.wait_for(lambda: owned(one) == owned(two) == 2, "halves", WITHIN_S)
+            rebalances = one.metric("headwater_rebalances_total")
+        with member("two") as two:
+            two.wait_for(lambda: owned(two) == 2, "its half", WITHIN_S)
+            expected = produce(stream, range(200))
+            result = tally(recommendations(stream, 200, WITHIN_S), expected)
+        assert one.metric("headwater_rebalances_total") == rebalances
+    assert (result.missing, result.unexpected, result.duplicates) == (0, 0, 0)
