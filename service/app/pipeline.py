@@ -85,7 +85,7 @@ class Pipeline:
         self._scoring_thread = scoring_thread
         self._transactions = transactions
         self._events = EventCodec(settings.events, settings.model.context)
-        self._duplicates = duplicates  # changes in the event loop alone
+        self._duplicates = duplicates  # changes under the source's lock alone
         self._recommendations = RecommendationCodec(settings.topics.events, settings.events.kinds)
         answered = settings.events.answered if settings.scores else ()
         self._answered_kinds = np.array([kind in answered for kind in settings.events.kinds])
