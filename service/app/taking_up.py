@@ -17,7 +17,7 @@ from service.state.features import keys_of
 from service.state.histories import HistorySlab
 from service.state.popularity import Popularity
 from service.state.snapshots import Snapshot, Snapshots
-from service.stream.source import Assigned
+from service.stream.source import Assigned, tell_removed
 from service.stream.watermarks import Beginning, beginning
 from service.trainer.holdout import remind, rows_from_tensors
 
@@ -152,10 +152,4 @@ class Taker:
             (found.unapplied, "in the histories of the snapshot"),
         ):
             if lost:
-                log.error(
-                    "retention removed %d records of partition %d before they were %s; "
-                    "going on with the oldest that is left",
-                    lost,
-                    partition,
-                    what,
-                )
+                tell_removed(lost, partition, what)

@@ -277,13 +277,7 @@ class Snapshots:
         manifest = snapshot.manifest
         if manifest.seen_sha256 is None:
             return None
-        try:
-            data = self._store.read(*self._at(manifest.partition), snapshot.name, SEEN_FILE)
-        except OSError as error:
-            raise DamagedSnapshotError(f"its event_ids cannot be read: {error}") from error
-        if hashlib.sha256(data).hexdigest() != manifest.seen_sha256:
-            raise DamagedSnapshotError("its event_ids are truncated or altered")
-        return load(data)
+        return load(self._read_checked(snapshot, SEEN_FILE, manifest.seen_sha256))
 
     def forget(self, partition: Partition) -> None:
         """Remove all snapshots of a partition."""
@@ -335,16 +329,17 @@ class Snapshots:
             yield self._translated(rest, base.manifest)
 
     def _read_parts(self, snapshot: Snapshot) -> Iterator[UserHistories]:
-        manifest = snapshot.manifest
-        at = (*self._at(manifest.partition), snapshot.name)
-        for place, record in enumerate(manifest.parts):
-            try:
-                data = self._store.read(*at, _part_name(place))
-            except OSError as error:
-                raise DamagedSnapshotError(f"part {place} cannot be read: {error}") from error
-            if hashlib.sha256(data).hexdigest() != record.sha256:
-                raise DamagedSnapshotError(f"part {place} is truncated or altered")
-            yield decode(data)
+        for place, record in enumerate(snapshot.manifest.parts):
+            yield decode(self._read_checked(snapshot, _part_name(place), record.sha256))
+
+    def _read_checked(self, snapshot: Snapshot, file: str, sha256: str) -> bytes:
+        try:
+            data = self._store.read(*self._at(snapshot.manifest.partition), snapshot.name, file)
+        except OSError as error:
+            raise DamagedSnapshotError(f"{file} cannot be read: {error}") from error
+        if hashlib.sha256(data).hexdigest() != sha256:
+            raise DamagedSnapshotError(f"{file} is truncated or altered")
+        return data
 
     def _translated(self, part: UserHistories, manifest: SnapshotManifest) -> UserHistories:
         """In the kinds and features of today's settings; events of unknown kinds are left out."""

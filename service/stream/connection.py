@@ -29,6 +29,8 @@ from service.settings import Delivery, KafkaSettings, SaslMechanism, SecurityPro
 from service.stream.tokens import token_provider
 
 _LOG_EVERY_S = 10.0
+_RETRY_FIRST_S = 0.2
+_RETRY_LAST_S = 10.0
 _ADVICE: tuple[tuple[tuple[type[KafkaError], ...], str], ...] = (
     (
         (
@@ -103,6 +105,15 @@ def is_passing(error: BaseException) -> bool:
     if isinstance(error, KafkaConnectionError | KafkaTimeoutError | TimeoutError):
         return True
     return isinstance(error, KafkaError) and bool(error.retriable)
+
+
+def retry_delays_s() -> Iterator[float]:
+    """Between one try of what we try without end and the next: each twice the one before, up to
+    a bound."""
+    delay_s = _RETRY_FIRST_S
+    while True:
+        yield delay_s
+        delay_s = min(delay_s * 2, _RETRY_LAST_S)
 
 
 def as_ours(error: BaseException, what: str) -> BaseException:

@@ -13,7 +13,7 @@ from service.errors import InvalidEventError
 from service.metrics import Metrics
 from service.settings import KafkaSettings, TopicsSettings
 from service.stream.codec import Header, Record
-from service.stream.connection import as_ours, client_arguments, is_passing, told
+from service.stream.connection import as_ours, client_arguments, is_passing, retry_delays_s, told
 from service.stream.dead_letters import DeadLetters, Outgoing, shortened
 
 log = logging.getLogger(__name__)
@@ -22,8 +22,6 @@ log = logging.getLogger(__name__)
 # default of 1 MB would refuse to dead-letter them.
 MAX_REQUEST_BYTES = 64 * 1024 * 1024
 _LINGER_MS = 2  # gathers the records of one scored batch; more would only add latency
-_RETRY_FIRST_S = 0.2
-_RETRY_LAST_S = 10.0
 _FLUSH_WITHIN_S = 5.0
 
 
@@ -108,33 +106,31 @@ class Sink:
         """Nothing is queued behind a record that was not: it would come before it. A queue is full
         for as long as its broker is away."""
         topic = message[0]
-        delay_s = _RETRY_FIRST_S
+        delays_s = retry_delays_s()
         while True:
             try:
                 return await queued(self._producers[topic], *message)
             except KafkaError as error:
                 if not is_passing(error):
                     return _failed(error)
+                delay_s = next(delays_s)
                 log.warning("no room for %s, again in %.1f s: %s", topic, delay_s, error)
             self._metrics.produced.labels(role, "retried").inc()
             await asyncio.sleep(delay_s)
-            delay_s = min(delay_s * 2, _RETRY_LAST_S)
 
     async def _insist(self, error: BaseException, message: Outgoing) -> None:
         """Send again until acknowledged. A send that timed out is unknown, not failed: the
         same record may then stand twice, with the same rec_id."""
         topic = message[0]
-        delay_s = _RETRY_FIRST_S
-        while True:
+        for delay_s in retry_delays_s():
             if isinstance(error, MessageSizeTooLargeError):
                 message = shortened(message, self._topics.dead_letter)
             elif not is_passing(error):
                 raise as_ours(error, f"write to topic {topic!r}") from None
             log.warning("produce to %s failed, again in %.1f s: %s", topic, delay_s, error)
             await asyncio.sleep(delay_s)
-            delay_s = min(delay_s * 2, _RETRY_LAST_S)
             try:
-                await (await hand_over(self._producers[topic], *message))
+                await (await queued(self._producers[topic], *message))
             except KafkaError as again:
                 error = again
             else:

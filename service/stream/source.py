@@ -156,12 +156,7 @@ class Source(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has n
             lost = max(starts[partition] - position, 0)
             if lost:
                 self._metrics.offsets_lost.inc(lost)
-                log.error(
-                    "retention removed %d records of partition %d before they were read; "
-                    "going on with the oldest that is left",
-                    lost,
-                    partition.partition,
-                )
+                tell_removed(lost, Partition(partition.partition), "read")
             start = max(position, starts[partition])
             self._starts[partition] = max(self._starts.get(partition, start), start)
             self._open.seek(partition, start)
@@ -281,6 +276,17 @@ class Source(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has n
         first = await self._on_assigned(begun)
         self._starts = {TopicPartition(self._topic, one): at for one, at in first.items()}
         self.rewind()
+
+
+def tell_removed(records: int, partition: Partition, what: str) -> None:
+    """Of records that retention removed before they were `what`."""
+    log.error(
+        "retention removed %d records of partition %d before they were %s; "
+        "going on with the oldest that is left",
+        records,
+        partition,
+        what,
+    )
 
 
 def records_of(fetched: Mapping[TopicPartition, list[Any]]) -> list[Record]:

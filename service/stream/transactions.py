@@ -22,7 +22,7 @@ from service.domain import Offset, Partition
 from service.errors import AbandonedError, TransientError
 from service.metrics import Metrics
 from service.settings import KafkaSettings, TopicsSettings
-from service.stream.connection import as_ours, client_arguments
+from service.stream.connection import as_ours, client_arguments, retry_delays_s
 from service.stream.dead_letters import DeadLetters, Outgoing, shortened
 from service.stream.once import (
     AfterFailure,
@@ -38,8 +38,6 @@ from service.stream.sink import MAX_REQUEST_BYTES, close, hand_over
 
 log = logging.getLogger(__name__)
 
-_RETRY_FIRST_S = 0.2
-_RETRY_LAST_S = 10.0
 # Of aiokafka's own retries. Kafka often asks for one while it verifies that a partition belongs
 # to the transaction or still ends the one before; aiokafka's default of 100 ms doubled p95.
 _BACKOFF_MS = 20
@@ -192,7 +190,7 @@ class _Lane:
         if self._committed is not None and after <= self._committed:
             return  # only histories were brought up to date
         records = self._records(shares)
-        delay_s, unexplained = _RETRY_FIRST_S, 0
+        delays_s, unexplained = retry_delays_s(), 0
         while True:
             started_s = time.monotonic()
             try:
@@ -224,6 +222,7 @@ class _Lane:
                             records[place] = shortened(records[place], self._topics.dead_letter)
                 case AfterFailure.AGAIN:
                     self._metrics.commits.labels("failed").inc()
+                    delay_s = next(delays_s)
                     log.warning(
                         "a transaction of partition %d failed, again in %.1f s: %r",
                         self._partition,
@@ -231,7 +230,6 @@ class _Lane:
                         error,
                     )
                     await self._pause(delay_s)
-                    delay_s = min(delay_s * 2, _RETRY_LAST_S)
         self._committed = after
         self._tell(shares, time.monotonic() - started_s)
 

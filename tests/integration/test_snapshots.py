@@ -83,11 +83,7 @@ def test_after_a_kill_only_what_followed_the_watermarks_is_read_again(
 ) -> None:
     with Service(stream, tmp_path, OFTEN) as service:
         expected = produce(stream, range(5 * USERS))
-        recommendations(stream, len(expected), WITHIN_S)
-        ends = next_offsets(expected)
-        service.wait_for(lambda: trained(service) == ends, "trained", WITHIN_S)
-        service.wait_for(lambda: snapshotted(service) == ends, "snapshots", WITHIN_S)
-        service.kill()
+        ends = kill_once_kept(service, stream, expected)
 
     with Service(stream, tmp_path, OFTEN) as service:
         begun = taken_up(service)
@@ -99,11 +95,7 @@ def test_a_repeat_of_what_came_before_a_kill_is_known(stream: Stream, tmp_path: 
     known = {**OFTEN, "HEADWATER_EVENTS__DEDUPLICATE": "1000"}
     with Service(stream, tmp_path, known) as service:
         first = produce(stream, range(2 * USERS))
-        recommendations(stream, len(first), WITHIN_S)
-        ends = next_offsets(first)
-        service.wait_for(lambda: trained(service) == ends, "trained", WITHIN_S)
-        service.wait_for(lambda: snapshotted(service) == ends, "snapshots", WITHIN_S)
-        service.kill()
+        kill_once_kept(service, stream, first)
 
     with Service(stream, tmp_path, known) as service:
         produce(stream, range(20))
@@ -115,6 +107,16 @@ def test_a_repeat_of_what_came_before_a_kill_is_known(stream: Stream, tmp_path: 
             WITHIN_S,
         )
     assert {one.rec_id for one in answers} == {*first, new}
+
+
+def kill_once_kept(service: Service, stream: Stream, rec_ids: list[str]) -> dict[int, int]:
+    """kill -9 when all of these are answered, in a version and in snapshots; where they end."""
+    recommendations(stream, len(rec_ids), WITHIN_S)
+    ends = next_offsets(rec_ids)
+    service.wait_for(lambda: trained(service) == ends, "trained", WITHIN_S)
+    service.wait_for(lambda: snapshotted(service) == ends, "snapshots", WITHIN_S)
+    service.kill()
+    return ends
 
 
 def trained(service: Service) -> dict[int, int]:

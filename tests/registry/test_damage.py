@@ -1,6 +1,5 @@
 """Wherever a version's files are cut off or altered, it is refused and the one before serves."""
 
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -18,25 +17,14 @@ from tests.registry.examples import (
     mark_of,
     publish,
 )
+from tests.storage.damage import Harm, cut, flipped, harmed
 
 FILES = [MANIFEST_FILE, WEIGHTS_FILE, VOCABULARY_FILE, TRAINER_FILE]
 
 
-def cut(data: bytes, at: int) -> bytes:
-    return data[:at]
-
-
-def flipped(data: bytes, at: int) -> bytes:
-    altered = bytearray(data)
-    altered[at] ^= 1 << at % 8
-    return bytes(altered)
-
-
 @pytest.mark.parametrize("name", FILES)
 @pytest.mark.parametrize("harm", [cut, flipped])
-def test_harm_at_every_hundredth_of_a_file_is_found(
-    tmp_path: Path, name: str, harm: Callable[[bytes, int], bytes]
-) -> None:
+def test_harm_at_every_hundredth_of_a_file_is_found(tmp_path: Path, name: str, harm: Harm) -> None:
     publish(a_registry(tmp_path), 1.0)
     a_registry(tmp_path).publish(
         an_artifact(2.0, rows=50),  # so that a hundredth of each file is a byte or more
@@ -50,8 +38,8 @@ def test_harm_at_every_hundredth_of_a_file_is_found(
     )
     file = file_of(tmp_path, 2, name)
     whole = file.read_bytes()
-    for at in sorted({len(whole) * hundredth // 100 for hundredth in range(100)}):
-        file.write_bytes(harm(whole, at))
+    for data in harmed(whole, harm):
+        file.write_bytes(data)
         registry = a_registry(tmp_path)
         with pytest.raises(DamagedVersionError, match="version 2"):
             registry.load(Version(2), with_trainer=True)

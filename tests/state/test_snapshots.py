@@ -28,6 +28,7 @@ from service.state.snapshots import (
 )
 from service.storage.store import Store
 from tests.state.examples import a_slab, append
+from tests.storage.damage import Harm, cut, flipped, harmed
 
 USERS, EVENTS = 8, 4
 TOPIC, GROUP = "events", "a group/of ours"
@@ -197,9 +198,9 @@ def test_removes_what_is_not_kept(slab: HistorySlab, tmp_path: Path) -> None:
     assert len(list((tmp_path / FOLDER / "00000").iterdir())) <= 2
 
 
-@pytest.mark.parametrize("cut", [True, False], ids=["truncated", "bit flipped"])
+@pytest.mark.parametrize("harm", [cut, flipped])
 def test_damage_anywhere_falls_back_to_the_one_before(
-    slab: HistorySlab, tmp_path: Path, cut: bool
+    slab: HistorySlab, tmp_path: Path, harm: Harm
 ) -> None:
     feed(slab, list(range(1, USERS + 1)), 1)
     write(tmp_path, slab, 9)
@@ -209,11 +210,8 @@ def test_damage_anywhere_falls_back_to_the_one_before(
     folder = tmp_path / FOLDER / "00000" / newest.name
     for file in folder.iterdir():
         whole = file.read_bytes()
-        for percent in range(100):
-            place = len(whole) * percent // 100
-            damaged = bytearray(whole)
-            damaged[place] ^= 1 << percent % 8
-            file.write_bytes(whole[:place] if cut else bytes(damaged))
+        for data in harmed(whole, harm):
+            file.write_bytes(data)
             with closing(a_slab(USERS, EVENTS)) as restored:
                 found = a_store(tmp_path).restore(restored, END)
                 assert found is not None
@@ -244,18 +242,15 @@ class TestEventIdsThatCameLast:
     def test_may_be_none(self, slab: HistorySlab, tmp_path: Path) -> None:
         assert a_store(tmp_path).seen(write(tmp_path, slab, 5)) is None
 
-    @pytest.mark.parametrize("cut", [True, False], ids=["truncated", "bit flipped"])
+    @pytest.mark.parametrize("harm", [cut, flipped])
     def test_damaged_anywhere_they_are_refused(
-        self, slab: HistorySlab, tmp_path: Path, cut: bool
+        self, slab: HistorySlab, tmp_path: Path, harm: Harm
     ) -> None:
         written = self.snapshot(tmp_path, slab)
         file = tmp_path / FOLDER / "00000" / written.name / SEEN_FILE
         whole = file.read_bytes()
-        for percent in range(100):
-            place = len(whole) * percent // 100
-            damaged = bytearray(whole)
-            damaged[place] ^= 1 << percent % 8
-            file.write_bytes(whole[:place] if cut else bytes(damaged))
+        for data in harmed(whole, harm):
+            file.write_bytes(data)
             with pytest.raises(DamagedSnapshotError):
                 a_store(tmp_path).seen(written)
         file.unlink()

@@ -25,7 +25,7 @@ from service.errors import (
 )
 from service.metrics import Metrics
 from service.settings import KafkaSettings, PrivacySettings, TopicsSettings
-from service.stream import sink
+from service.stream import connection, sink
 from service.stream.codec import Header
 from service.stream.dead_letters import DeadLetters
 from service.stream.sink import Sink
@@ -76,7 +76,7 @@ class Broker:
 
 @pytest.fixture(autouse=True)
 def _no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sink, "_RETRY_FIRST_S", 0.0)
+    monkeypatch.setattr(connection, "_RETRY_FIRST_S", 0.0)
 
 
 def a_sink(metrics: Metrics) -> Sink:

@@ -26,7 +26,7 @@ from service.errors import (
 )
 from service.metrics import Metrics
 from service.settings import KafkaSettings, PrivacySettings, TopicsSettings
-from service.stream import transactions
+from service.stream import connection, transactions
 from service.stream.codec import Header
 from service.stream.dead_letters import DeadLetters
 from service.stream.once import Message, Share
@@ -147,7 +147,7 @@ class Producer:
 def kafka(monkeypatch: pytest.MonkeyPatch) -> Iterator[Kafka]:
     made = Kafka()
     monkeypatch.setattr(transactions, "AIOKafkaProducer", made.producer)
-    monkeypatch.setattr(transactions, "_RETRY_FIRST_S", 0.0)
+    monkeypatch.setattr(connection, "_RETRY_FIRST_S", 0.0)
     monkeypatch.setattr(transactions, "_YIELD_SESSIONS", 0.001)
     yield made
     assert all(one.stopped for one in made.made)
