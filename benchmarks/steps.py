@@ -55,6 +55,8 @@ def timed_steps(
     for _ in range(steps):
         started_s = time.perf_counter()
         train_step(challenger, batch, temperature=0.1, settings=settings)
+        if batch.item.is_cuda:
+            torch.cuda.synchronize()
         found.append((time.perf_counter() - started_s) * 1000)
     return found
 
@@ -66,7 +68,7 @@ def a_batch(challenger: Challenger, items: int, length: int = 50) -> Packed:
     lengths = random.integers(2, 10, _SEQUENCES)
     rows[np.arange(length + 1) >= lengths[:, None]] = 0
     together = challenger.model.backbone.packs
-    return pack(rows, rows != 0, length, torch.device("cpu"), together=together)
+    return pack(rows, rows != 0, length, challenger.model.device, together=together)
 
 
 def _challenger(items: int, settings: TrainerSettings) -> Challenger:

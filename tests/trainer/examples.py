@@ -15,7 +15,6 @@ from service.domain import (
     Partition,
     UserId,
     item_key,
-    no_codes,
     user_key,
 )
 from service.settings import (
@@ -127,7 +126,8 @@ class Stream:
         offset = np.arange(self.events, self.events + count, dtype=np.int64)
         self.events += count
         time = (offset - late_s) * 1000
-        codes = no_codes(count) if codes is None else codes
+        if codes is None:
+            codes = np.zeros((count, len(self.slab.address.features)), np.int32)
         slot, ordinal = self.slab.append(user, item, kind, time, offset, kind != IMPRESSION, codes)
         return MicroBatch(
             partition=np.full(count, PARTITION, np.int32),

@@ -2,29 +2,38 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from torch.nn import functional
 
+from service.model.item_tower import Described, Source
 from service.settings import KeepSettings
 from service.trainer.anchor import Anchor
 from service.trainer.challenger import Challenger
 from service.trainer.packing import Packed
 from service.trainer.step import train_step
-from tests.trainer.examples import a_challenger, known, packed, small_settings
+from tests.trainer.examples import CPU, known, packed, small_settings
 
 SETTINGS = small_settings()
 OLD = [[1, 2, 3, 4], [5, 6, 7, 8]]
 NEW = [[1, 5, 2, 6], [3, 7, 4, 8]]
 
 
-def a_champion() -> Challenger:
+def a_champion(described: Described | None = None) -> Challenger:
     """One that has learned the old sequences."""
     torch.manual_seed(0)
-    challenger = a_challenger(SETTINGS, items=9)
+    challenger = Challenger.new(SETTINGS.model, SETTINGS.trainer, CPU, described)
+    challenger.learn_items([known(number) for number in range(9)])
     for _ in range(30):
         train_step(challenger, packed(*OLD), temperature=0.1, settings=SETTINGS.trainer)
     return challenger
+
+
+def described_items() -> Described:
+    frozen = np.random.default_rng(0).normal(size=(9, 3)).astype(np.float32)
+    items = tuple(known(number) for number in range(9))
+    return Described((Source("image", 3),), items, frozen, np.arange(1, 10)[:, None])
 
 
 def anchored(challenger: Challenger, **keep: float) -> Anchor:
@@ -110,3 +119,16 @@ def test_items_that_the_champion_does_not_know_are_left_out() -> None:
     loss = train_step(challenger, batch, temperature=0.1, settings=SETTINGS.trainer, anchor=anchor)
     assert loss > 0
     assert challenger.is_finite()
+
+
+def test_weights_are_held_beside_a_tower_too() -> None:
+    """The champion has none: what it added stands in its item vectors."""
+    found = {}
+    for name, keep in (("free", {}), ("l2", {"l2": 10.0})):
+        challenger = a_champion(described_items())
+        anchor = anchored(challenger, **keep)
+        teach(challenger, anchor if keep else None)
+        with torch.no_grad():
+            table = challenger.model.table(10)
+            found[name] = float((table - anchor.model.table(10)).square().sum())
+    assert found["l2"] < found["free"] / 2
