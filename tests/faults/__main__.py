@@ -41,7 +41,7 @@ def play(fault: Fault, seeds: int) -> Result:
         try:
             with (
                 small_disk(Path(folder) / "storage", fault.disk_mb),
-                Run(kafka, Path(folder), fault.settings) as run,
+                Run(kafka, Path(folder), fault.settings, again=fault.again) as run,
             ):
                 for number in range(fault.strikes(seeds)):
                     strike, missed = strike_once(fault, run, number)

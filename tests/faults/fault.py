@@ -28,4 +28,5 @@ class Fault:
     # Nothing may come twice either: nobody crashed, or output is exactly-once.
     once: bool = False
     kafka: Callable[[], Kafka] = ProxiedKafka
+    again: bool = True  # some events come again
     disk_mb: int | None = None  # the storage is a disk of its own of that size, which takes root

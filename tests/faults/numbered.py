@@ -1,4 +1,7 @@
-"""Numbered events at a known rate, for as long as it takes, by a client that is not aiokafka."""
+"""Numbered events at a known rate, for as long as it takes, by a client that is not aiokafka.
+
+Among them, as in any stream, are records that are no events and events that come again.
+"""
 
 import json
 import threading
@@ -8,18 +11,22 @@ from typing import Self
 
 from confluent_kafka import KafkaError, Message, Producer
 
-from tests.integration.traffic import event
+from tests.integration.traffic import USERS, event
 
 _BEHIND_S = 1.0  # a rate that was missed for longer is not made up for
 _FLUSH_WITHIN_S = 120.0
 _POLL_S = 0.005
+# So often, in numbers, a record is broken off, and an event is one that was sent before.
+_BROKEN_EVERY = 29
+_AGAIN_EVERY = 31
 
 Place = tuple[int, int]  # partition and offset
 
 
 @dataclass(frozen=True, slots=True)
 class Sent:
-    """An event that Kafka has acknowledged; times of the monotonic clock."""
+    """An event, sent for the first time, that Kafka has acknowledged; times of the monotonic
+    clock."""
 
     number: int
     place: Place
@@ -41,9 +48,11 @@ def client_settings(bootstrap: str) -> dict[str, str | int | float | bool]:
 class Producing:
     """Produces from the moment of its start to that of `finish`."""
 
-    def __init__(self, bootstrap: str, topic: str, per_s: float) -> None:
+    def __init__(self, bootstrap: str, topic: str, per_s: float, *, again: bool = True) -> None:
+        """With `again`, some events come again."""
         self._topic = topic
         self._per_s = per_s
+        self._again = again
         self._producer = Producer(
             client_settings(bootstrap)
             | {
@@ -99,7 +108,9 @@ class Producing:
             self._producer.poll(0)
 
     def _send(self, number: int) -> None:
-        one = event(number)
+        broken, again = _is_broken(number), self._again and _comes_again(number)
+        one = event(number - USERS if again else number)  # of the same user
+        value = json.dumps(one).encode()
         produced_s = time.monotonic()
 
         def acknowledged(error: KafkaError | None, message: Message) -> None:
@@ -107,11 +118,27 @@ class Producing:
                 self._failed = error
                 return
             place = (message.partition() or 0, message.offset() or 0)
-            self.sent.append(Sent(number, place, produced_s, time.monotonic()))
+            if not broken and not again:
+                self.sent.append(Sent(number, place, produced_s, time.monotonic()))
 
         self._producer.produce(
             self._topic,
-            json.dumps(one).encode(),
+            value[: len(value) // 2] if broken else value,
             key=str(one["user_id"]).encode(),
             on_delivery=acknowledged,
         )
+
+
+def _is_broken(number: int) -> bool:
+    return number % _BROKEN_EVERY == _BROKEN_EVERY - 1
+
+
+def _comes_again(number: int) -> bool:
+    """Whether an event of the same user comes again in its place: one that was sent whole."""
+    return (
+        number % _AGAIN_EVERY == _AGAIN_EVERY - 1
+        and number >= USERS
+        and not _is_broken(number)
+        and not _is_broken(number - USERS)
+        and not _comes_again(number - USERS)
+    )

@@ -73,13 +73,22 @@ class Teaching:
     untaught: int  # events that are in no range
 
 
+def counted(log: Iterable[Logged]) -> list[Logged]:
+    """The events that count, by place: of those with the same `event_id` in a partition, which the
+    service tells apart by more offsets than a run has, the first."""
+    first: dict[tuple[int, str], Logged] = {}
+    for one in sorted(log, key=lambda one: one.place):
+        if one.event_id is not None:
+            first.setdefault((one.partition, one.event_id), one)
+    return list(first.values())
+
+
 def histories(log: Iterable[Logged]) -> dict[int, list[Logged]]:
     """Every user's events in order, by the key that the service knows them by."""
     expected: dict[int, list[Logged]] = defaultdict(list)
-    for event in log:
-        if event.event_id is not None:
-            expected[user_key(UserId(event.user_id))].append(event)
-    return {user: sorted(own, key=lambda one: one.place) for user, own in expected.items()}
+    for event in counted(log):
+        expected[user_key(UserId(event.user_id))].append(event)
+    return expected
 
 
 def judge_output(
@@ -89,7 +98,8 @@ def judge_output(
     events = {one.place: one for one in log}
     answered = {one.of for one in answers}
     buried = set(buried)
-    lost = [one for one in log if one.place not in (buried if one.event_id is None else answered)]
+    unanswered = {one.place for one in counted(log)} - answered
+    unburied = {one.place for one in log if one.event_id is None} - buried
     ids = Counter(one.rec_id for one in answers)
     by_event: dict[str, set[str]] = defaultdict(set)
     for one in answers:
@@ -97,7 +107,7 @@ def judge_output(
             by_event[one.event_id].add(one.rec_id)
     known = {place: event.event_id for place, event in events.items()}
     return Output(
-        lost=len(lost),
+        lost=len(unanswered) + len(unburied),
         duplicates=sum(count - 1 for count in ids.values()),
         duplicates_other_rec_id=sum(len(rec_ids) - 1 for rec_ids in by_event.values()),
         strangers=sum(known.get(one.of, "") != one.event_id for one in answers),
@@ -141,9 +151,8 @@ def judge_histories(
 def judge_teaching(log: Iterable[Logged], ranges: Iterable[Range]) -> Teaching:
     """`ranges` of the newest version and all its ancestors, which had time to hold every event."""
     events: dict[int, list[int]] = defaultdict(list)
-    for event in log:
-        if event.event_id is not None:
-            events[event.partition].append(event.offset)
+    for event in counted(log):
+        events[event.partition].append(event.offset)
     times: Counter[Place] = Counter()
     miscounted = 0
     for one in ranges:

@@ -77,7 +77,15 @@ class Judged:
 class Run:
     """A service, its input and its output, from the first event to the verdict."""
 
-    def __init__(self, kafka: Kafka, folder: Path, more: Environment | None = None) -> None:
+    def __init__(
+        self,
+        kafka: Kafka,
+        folder: Path,
+        more: Environment | None = None,
+        *,
+        again: bool = True,
+    ) -> None:
+        """With `again`, some events come again."""
         self.cluster = kafka
         self.bootstrap = kafka.bootstrap
         self.stream: Stream = make_stream(kafka.bootstrap, replicas=kafka.replicas)
@@ -96,14 +104,15 @@ class Run:
         }
         self._open = ExitStack()
         self.service = self._new_service()
-        self.producing = Producing(kafka.bootstrap, self.stream.events, PER_S)
+        self.start_s = 0.0  # until it was ready, the last time
+        self.producing = Producing(kafka.bootstrap, self.stream.events, PER_S, again=again)
         self.tail = Tail(kafka.bootstrap, self.stream.recommendations)
 
     def __enter__(self) -> Self:
         try:
             self._open.enter_context(self.tail)
             self._open.callback(self._end_service)
-            self.service.__enter__()
+            self._enter_service()
             self._open.enter_context(self.producing)
             self.wait(lambda: self.newest() > 1, "version", _WARM_WITHIN_S)
         except BaseException:
@@ -116,6 +125,11 @@ class Run:
 
     def _new_service(self) -> Service:
         return Service(self.stream, self._folder, self._more, "tests.faults.serve", _START_WITHIN_S)
+
+    def _enter_service(self) -> None:
+        started_s = time.monotonic()
+        self.service.__enter__()
+        self.start_s = time.monotonic() - started_s
 
     def _end_service(self) -> None:
         if self.service.running.poll() is None:
@@ -134,7 +148,12 @@ class Run:
     def restart(self) -> None:
         """Once the service has ended. Returns when it is ready."""
         self.service = self._new_service()
-        self.service.__enter__()
+        self._enter_service()
+
+    def start(self) -> None:
+        """Once the service has ended. Returns before it is ready."""
+        self.service = self._new_service()
+        self.service.start()
 
     def newest(self) -> int:
         return lineage.newest_number(self.storage)

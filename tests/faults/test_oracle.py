@@ -84,6 +84,40 @@ class TestOutput:
         assert judge_output(LOG, answers(1, 0, 2, 4), [(0, 3)]) == WELL  # of different users
 
 
+class TestEventsThatComeAgain:
+    """An event stands in the log once more; only the first counts."""
+
+    LOG = (*LOG, Logged(0, 5, "a", "ann", "x"))
+
+    def test_one_answer_is_due(self) -> None:
+        assert judge_output(self.LOG, answers(0, 1, 2, 4), [(0, 3)]) == WELL
+
+    def test_an_answer_to_the_second_is_one_under_another_rec_id(self) -> None:
+        good = answers(0, 1, 2, 4)
+        again = replace(good[0], rec_id="events/0/5", of=(0, 5), offset=5)
+        told = judge_output(self.LOG, [*good, again], [(0, 3)])
+        assert told == replace(WELL, duplicates_other_rec_id=1)
+
+    def test_an_answer_to_the_second_alone_does_not_do(self) -> None:
+        good = answers(0, 1, 2, 4)
+        again = replace(good[0], rec_id="events/0/5", of=(0, 5), offset=5)
+        assert judge_output(self.LOG, [*good[1:], again], [(0, 3)]).lost == 1
+
+    def test_in_a_history_it_is_one_too_many(self) -> None:
+        right = found("ann", 0, 2, 4) | found("ben", 1)
+        assert judge_histories(self.LOG, right, remembered=64) == Histories(0, 0)
+        twice = right | {user_key(UserId("ann")): Found((0, 2, 4, 5), ())}
+        assert judge_histories(self.LOG, twice, remembered=64).applied_twice == 1
+
+    def test_it_is_not_to_be_taught(self) -> None:
+        assert judge_teaching(self.LOG, [Range(0, 0, 6, 4)]) == Teaching(0, 0)
+        assert judge_teaching(self.LOG, [Range(0, 0, 6, 5)]) == Teaching(1, 0)
+
+    def test_in_another_partition_it_is_another_event(self) -> None:
+        log = [Logged(0, 0, "a", "ann", "x"), Logged(1, 0, "a", "ann", "x")]
+        assert judge_output(log, answers(0), []).lost == 1
+
+
 class TestHistories:
     def test_nothing_is_wrong_with_each_event_once_in_order(self) -> None:
         right = found("ann", 0, 2, 4) | found("ben", 1)

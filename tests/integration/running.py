@@ -109,7 +109,8 @@ class Service:
         self._port: int | None = None
         self._ended = False  # on a test's word
 
-    def __enter__(self) -> Self:
+    def start(self) -> None:
+        """Returns before it is ready."""
         with self.log.open("wb") as log:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", self._program, "serve"],
@@ -119,6 +120,9 @@ class Service:
                 stdout=log,
                 stderr=subprocess.STDOUT,
             )
+
+    def __enter__(self) -> Self:
+        self.start()
         try:
             self.wait_for(self.is_ready, "ready", self._start_within_s)
         except BaseException:

@@ -15,7 +15,7 @@ from service.domain import Recommendation
 from service.settings import KafkaSettings, TopicsSettings
 from service.stream.topics import create_topics
 
-_USERS = 211
+USERS = 211
 _ITEMS = 97
 _PACE = 50  # events between two looks at the clock
 _MAX_REQUEST_BYTES = 64 * 1024 * 1024  # our own limit; Kafka's hold for what is compressed
@@ -99,10 +99,10 @@ def make_stream(bootstrap: str, partitions: int = 4, replicas: int = 1) -> Strea
 
 def event(number: int) -> dict[str, str | int]:
     """Users walk along the items one by one, which is easy to learn."""
-    user = number % _USERS
+    user = number % USERS
     return {
         "user_id": f"user-{user}",
-        "item_id": f"item-{(user * 7 + number // _USERS) % _ITEMS}",
+        "item_id": f"item-{(user * 7 + number // USERS) % _ITEMS}",
         "event": "view",
         "timestamp": time.time_ns() // 1_000_000,
         "event_id": f"event-{number}",

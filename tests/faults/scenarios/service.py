@@ -29,6 +29,18 @@ def killed_at(run: Run, chance: random.Random, *, point: str, blow: Blow, passes
     return _risen(run, struck.at_s, at_point=True)
 
 
+def killed_in_recovery(run: Run, chance: random.Random) -> Strike:
+    """And twice more, at any moment from the next start until it is just ready."""
+    run.flow(chance.uniform(0.5, 3.0))
+    at_s = time.monotonic()
+    run.service.kill()
+    for _ in range(2):
+        run.start()
+        run.flow(chance.uniform(0.0, 1.1 * run.start_s))
+        run.service.kill()
+    return _risen(run, at_s)
+
+
 def terminated(run: Run, chance: random.Random) -> Strike:
     """SIGTERM: it drains, commits and ends with 0. Nothing may come twice after that."""
     run.flow(chance.uniform(0.2, 2.0))
@@ -82,6 +94,11 @@ FAULTS = [
             partial(killed_at, point=point, blow=Blow.KILL, passes=10),
         )
         for point, when in _COMMIT.items()
+    ),
+    Fault(
+        "kill-recovering",
+        "kill -9 of the service, and twice more while it recovers",
+        killed_in_recovery,
     ),
     Fault(
         "exactly-once-kill",

@@ -145,7 +145,12 @@ def clock_jumps(run: Run, chance: random.Random) -> Strike:
 FAULTS = [
     Fault("output-refuses", "the recommendations topic refuses every record", output_refuses),
     Fault("dead-letter-refuses", "the dead-letter topic refuses a record", dead_letters_refuse),
-    Fault("retention", "retention removes events before they are answered", overrun),
+    Fault(
+        "retention",
+        "retention removes events before they are answered",
+        overrun,
+        again=False,  # where the first of two is gone, the second counts
+    ),
     Fault(
         "clock",
         "the service's wall clock is an hour off for 10 s",
