@@ -1,12 +1,21 @@
 """Wherever a version's files are cut off or altered, it is refused and the one before serves."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
 from service.domain import Version
 from service.errors import DamagedVersionError
-from service.registry.artifact import TRAINER_FILE, VOCABULARY_FILE, WEIGHTS_FILE
+from service.registry.artifact import (
+    DESCRIBED_FILE,
+    FROZEN_FILE,
+    TRAINER_FILE,
+    VOCABULARY_FILE,
+    WEIGHTS_FILE,
+    Artifact,
+)
 from service.registry.manifest import MANIFEST_FILE, Origin
 from tests.registry.examples import (
     MODEL,
@@ -19,7 +28,25 @@ from tests.registry.examples import (
 )
 from tests.storage.damage import Harm, cut, flipped, harmed
 
-FILES = [MANIFEST_FILE, WEIGHTS_FILE, VOCABULARY_FILE, TRAINER_FILE]
+FILES = [
+    MANIFEST_FILE,
+    WEIGHTS_FILE,
+    FROZEN_FILE,
+    VOCABULARY_FILE,
+    DESCRIBED_FILE,
+    TRAINER_FILE,
+]
+
+
+def a_large_artifact(mark: float) -> Artifact:
+    """With every file, and a hundredth of each is a byte or more."""
+    artifact = an_artifact(mark, rows=50)
+    return replace(
+        artifact,
+        weights={**artifact.weights, "body": torch.full((50,), mark)},
+        frozen=frozenset({"body"}),
+        described={"frozen": torch.full((50, 3), mark)},
+    )
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -27,7 +54,7 @@ FILES = [MANIFEST_FILE, WEIGHTS_FILE, VOCABULARY_FILE, TRAINER_FILE]
 def test_harm_at_every_hundredth_of_a_file_is_found(tmp_path: Path, name: str, harm: Harm) -> None:
     publish(a_registry(tmp_path), 1.0)
     a_registry(tmp_path).publish(
-        an_artifact(2.0, rows=50),  # so that a hundredth of each file is a byte or more
+        a_large_artifact(2.0),
         parent=Version(1),
         origin=Origin.TRAINED,
         trained_through={},

@@ -223,6 +223,27 @@ def test_damage_anywhere_falls_back_to_the_one_before(
         assert histories(restored) == histories(slab)
 
 
+@pytest.mark.parametrize("harm", [cut, flipped])
+def test_damage_anywhere_in_a_base_takes_its_delta_along(
+    slab: HistorySlab, tmp_path: Path, harm: Harm
+) -> None:
+    feed(slab, list(range(1, USERS + 1)), 1)
+    base = write(tmp_path, slab, 9)
+    feed(slab, [3, 4, 5], 9)
+    write(tmp_path, slab, 12)
+    for file in (tmp_path / FOLDER / "00000" / base.name).iterdir():
+        whole = file.read_bytes()
+        for data in harmed(whole, harm):
+            file.write_bytes(data)
+            with closing(a_slab(USERS, EVENTS)) as restored:
+                assert a_store(tmp_path).restore(restored, END) is None
+                assert (restored.used, restored.applied) == (0, 0)
+        file.write_bytes(whole)
+    with closing(a_slab(USERS, EVENTS)) as restored:
+        assert a_store(tmp_path).restore(restored, END) is not None
+        assert histories(restored) == histories(slab)
+
+
 class TestEventIdsThatCameLast:
     SEEN: ClassVar = {"hash": np.array([7, -8]), "offset": np.array([3, 4])}
 
