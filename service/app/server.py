@@ -15,7 +15,7 @@ from service.admin.server import AdminServer, Health
 from service.app.catalogue_feed import CatalogueFeed
 from service.app.pipeline import Pipeline
 from service.app.serving import Serving, first_servable
-from service.app.snapshotter import Snapshotter, in_the_background, snapshots_of
+from service.app.snapshotter import Snapshotter, snapshots_of
 from service.app.taking_up import Taker
 from service.app.training_curves import TrainingCurves
 from service.app.training_metrics import record
@@ -103,7 +103,6 @@ class Server:
         self._catalogue = CatalogueFeed(settings, self._metrics, self._sink, self._trainer)
         self._scoring_thread = ThreadPoolExecutor(1, "scoring")
         self._loading_thread = ThreadPoolExecutor(1, "loading")
-        self._snapshot_thread = ThreadPoolExecutor(1, "snapshots", initializer=in_the_background)
         snapshots = snapshots_of(settings)
         self._snapshotter = Snapshotter(
             snapshots,
@@ -111,7 +110,6 @@ class Server:
             self._metrics,
             self._slabs,
             self._duplicates,
-            self._snapshot_thread,
         )
         self._taker = Taker(
             settings, self._metrics, snapshots, self._popularity, self._memory, self._duplicates
@@ -278,7 +276,7 @@ class Server:
         await asyncio.to_thread(self._trainer.stop)
         await self._snapshotter.settle()
         self._release(list(self._slabs))
-        for thread in (self._scoring_thread, self._loading_thread, self._snapshot_thread):
+        for thread in (self._scoring_thread, self._loading_thread):
             thread.shutdown()
         self._admin.stop()
         await asyncio.to_thread(self._tracker.close)

@@ -1,15 +1,15 @@
 """Writes state snapshots beside the pipeline, which does not wait for them."""
 
 import asyncio
+import contextlib
 import logging
 import os
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
-from concurrent.futures import Executor
+from collections.abc import Callable, Mapping, Sequence
 
-from service.domain import Offsets, Partition
+from service.domain import Offset, Offsets, Partition
 from service.metrics import Metrics
 from service.settings import Settings
 from service.state.duplicates import Arrays, Duplicates
@@ -25,6 +25,8 @@ _NICE = 10
 ERASED_WITHIN_S = 5.0
 # When partitions are given up the next owner, or who stops us, waits for it.
 _LAST_WITHIN_S = 5.0
+# A call of the storage that takes longer, once it is to end, may never return.
+_SETTLED_WITHIN_S = 30.0
 
 
 def snapshots_of(settings: Settings) -> Snapshots:
@@ -47,7 +49,8 @@ def in_the_background() -> None:
 
 
 class Snapshotter:
-    """One snapshot at a time, of all partitions one after the other, in a thread."""
+    """One snapshot at a time, of all partitions one after the other, in a thread of its own: one
+    that hangs in the storage holds up nobody."""
 
     def __init__(
         self,
@@ -56,15 +59,13 @@ class Snapshotter:
         metrics: Metrics,
         slabs: Mapping[Partition, HistorySlab],
         duplicates: Duplicates,
-        thread: Executor,
     ) -> None:
-        """`slabs` are those at hand; they and `snapshots` are others' only after `settle`."""
+        """`slabs` are those at hand; they are others' only after `settle`."""
         self._snapshots = snapshots
         self._every_s = every_s
         self._metrics = metrics
         self._slabs = slabs
         self._duplicates = duplicates
-        self._thread = thread
         self._cancel = threading.Event()
         self._writing: asyncio.Future[None] | None = None
 
@@ -86,32 +87,57 @@ class Snapshotter:
 
     async def last(self, applied: Offsets) -> None:
         """Once more, before the slabs go; given up where it takes too long. Under the lock."""
-        await self.settle()
-        if self._every_s is not None:
+        if await self.settle() and self._every_s is not None:
             await asyncio.wait([self._start(applied)], timeout=_LAST_WITHIN_S)
             await self.settle()
 
-    async def settle(self) -> None:
-        """End what is under way: after this nobody reads the slabs."""
-        if self._writing is not None:
-            self._cancel.set()
-            await asyncio.wait([self._writing])
-            self._cancel.clear()
+    async def settle(self) -> bool:
+        """End what is under way: after this nobody reads the slabs. False where the storage does
+        not answer: its thread is left behind, and touches nothing once it returns."""
+        writing, self._writing = self._writing, None
+        if writing is None:
+            return True
+        self._cancel.set()
+        done, _ = await asyncio.wait([writing], timeout=_SETTLED_WITHIN_S)
+        if not done:
+            log.error("storage of snapshots does not answer: going on without the last one")
+            writing.set_result(None)
+        return bool(done)
 
     def _start(self, applied: Offsets) -> asyncio.Future[None]:
         loop = asyncio.get_running_loop()
+        cancel, writing = threading.Event(), loop.create_future()
+        due = [(self._slabs[partition], offset) for partition, offset in applied.items()]
         seen = self._duplicates.dump()
-        self._writing = loop.run_in_executor(self._thread, self._write, applied, seen)
-        return self._writing
 
-    def _write(self, applied: Offsets, seen: Mapping[Partition, Arrays]) -> None:
-        """In the thread. What fails is told, and tried again next time."""
-        for partition, offset in applied.items():
-            started_s = time.monotonic()
+        def end() -> None:
+            if not writing.done():
+                writing.set_result(None)
+
+        def write() -> None:
+            in_the_background()
             try:
-                written = self._snapshots.write(
-                    self._slabs[partition], offset, self._cancel, seen.get(partition)
-                )
+                self._write(due, seen, cancel)
+            finally:
+                with contextlib.suppress(RuntimeError):  # the loop may have ended without it
+                    loop.call_soon_threadsafe(end)
+
+        # The end of the process does not wait for a daemon.
+        threading.Thread(target=write, name="snapshots", daemon=True).start()
+        self._cancel, self._writing = cancel, writing
+        return writing
+
+    def _write(
+        self,
+        due: Sequence[tuple[HistorySlab, Offset]],
+        seen: Mapping[Partition, Arrays],
+        cancel: threading.Event,
+    ) -> None:
+        """In the thread. What fails is told, and tried again next time."""
+        for slab, offset in due:
+            partition, started_s = slab.address.partition, time.monotonic()
+            try:
+                written = self._snapshots.write(slab, offset, cancel, seen.get(partition))
             except SnapshotCancelledError:
                 return
             # Storage clients raise what they like, and serving does not depend on it.

@@ -173,6 +173,7 @@ class Snapshots:
         erased = {user: at for user, at in slab.erased.copy().items() if at < applied}
         found = self._intact(partition)
         held = self._holding(found, erased, cancel) if erased else []
+        _heed(cancel)
         newest = found[-1] if found else None
         if newest is not None and newest.manifest.offset == applied and newest.name not in held:
             self._clean(partition, found, erased, slab)
@@ -216,8 +217,7 @@ class Snapshots:
         for one in found:
             try:
                 for part in self._read_parts(one):
-                    if cancel.is_set():
-                        raise SnapshotCancelledError
+                    _heed(cancel)
                     if holds_erased(part, erased):
                         held.append(one.name)
                         break
@@ -295,8 +295,7 @@ class Snapshots:
         for start in range(0, len(slots), _PART_USERS):
             copies = []
             for at in range(start, min(start + _PART_USERS, len(slots)), _COPY_USERS):
-                if cancel.is_set():
-                    raise SnapshotCancelledError
+                _heed(cancel)
                 copies.append(slab.copied(slots[at : at + _COPY_USERS], applied))
             part = joined(copies)
             data = encode(part)
@@ -407,3 +406,9 @@ def joined(parts: Sequence[UserHistories]) -> UserHistories:
 
 def _part_name(place: int) -> str:
     return f"part-{place:05d}.safetensors"
+
+
+def _heed(cancel: threading.Event) -> None:
+    """Before a slab is looked at: it may be gone."""
+    if cancel.is_set():
+        raise SnapshotCancelledError
