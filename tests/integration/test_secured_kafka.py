@@ -3,6 +3,7 @@ refused is told in one line."""
 
 import asyncio
 import base64
+import contextlib
 import json
 import socket
 import time
@@ -42,6 +43,7 @@ from service.stream.dead_letters import DeadLetters
 from service.stream.sink import Sink
 from service.stream.source import Source
 from service.stream.topics import create_topics, require_topics
+from tests.stream.oauth_server import SECRET, OAuthServer
 
 pytestmark = pytest.mark.integration
 
@@ -57,6 +59,7 @@ class Addresses:
 
     password: str  # SASL
     tls: str  # with a certificate for this address
+    both: str  # SASL over TLS
     other_name: str  # with one of the same authority for another host
     ca_file: Path
 
@@ -67,15 +70,22 @@ def listeners(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Addresses]:
     folder = tmp_path_factory.mktemp("certificates")
     authority = trustme.CA()
     authority.cert_pem.write_to_path(folder / "ca.pem")
-    names = ("open", "secured", "tls", "other")
+    names = ("open", "secured", "tls", "both", "other")
     *ports, controller_port = free_ports(len(names) + 1)
     at = {name: f"127.0.0.1:{port}" for name, port in zip(names, ports, strict=True)}
-    protocols = {"open": "PLAINTEXT", "secured": "SASL_PLAINTEXT", "tls": "SSL", "other": "SSL"}
+    protocols = {
+        "open": "PLAINTEXT",
+        "secured": "SASL_PLAINTEXT",
+        "tls": "SSL",
+        "both": "SASL_SSL",
+        "other": "SSL",
+    }
     advertised = ",".join(f"{name.upper()}://{at[name]}" for name in names)
     users = " ".join(f'user_{name}="{PASSWORD}"' for name in (STRANGER, ONLOOKER, MEMBER))
-    login = "listener.name.secured.{}.sasl.jaas.config"
+    login = "listener.name.{}.{}.sasl.jaas.config"
     kafka_login = "org.apache.kafka.common.security"
     scram = f"{kafka_login}.scram.ScramLoginModule required;"
+    oauth = f"{kafka_login}.oauthbearer.OAuthBearerLoginModule required;"
     properties = {
         "listeners": f"{advertised},CONTROLLER://127.0.0.1:{controller_port}",
         "advertised.listeners": advertised,
@@ -83,12 +93,16 @@ def listeners(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Addresses]:
         "controller.quorum.voters": f"1@127.0.0.1:{controller_port}",
         "listener.security.protocol.map": "CONTROLLER:PLAINTEXT,"
         + ",".join(f"{name.upper()}:{protocol}" for name, protocol in protocols.items()),
-        "sasl.enabled.mechanisms": "PLAIN,SCRAM-SHA-256,OAUTHBEARER",
-        login.format("plain"): f"{kafka_login}.plain.PlainLoginModule required {users};",
-        login.format("scram-sha-256"): scram,
+        "listener.name.secured.sasl.enabled.mechanisms": "PLAIN,SCRAM-SHA-256,OAUTHBEARER",
+        "listener.name.both.sasl.enabled.mechanisms": "SCRAM-SHA-512,OAUTHBEARER",
+        login.format("secured", "plain"): f"{kafka_login}.plain.PlainLoginModule required {users};",
+        login.format("secured", "scram-sha-256"): scram,
+        login.format("both", "scram-sha-512"): scram,
         # Takes tokens that nobody has signed; Kafka has it for tests.
-        login.format("oauthbearer"): f"{kafka_login}.oauthbearer.OAuthBearerLoginModule required;",
+        login.format("secured", "oauthbearer"): oauth,
+        login.format("both", "oauthbearer"): oauth,
         **tls_properties("tls", authority.issue_cert("127.0.0.1"), folder),
+        **tls_properties("both", authority.issue_cert("127.0.0.1"), folder),
         **tls_properties("other", authority.issue_cert("kafka.example"), folder),
         "authorizer.class.name": "org.apache.kafka.metadata.authorizer.StandardAuthorizer",
         "super.users": "User:ANONYMOUS",
@@ -102,7 +116,7 @@ def listeners(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Addresses]:
             (MEMBER, ResourceType.GROUP, AclOperation.READ),
         )
         let_in_by_scram(at["open"])
-        yield Addresses(at["secured"], at["tls"], at["other"], folder / "ca.pem")
+        yield Addresses(at["secured"], at["tls"], at["both"], at["other"], folder / "ca.pem")
 
 
 @pytest.fixture(scope="module")
@@ -125,11 +139,12 @@ def tls_properties(name: str, issued: trustme.LeafCert, folder: Path) -> dict[st
 
 
 def let_in_by_scram(bootstrap: str) -> None:
-    info = ScramCredentialInfo(ScramMechanism.SCRAM_SHA_256, 4096)
-    change = UserScramCredentialUpsertion(MEMBER, info, PASSWORD.encode())
     client = AdminClient({"bootstrap.servers": bootstrap})
-    for done in client.alter_user_scram_credentials([change]).values():
-        done.result(30)
+    for mechanism in (ScramMechanism.SCRAM_SHA_256, ScramMechanism.SCRAM_SHA_512):
+        info = ScramCredentialInfo(mechanism, 4096)
+        change = UserScramCredentialUpsertion(MEMBER, info, PASSWORD.encode())
+        for done in client.alter_user_scram_credentials([change]).values():
+            done.result(30)
 
 
 def free_ports(count: int) -> list[int]:
@@ -270,6 +285,41 @@ def test_a_certificate_for_another_host_is_not_taken(listeners: Addresses) -> No
     )
     assert "certificate verify failed" in line
     assert "not valid for '127.0.0.1'" in line
+
+
+def test_a_password_lets_in_over_tls(listeners: Addresses) -> None:
+    kafka = over_tls(listeners.both, listeners.ca_file).model_copy(
+        update={
+            "security_protocol": SecurityProtocol.SASL_SSL,
+            "sasl_mechanism": SaslMechanism.SCRAM_SHA_512,
+            "sasl_username": MEMBER,
+            "sasl_password": SecretStr(PASSWORD),
+        }
+    )
+    asyncio.run(require_topics(kafka, TOPICS))
+    guessed = kafka.model_copy(update={"sasl_password": SecretStr("guessed")})
+    assert "Authentication failed" in refusal(lambda: require_topics(guessed, TOPICS))
+    assert "certificate verify failed" in refusal(
+        lambda: require_topics(kafka.model_copy(update={"ssl_ca_file": None}), TOPICS)
+    )
+
+
+def test_a_token_of_an_oauth_server_lets_in_over_tls(listeners: Addresses, tmp_path: Path) -> None:
+    with contextlib.closing(OAuthServer(tmp_path)) as server:
+        kafka = over_tls(listeners.both, listeners.ca_file).model_copy(
+            update={
+                "security_protocol": SecurityProtocol.SASL_SSL,
+                "sasl_mechanism": SaslMechanism.OAUTHBEARER,
+                "oauth": server.settings(),
+            }
+        )
+        server.give(a_token(MEMBER, life_s=300))
+        asyncio.run(require_topics(kafka, TOPICS))
+        assert len(server.asked) >= 1
+        server.answer = (401, b"{}")
+        line = refusal(lambda: require_topics(kafka, TOPICS))
+        assert "answers with status 401" in line
+        assert SECRET not in line
 
 
 def test_topics_that_we_may_not_see_are_missing(secured: str) -> None:
