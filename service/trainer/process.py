@@ -298,26 +298,32 @@ class TrainerProcess:
         return process, ours
 
     def _send(self, connection: Connection, ended: threading.Event) -> None:
-        limit = 2 * self._settings.trainer.max_round_events
         while not ended.is_set():
             with self._changed:
-                message = (
-                    self._next_catalogued()
-                    or self._untrained.next_to_send(limit)
-                    or self._settling
-                    or (Stop() if self._stopping.is_set() else None)
-                )
+                message = self._next_message()
                 if message is None:
                     self._changed.wait(_POLL_S)
                     continue
-                if isinstance(message, Settle):
-                    self._settling = None
             try:
                 connection.send(message)
             except (OSError, ValueError):
                 return  # the listener sees the end of the file too
             if isinstance(message, Stop):
                 return
+
+    def _next_message(self) -> Catalogued | MicroBatch | Settle | Stop | None:
+        """What the worker is to be told next. A micro-batch may have no event, only erasures. The
+        caller holds the lock."""
+        told = self._next_catalogued()
+        if told is not None:
+            return told
+        batch = self._untrained.next_to_send(2 * self._settings.trainer.max_round_events)
+        if batch is not None:
+            return batch
+        settle, self._settling = self._settling, None
+        if settle is not None:
+            return settle
+        return Stop() if self._stopping.is_set() else None
 
     def _listen(self, connection: Connection, process: BaseProcess) -> str:
         """Pass on what the worker says until it ends, is lost, or shall stop."""

@@ -11,7 +11,15 @@ from safetensors.numpy import load_file
 from service.domain import UserId, user_key
 from service.state.snapshot_parts import decode
 from tests.integration.running import Service, headwater
-from tests.integration.traffic import Message, Stream, answers, make_stream, produce, send
+from tests.integration.traffic import (
+    COMMITTED,
+    Message,
+    Stream,
+    answers,
+    make_stream,
+    produce,
+    send,
+)
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow]
 
@@ -145,6 +153,38 @@ def test_a_user_is_forgotten_everywhere_while_training_goes_on(
         last = of_user(answers(stream, total + 1, WITHIN_S), gone)[-1]
         assert last.value is not None
         assert last.rec_id == again
+
+
+def test_replica_and_trainer_forget_a_user_and_exactly_once_output_says_so(
+    stream: Stream, tmp_path: Path
+) -> None:
+    score = OFTEN | {"HEADWATER_ROLES": '["score"]', "HEADWATER_KAFKA__DELIVERY": "exactly_once"}
+    train = OFTEN | {"HEADWATER_ROLES": '["train"]'}
+    with (
+        Service(stream, tmp_path, train) as trainer,
+        Service(stream, tmp_path, score) as replica,
+    ):
+        before = produce(stream, range(5 * USERS))
+        trainer.wait_for(lambda: held_users(trainer), "held-out rows in a version", WITHIN_S)
+        gone = min(held_users(trainer))
+        replica.wait_for(lambda: is_in_snapshots(replica, gone), "the user in one", WITHIN_S)
+        erase(replica, gone)
+        numbers = [one for one in range(5 * USERS, 10 * USERS) if one % USERS != gone]
+        after = produce(stream, numbers, 300)
+        trainer.wait_for(lambda: is_past(trained(trainer), after), "a later version", WITHIN_S)
+        newest = trainer_file(trainer, trainer.manifests()[-1].version)
+        assert bytes_of(gone) not in newest.read_bytes()
+        # Those of both groups.
+        replica.wait_for(lambda: not is_in_snapshots(replica, gone), "clean ones", WITHIN_S)
+        assert replica.metric("headwater_history_users") == USERS - 1
+        assert trainer.metric("headwater_history_users") == USERS - 1
+        total = len(before) + len(after) + PARTITIONS
+        messages = answers(stream, total, WITHIN_S, COMMITTED)
+    assert len(messages) == total
+    assert [one.value is None for one in of_user(messages, gone)] == [False] * 5 + [
+        True
+    ] * PARTITIONS
+    assert sum(one.value is None for one in messages) == PARTITIONS
 
 
 def test_an_erasure_event_is_read_again_after_a_kill_before_the_next_snapshot(

@@ -163,10 +163,12 @@ def recommendations(
     return asyncio.run(_read(stream.bootstrap, topic, distinct, within_s, True, isolation))
 
 
-def answers(stream: Stream, count: int, within_s: float) -> list[Message]:
+def answers(
+    stream: Stream, count: int, within_s: float, isolation: str = UNCOMMITTED
+) -> list[Message]:
     """The output topic from its start, tombstones too, once it holds so many records."""
     topic = stream.recommendations
-    return asyncio.run(_read(stream.bootstrap, topic, count, within_s, False, UNCOMMITTED))
+    return asyncio.run(_read(stream.bootstrap, topic, count, within_s, False, isolation))
 
 
 def dead_letters(

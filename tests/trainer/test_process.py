@@ -1,5 +1,6 @@
 """Which micro-batches the parent keeps, sends, sends again and lets go."""
 
+import multiprocessing
 import resource
 import threading
 import time
@@ -182,6 +183,24 @@ def test_a_worker_hears_of_what_is_withdrawn_while_it_lives_and_the_next_of_none
     trainer.describe([gone])
     assert trainer._next_catalogued() == Catalogued((gone, here))
     assert list(trainer._catalogue) == [here.key]
+
+
+def test_a_micro_batch_with_nothing_but_an_erasure_reaches_the_worker() -> None:
+    trainer = TrainerProcess(Settings(), lambda _: None)
+    erasure = Erasure(FIRST, Offset(9), UserId("ann"))
+    erasing = replace(a_batch(0, 10), erasures=(erasure,))
+    for batch in (a_batch(9, 9), erasing, a_batch(1, 11)):
+        trainer.offer(batch)
+    ours, theirs = multiprocessing.Pipe()
+    ended = threading.Event()
+    sending = threading.Thread(target=trainer._send, args=(ours, ended))
+    sending.start()
+    try:
+        sent = [theirs.recv() for _ in range(3) if theirs.poll(10)]
+    finally:
+        ended.set()
+        sending.join()
+    assert [(len(batch), batch.erasures) for batch in sent] == [(9, ()), (0, (erasure,)), (1, ())]
 
 
 def test_every_end_of_a_worker_is_told_and_whether_another_follows(
