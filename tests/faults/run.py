@@ -36,6 +36,7 @@ _COMPILED = Path(tempfile.gettempdir()) / f"headwater-faults-compiled-{os.getuid
 _REMEMBERED = 2_048  # events a user, those of two hours: more than a fault's run has
 
 SETTINGS: Environment = {
+    "HEADWATER_EVENTS__DEDUPLICATE": "100000",  # the default
     "HEADWATER_HISTORY__EVENTS": str(_REMEMBERED),
     "HEADWATER_HISTORY__USERS": "256",
     "HEADWATER_TRAINER__PUBLISH_EVERY_S": "1",
