@@ -41,7 +41,9 @@ def play(fault: Fault, seeds: int) -> Result:
         try:
             with (
                 small_disk(Path(folder) / "storage", fault.disk_mb),
-                Run(kafka, Path(folder), fault.settings, again=fault.again) as run,
+                Run(
+                    kafka, Path(folder), fault.settings, again=fault.again, apart=fault.apart
+                ) as run,
             ):
                 for number in range(fault.strikes(seeds)):
                     strike, missed = strike_once(fault, run, number)

@@ -29,4 +29,5 @@ class Fault:
     once: bool = False
     kafka: Callable[[], Kafka] = ProxiedKafka
     again: bool = True  # some events come again
+    apart: bool = False  # a process of its own trains
     disk_mb: int | None = None  # the storage is a disk of its own of that size, which takes root

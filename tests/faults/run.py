@@ -85,8 +85,10 @@ class Run:
         more: Environment | None = None,
         *,
         again: bool = True,
+        apart: bool = False,
     ) -> None:
-        """With `again`, some events come again."""
+        """With `again`, some events come again. With `apart`, the service scores, and another
+        process trains."""
         self.cluster = kafka
         self.bootstrap = kafka.bootstrap
         self.stream: Stream = make_stream(kafka.bootstrap, replicas=kafka.replicas)
@@ -104,7 +106,9 @@ class Run:
             **(more or {}),
         }
         self._open = ExitStack()
+        self._apart = apart
         self.service = self._new_service()
+        self.trainer = self._new_trainer() if apart else None
         self.start_s = 0.0  # until it was ready, the last time
         self.producing = Producing(kafka.bootstrap, self.stream.events, PER_S, again=again)
         self.tail = Tail(kafka.bootstrap, self.stream.recommendations)
@@ -112,7 +116,9 @@ class Run:
     def __enter__(self) -> Self:
         try:
             self._open.enter_context(self.tail)
-            self._open.callback(self._end_service)
+            self._open.callback(self._end_services)
+            if self.trainer is not None:
+                self.trainer.__enter__()
             self._enter_service()
             self._open.enter_context(self.producing)
             self.wait(lambda: self.newest() > 1, "version", _WARM_WITHIN_S)
@@ -125,16 +131,24 @@ class Run:
         self._open.close()
 
     def _new_service(self) -> Service:
-        return Service(self.stream, self._folder, self._more, "tests.faults.serve", _START_WITHIN_S)
+        return self._new({"HEADWATER_ROLES": '["score"]'} if self._apart else {})
+
+    def _new_trainer(self) -> Service:
+        return self._new({"HEADWATER_ROLES": '["train"]'})
+
+    def _new(self, more: Environment) -> Service:
+        settings = {**self._more, **more}
+        return Service(self.stream, self._folder, settings, "tests.faults.serve", _START_WITHIN_S)
 
     def _enter_service(self) -> None:
         started_s = time.monotonic()
         self.service.__enter__()
         self.start_s = time.monotonic() - started_s
 
-    def _end_service(self) -> None:
-        if self.service.running.poll() is None:
-            self.service.kill()
+    def _end_services(self) -> None:
+        for one in (self.service, self.trainer):
+            if one is not None and one.is_alive:
+                one.kill()
 
     @property
     def kafka(self) -> ProxiedKafka:
@@ -150,6 +164,11 @@ class Run:
         """Once the service has ended. Returns when it is ready."""
         self.service = self._new_service()
         self._enter_service()
+
+    def restart_trainer(self) -> None:
+        """Once the process that trains has ended. Returns when it is ready."""
+        self.trainer = self._new_trainer()
+        self.trainer.__enter__()
 
     def start(self) -> None:
         """Once the service has ended. Returns before it is ready."""
@@ -235,8 +254,9 @@ class Run:
     def judge(self, strikes: list[Strike]) -> Judged:
         """Read the truth from outside, stop the service, hold one against the other."""
         found = read_histories(self.service)
-        if self.service.stop() != 0:
-            raise AssertionError(f"did not stop in order:\n{self.service.words()}")
+        for one in (self.service, self.trainer):
+            if one is not None and one.stop() != 0:
+                raise AssertionError(f"did not stop in order:\n{one.words()}")
         log = read_whole(self.bootstrap, self.stream.events, _READ_WITHIN_S, _logged)
         buried = read_whole(self.bootstrap, self.stream.dead_letter, _READ_WITHIN_S, _origin)
         line = lineage.lineage(self.storage)

@@ -151,6 +151,10 @@ class Service:
         return self._process
 
     @property
+    def is_alive(self) -> bool:
+        return self._process is not None and self._process.poll() is None
+
+    @property
     def pid(self) -> int:
         return self.running.pid
 

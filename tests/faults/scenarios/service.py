@@ -41,6 +41,20 @@ def killed_in_recovery(run: Run, chance: random.Random) -> Strike:
     return _risen(run, at_s)
 
 
+def either_killed(run: Run, chance: random.Random) -> Strike:
+    """Of two processes the one that scores, or the one that trains for it."""
+    if chance.random() < 1 / 2:
+        return killed(run, chance)
+    run.flow(chance.uniform(0.5, 3.0))
+    assert run.trainer is not None
+    untrained, version = run.trainer.metric("headwater_untrained_events"), run.newest()
+    at_s = time.monotonic()
+    run.trainer.kill()
+    run.restart_trainer()
+    recovery_s = run.published_after(at_s, version)
+    return Strike(at_s, 0.0, int(untrained), recovery_s)
+
+
 def terminated(run: Run, chance: random.Random) -> Strike:
     """SIGTERM: it drains, commits and ends with 0. Nothing may come twice after that."""
     run.flow(chance.uniform(0.2, 2.0))
@@ -99,6 +113,12 @@ FAULTS = [
         "kill-recovering",
         "kill -9 of the service, and twice more while it recovers",
         killed_in_recovery,
+    ),
+    Fault(
+        "roles-kill",
+        "kill -9 of the process that scores, or of the one that trains for it",
+        either_killed,
+        apart=True,
     ),
     Fault(
         "exactly-once-kill",
