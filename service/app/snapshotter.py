@@ -93,7 +93,7 @@ class Snapshotter:
 
     async def settle(self) -> bool:
         """End what is under way: after this nobody reads the slabs. False where the storage does
-        not answer: its thread is left behind, and touches nothing once it returns."""
+        not answer: its thread is left behind, and ends once it returns."""
         writing, self._writing = self._writing, None
         if writing is None:
             return True

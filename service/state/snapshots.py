@@ -199,6 +199,7 @@ class Snapshots:
                 instead_of=held,
                 created_at=time.time_ns() // 1_000_000,
             )
+            _heed(cancel)
             self._store.write(
                 seal(manifest.model_dump_json().encode()), *self._at(partition), name, MANIFEST_FILE
             )
@@ -409,6 +410,7 @@ def _part_name(place: int) -> str:
 
 
 def _heed(cancel: threading.Event) -> None:
-    """Before a slab is looked at: it may be gone."""
+    """Before a slab is looked at, which may be gone, and before a snapshot counts: another owner
+    may have written one since."""
     if cancel.is_set():
         raise SnapshotCancelledError

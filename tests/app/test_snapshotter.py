@@ -104,3 +104,4 @@ def test_a_storage_that_hangs_holds_nobody_up(
         assert not thread.is_alive()
     assert "does not answer" in caplog.text
     assert "no snapshot of partition" not in caplog.text
+    assert list(tmp_path.glob("snapshots/*/*/*/manifest.json")) == []
