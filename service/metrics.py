@@ -59,6 +59,9 @@ class Metrics:
         self.offsets_lost = counter(
             "offsets_lost", "Records that retention removed before they were committed."
         )
+        self.offsets_untaught = counter(
+            "offsets_untaught", "Records that retention removed before they were trained on."
+        )
         self.produced = counter(
             "produced_records", "Records sent, by topic role and result.", "role", "result"
         )

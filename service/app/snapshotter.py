@@ -25,6 +25,8 @@ _NICE = 10
 ERASED_WITHIN_S = 5.0
 # When partitions are given up the next owner, or who stops us, waits for it.
 _LAST_WITHIN_S = 5.0
+# A snapshot that takes longer counts as one that failed, again and again.
+_TOLD_AFTER_S = 300.0
 # A call of the storage that takes longer, once it is to end, may never return.
 _SETTLED_WITHIN_S = 30.0
 
@@ -76,7 +78,13 @@ class Snapshotter:
             await self._until_due(self._every_s)
             async with lock:
                 writing = self._start(applied())
-            await asyncio.wait([writing])
+            await self._written(writing)
+
+    async def _written(self, writing: asyncio.Future[None]) -> None:
+        """Wait for it, and tell of one that takes too long: it holds up the next."""
+        while not (await asyncio.wait([writing], timeout=_TOLD_AFTER_S))[0]:
+            self._metrics.snapshots.labels("failed").inc()
+            log.error("a state snapshot is not written after %d s more", _TOLD_AFTER_S)
 
     async def _until_due(self, every_s: float) -> None:
         due_s = time.monotonic() + every_s

@@ -146,6 +146,7 @@ class Taker:
     def _tell(self, partition: Partition, found: Beginning) -> None:
         """Of what retention removed too early."""
         self._metrics.offsets_lost.inc(found.lost)
+        self._metrics.offsets_untaught.inc(found.untaught)
         for lost, what in (
             (found.lost, "answered"),
             (found.untaught, "trained on"),

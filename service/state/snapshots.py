@@ -157,6 +157,8 @@ class Snapshots:
         self._kinds = list(kinds)
         self._features = list(features)
         self._keep = keep
+        # Those whose parts could not be read. Nothing more is to stand on them.
+        self._damaged: set[tuple[Partition, str]] = set()
 
     def write(
         self,
@@ -171,7 +173,7 @@ class Snapshots:
         the storage does."""
         partition = slab.address.partition
         erased = {user: at for user, at in slab.erased.copy().items() if at < applied}
-        found = self._intact(partition)
+        found = self._usable(partition, applied)
         held = self._holding(found, erased, cancel) if erased else []
         _heed(cancel)
         newest = found[-1] if found else None
@@ -207,6 +209,7 @@ class Snapshots:
             self._store.remove(*self._at(partition), name)
             raise
         written = Snapshot(name, manifest)
+        _heed(cancel)
         self._clean(partition, [*found, written], erased, slab)
         return written
 
@@ -233,14 +236,19 @@ class Snapshots:
         erased: Mapping[int, Offset],
         slab: HistorySlab,
     ) -> None:
-        """Remove old snapshots; after an erasure also what is left of those that were not finished
-        or are damaged."""
+        """Remove old snapshots, and what is left of those that were not finished or are damaged; of
+        these, those that are not older than the newest only after an erasure."""
         old = [one.name for one in to_remove(found, self._keep)]
-        if erased:
-            intact = {one.name for one in found}
-            old += [one for one in self._store.folders(*self._at(partition)) if one not in intact]
+        intact, newest = {one.name for one in found}, found[-1].name
+        old += [
+            name
+            for name in self._store.folders(*self._at(partition))
+            if name not in intact and (erased or name < newest)
+        ]
         for name in old:
             self._store.remove(*self._at(partition), name)
+            self._damaged.discard((partition, name))
+        self._store.sweep(*self._at(partition))
         for user, at in erased.items():
             last = slab.erased.pop(user)
             if last != at:  # erased again since, by another thread
@@ -265,6 +273,7 @@ class Snapshots:
             except DamagedSnapshotError as error:
                 log.error("passed over snapshot %s of partition %d: %s",
                           snapshot.name, partition, error)  # fmt: skip
+                self._damaged.add((partition, snapshot.name))
                 continue
             for part in parts:
                 slab.restore(part)
@@ -356,6 +365,15 @@ class Snapshots:
             part = replace(part, kind=np.array(now, np.uint8)[part.kind])
             part = part.only(part.events > 0)
         return part
+
+    def _usable(self, partition: Partition, applied: Offset) -> list[Snapshot]:
+        """Those on which a new one may stand, oldest first. What is past it is of a topic that was
+        made anew."""
+        return [
+            one
+            for one in self._intact(partition)
+            if one.manifest.offset <= applied and (partition, one.name) not in self._damaged
+        ]
 
     def _intact(self, partition: Partition) -> list[Snapshot]:
         """Those whose manifest can be read, oldest first."""

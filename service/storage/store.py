@@ -5,6 +5,7 @@ because that is how it puts objects.
 """
 
 import contextlib
+import shutil
 from pathlib import Path
 
 import fsspec
@@ -12,6 +13,7 @@ from fsspec.implementations.local import LocalFileSystem
 
 from service.errors import ConfigurationError
 from service.storage.files import (
+    TEMPORARY,
     make_folder,
     remove_folder,
     replace_synced,
@@ -71,6 +73,12 @@ class Store:
             return
         with contextlib.suppress(FileNotFoundError):
             self._files.rm(path, recursive=True)
+
+    def sweep(self, *under: str) -> None:
+        """Remove what a crash has left half removed below a folder of a local disk."""
+        if self._local:
+            for path in Path(self._path(*under)).glob(f"{TEMPORARY}*"):
+                shutil.rmtree(path, ignore_errors=True)
 
     def _path(self, *names: str) -> str:
         return "/".join((self._root.rstrip("/"), *names))

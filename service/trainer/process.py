@@ -193,6 +193,7 @@ class TrainerProcess:
             self._thread.join()
             self._thread = None
         self._untrained.clear()
+        self._settling = None
 
     def offer(self, batch: MicroBatch) -> None:
         """Add a micro-batch. Never blocks; the caller looks at `untrained_events`."""
@@ -252,6 +253,7 @@ class TrainerProcess:
         """Spawn a worker and serve it until it ends; say why it did."""
         with self._changed:
             self._untrained.send_again()
+            self._settling = None  # this one has yet to learn what its predecessor had
             self._untold = dict(self._catalogue)
             arguments = worker.WorkerArguments(self._settings, slabs, frozenset(self._catalogue))
         try:

@@ -291,6 +291,59 @@ def test_without_its_base_a_delta_is_passed_over(
     assert (other.used, other.applied) == (0, 0)
 
 
+@pytest.mark.parametrize("which", ["base", "delta"])
+def test_nothing_more_stands_on_what_was_found_damaged(
+    slab: HistorySlab, other: HistorySlab, tmp_path: Path, which: str
+) -> None:
+    feed(slab, list(range(1, USERS + 1)), 1)
+    base = write(tmp_path, slab, 9)
+    feed(slab, [3], 9)
+    delta = write(tmp_path, slab, 10)
+    (file,) = (tmp_path / FOLDER / "00000" / (base if which == "base" else delta).name).glob(
+        "part*"
+    )
+    file.write_bytes(b"")
+    store = a_store(tmp_path)
+    found = store.restore(other, END)
+    assert (found is None) is (which == "base")
+    feed(other, list(range(1, USERS + 1)), 1)  # read again
+    feed(other, [3], 9)
+    written = store.write(other, Offset(10), NEVER)  # the same offset as the damaged one's
+    assert written is not None
+    with closing(a_slab(USERS, EVENTS)) as restored:
+        found = a_store(tmp_path).restore(restored, END)
+        assert found is not None
+        assert found.name == written.name
+        assert histories(restored) == histories(other)
+
+
+def test_nothing_stands_on_one_of_a_topic_that_was_made_anew(
+    slab: HistorySlab, other: HistorySlab, tmp_path: Path
+) -> None:
+    feed(slab, [1, 2], 1)
+    write(tmp_path, slab, 100)
+    store = a_store(tmp_path)
+    assert store.restore(other, Offset(3)) is None
+    feed(other, [5], 1)
+    written = store.write(other, Offset(2), NEVER)
+    assert written is not None
+    assert written.manifest.base is None
+
+
+def test_what_a_crash_left_unfinished_is_removed_with_the_next(
+    slab: HistorySlab, tmp_path: Path
+) -> None:
+    feed(slab, [1, 2], 1)
+    first = write(tmp_path, slab, 3)
+    place = tmp_path / FOLDER / "00000"
+    (place / f"{2:020d}-0a0a0a0a").mkdir()
+    (place / f"{99:020d}-0a0a0a0a").mkdir()  # someone else's, who is ahead of us
+    (place / f".{2:020d}-0b0b0b0b.0123").mkdir()
+    feed(slab, [1], 3)
+    second = write(tmp_path, slab, 4)
+    assert folders(tmp_path) == [first.name, second.name, f"{99:020d}-0a0a0a0a"]
+
+
 def test_one_past_the_end_of_the_log_is_of_another_topic(
     slab: HistorySlab, other: HistorySlab, tmp_path: Path
 ) -> None:
