@@ -184,9 +184,10 @@ class Run:
         while not holds():
             if time.monotonic() > deadline_s:
                 raise AssertionError(f"no {what} in {within_s:.0f} s:\n{self.service.words()}")
-            code = self.service.running.poll()
-            if code is not None:
-                raise AssertionError(f"ended with {code}, no {what}:\n{self.service.words()}")
+            for one in filter(None, (self.service, self.trainer)):
+                code = one.running.poll()
+                if code is not None:
+                    raise AssertionError(f"ended with {code}, no {what}:\n{one.words()}")
             time.sleep(_POLL_S)
 
     def strike_at(self, point: str, blow: Blow, passes: int) -> Struck | None:
