@@ -43,13 +43,15 @@ from service.stream.dead_letters import DeadLetters
 from service.stream.sink import Sink
 from service.stream.source import Source
 from service.stream.topics import create_topics, require_topics
+from tests.integration.running import Service, headwater
+from tests.integration.traffic import dead_letters, make_stream, produce, recommendations, send
 from tests.stream.oauth_server import SECRET, OAuthServer
 
 pytestmark = pytest.mark.integration
 
 PASSWORD = "open-sesame"
 # Who may do what, besides seeing the topics.
-STRANGER, ONLOOKER, MEMBER = "stranger", "onlooker", "member"
+STRANGER, ONLOOKER, MEMBER, ALL = "stranger", "onlooker", "member", "all"
 TOPICS = TopicsSettings(partitions=1)
 
 
@@ -57,6 +59,7 @@ TOPICS = TopicsSettings(partitions=1)
 class Addresses:
     """Of one broker's listeners, and the certificates to trust."""
 
+    open: str
     password: str  # SASL
     tls: str  # with a certificate for this address
     both: str  # SASL over TLS
@@ -81,7 +84,7 @@ def listeners(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Addresses]:
         "other": "SSL",
     }
     advertised = ",".join(f"{name.upper()}://{at[name]}" for name in names)
-    users = " ".join(f'user_{name}="{PASSWORD}"' for name in (STRANGER, ONLOOKER, MEMBER))
+    users = " ".join(f'user_{name}="{PASSWORD}"' for name in (STRANGER, ONLOOKER, MEMBER, ALL))
     login = "listener.name.{}.{}.sasl.jaas.config"
     kafka_login = "org.apache.kafka.common.security"
     scram = f"{kafka_login}.scram.ScramLoginModule required;"
@@ -105,7 +108,7 @@ def listeners(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Addresses]:
         **tls_properties("both", authority.issue_cert("127.0.0.1"), folder),
         **tls_properties("other", authority.issue_cert("kafka.example"), folder),
         "authorizer.class.name": "org.apache.kafka.metadata.authorizer.StandardAuthorizer",
-        "super.users": "User:ANONYMOUS",
+        "super.users": f"User:ANONYMOUS;User:{ALL}",
     }
     with LocalKafka(port=ports[0], properties=properties):
         asyncio.run(create_topics(KafkaSettings(bootstrap_servers=at["open"]), TOPICS))
@@ -116,7 +119,9 @@ def listeners(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Addresses]:
             (MEMBER, ResourceType.GROUP, AclOperation.READ),
         )
         let_in_by_scram(at["open"])
-        yield Addresses(at["secured"], at["tls"], at["both"], at["other"], folder / "ca.pem")
+        yield Addresses(
+            at["open"], at["secured"], at["tls"], at["both"], at["other"], folder / "ca.pem"
+        )
 
 
 @pytest.fixture(scope="module")
@@ -189,14 +194,27 @@ def settings(
     )
 
 
+def to_the_end(work: Callable[[], Awaitable[object]]) -> None:
+    """Until its connections are closed, which over TLS takes a word from the other side."""
+
+    async def run() -> None:
+        try:
+            await asyncio.wait_for(work(), 60)
+        finally:
+            await asyncio.sleep(0.3)
+
+    asyncio.run(run())
+
+
+def let_in(kafka: KafkaSettings) -> None:
+    to_the_end(lambda: require_topics(kafka, TOPICS))
+
+
 def refusal(work: Callable[[], Awaitable[object]]) -> str:
     """The one line."""
 
-    async def run() -> None:
-        await asyncio.wait_for(work(), 60)
-
     with pytest.raises(ConfigurationError) as told:
-        asyncio.run(run())
+        to_the_end(work)
     line = str(told.value)
     assert "\n" not in line
     assert PASSWORD not in line
@@ -219,7 +237,30 @@ def test_a_mechanism_that_the_broker_does_not_offer(secured: str) -> None:
 
 @pytest.mark.parametrize("mechanism", [SaslMechanism.PLAIN, SaslMechanism.SCRAM_SHA_256])
 def test_a_password_lets_in(secured: str, mechanism: SaslMechanism) -> None:
-    asyncio.run(require_topics(settings(secured, MEMBER, mechanism=mechanism), TOPICS))
+    let_in(settings(secured, MEMBER, mechanism=mechanism))
+
+
+def test_a_service_tells_its_password_nowhere(listeners: Addresses, tmp_path: Path) -> None:
+    stream = make_stream(listeners.open, partitions=1)
+    secured = {
+        "HEADWATER_KAFKA__BOOTSTRAP_SERVERS": listeners.password,
+        "HEADWATER_KAFKA__SECURITY_PROTOCOL": "SASL_PLAINTEXT",
+        "HEADWATER_KAFKA__SASL_USERNAME": ALL,
+        "HEADWATER_KAFKA__SASL_PASSWORD": PASSWORD,
+        "HEADWATER_LOG__LEVEL": "DEBUG",
+    }
+    with Service(stream, tmp_path, secured) as service:
+        expected = produce(stream, range(200))
+        send(stream, b"ann", b"no event")
+        assert len(recommendations(stream, len(expected), 90.0)) == len(expected)
+        (letter,) = dead_letters(stream, 1, 90.0)
+        told = [service.get("/metrics")[1], repr(letter)]
+        told += [headwater(["config"], service.environ).stdout]
+        told += [headwater(["doctor"], service.environ).stdout]
+    told += [service.text()]
+    assert all(told)
+    encoded = base64.b64encode(PASSWORD.encode()).decode().rstrip("=")
+    assert [text for text in told if PASSWORD in text or encoded in text] == []
 
 
 def with_token(secured: str, file: Path) -> KafkaSettings:
@@ -249,7 +290,7 @@ def test_a_token_lets_in_and_the_file_is_read_again(secured: str, tmp_path: Path
     assert "the broker refuses our OAuth token" in line
     assert file.read_text() not in line
     file.write_text(a_token(MEMBER, life_s=300) + "\n")
-    asyncio.run(require_topics(kafka, TOPICS))
+    let_in(kafka)
 
 
 def test_a_missing_token_is_told(secured: str, tmp_path: Path) -> None:
@@ -267,7 +308,7 @@ def over_tls(bootstrap: str, ca_file: Path | None) -> KafkaSettings:
 
 
 def test_a_certificate_of_a_trusted_authority_lets_in(listeners: Addresses) -> None:
-    asyncio.run(require_topics(over_tls(listeners.tls, listeners.ca_file), TOPICS))
+    let_in(over_tls(listeners.tls, listeners.ca_file))
 
 
 def test_another_authority_is_not_trusted(listeners: Addresses, tmp_path: Path) -> None:
@@ -296,7 +337,7 @@ def test_a_password_lets_in_over_tls(listeners: Addresses) -> None:
             "sasl_password": SecretStr(PASSWORD),
         }
     )
-    asyncio.run(require_topics(kafka, TOPICS))
+    let_in(kafka)
     guessed = kafka.model_copy(update={"sasl_password": SecretStr("guessed")})
     assert "Authentication failed" in refusal(lambda: require_topics(guessed, TOPICS))
     assert "certificate verify failed" in refusal(
@@ -314,7 +355,7 @@ def test_a_token_of_an_oauth_server_lets_in_over_tls(listeners: Addresses, tmp_p
             }
         )
         server.give(a_token(MEMBER, life_s=300))
-        asyncio.run(require_topics(kafka, TOPICS))
+        let_in(kafka)
         assert len(server.asked) >= 1
         server.answer = (401, b"{}")
         line = refusal(lambda: require_topics(kafka, TOPICS))
