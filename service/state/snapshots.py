@@ -236,14 +236,15 @@ class Snapshots:
         erased: Mapping[int, Offset],
         slab: HistorySlab,
     ) -> None:
-        """Remove old snapshots, and what is left of those that were not finished or are damaged; of
-        these, those that are not older than the newest only after an erasure."""
+        """Remove old snapshots, and what is older than the newest and was not finished or has
+        damaged parts; after an erasure all that cannot be read."""
         old = [one.name for one in to_remove(found, self._keep)]
         intact, newest = {one.name for one in found}, found[-1].name
         old += [
             name
             for name in self._store.folders(*self._at(partition))
-            if name not in intact and (erased or name < newest)
+            if name not in intact
+            and (erased or (name < newest and self._is_of_no_use(partition, name)))
         ]
         for name in old:
             self._store.remove(*self._at(partition), name)
@@ -253,6 +254,19 @@ class Snapshots:
             last = slab.erased.pop(user)
             if last != at:  # erased again since, by another thread
                 slab.erased.setdefault(user, last)
+
+    def _is_of_no_use(self, partition: Partition, name: str) -> bool:
+        """Not finished, or with damaged parts. A manifest that cannot be read just now, or is of
+        another release, may be of use to someone."""
+        if (partition, name) in self._damaged:
+            return True
+        try:
+            self._store.read(*self._at(partition), name, MANIFEST_FILE)
+        except FileNotFoundError:
+            return True
+        except OSError:
+            pass
+        return False
 
     def restore(self, slab: HistorySlab, end: Offset) -> Snapshot | None:
         """Fill an empty slab from the newest snapshot that is intact; None where there is none.

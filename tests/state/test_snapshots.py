@@ -339,9 +339,17 @@ def test_what_a_crash_left_unfinished_is_removed_with_the_next(
     (place / f"{2:020d}-0a0a0a0a").mkdir()
     (place / f"{99:020d}-0a0a0a0a").mkdir()  # someone else's, who is ahead of us
     (place / f".{2:020d}-0b0b0b0b.0123").mkdir()
+    unreadable = place / f"{1:020d}-0c0c0c0c"
+    unreadable.mkdir()
+    (unreadable / MANIFEST_FILE).write_text("of another release")
     feed(slab, [1], 3)
     second = write(tmp_path, slab, 4)
-    assert folders(tmp_path) == [first.name, second.name, f"{99:020d}-0a0a0a0a"]
+    assert folders(tmp_path) == [
+        unreadable.name,
+        first.name,
+        second.name,
+        f"{99:020d}-0a0a0a0a",
+    ]
 
 
 def test_one_past_the_end_of_the_log_is_of_another_topic(
