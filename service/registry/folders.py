@@ -15,11 +15,11 @@ from pathlib import Path
 from service.domain import Version
 from service.registry.manifest import MANIFEST_FILE, FileRecord, Manifest, encode
 from service.storage.files import (
-    TEMPORARY,
     make_folder,
     remove_folder,
     replace_synced,
     sync_folder,
+    temporaries_in,
     temporary_beside,
 )
 
@@ -76,8 +76,8 @@ class VersionFolders:
         for number in claimed[:-1]:
             if not self._exists(number) and _is_stale(self.path(number)):
                 self.remove(number)
-        for entry in self._entries():
-            if entry.name.startswith(TEMPORARY) and _is_stale(entry):
+        for entry in temporaries_in(self._folder):
+            if _is_stale(entry):
                 shutil.rmtree(entry, ignore_errors=True)
 
     def _exists(self, version: Version) -> bool:

@@ -51,6 +51,11 @@ def temporary_beside(file: Path) -> Path:
     return file.with_name(f"{TEMPORARY}{file.name}.{uuid.uuid4().hex}")
 
 
+def temporaries_in(folder: Path) -> list[Path]:
+    """What `temporary_beside` has named there and nobody has taken away: of a crash, or in use."""
+    return list(folder.glob(f"{TEMPORARY}*"))
+
+
 def write_synced(file: Path, data: bytes) -> None:
     """Writes a new file; on return its content is on the disk, its name not yet."""
     with file.open("xb") as stream:

@@ -13,12 +13,12 @@ from fsspec.implementations.local import LocalFileSystem
 
 from service.errors import ConfigurationError
 from service.storage.files import (
-    TEMPORARY,
     make_folder,
     remove_folder,
     replace_synced,
     storage_faults,
     sync_folder,
+    temporaries_in,
 )
 
 
@@ -77,7 +77,7 @@ class Store:
     def sweep(self, *under: str) -> None:
         """Remove what a crash has left half removed below a folder of a local disk."""
         if self._local:
-            for path in Path(self._path(*under)).glob(f"{TEMPORARY}*"):
+            for path in temporaries_in(Path(self._path(*under))):
                 shutil.rmtree(path, ignore_errors=True)
 
     def _path(self, *names: str) -> str:

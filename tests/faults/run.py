@@ -146,9 +146,14 @@ class Run:
         self.start_s = time.monotonic() - started_s
 
     def _end_services(self) -> None:
-        for one in (self.service, self.trainer):
-            if one is not None and one.is_alive:
+        for one in self._services:
+            if one.is_alive:
                 one.kill()
+
+    @property
+    def _services(self) -> list[Service]:
+        """Those that are there."""
+        return [self.service] if self.trainer is None else [self.service, self.trainer]
 
     @property
     def kafka(self) -> ProxiedKafka:
@@ -184,7 +189,7 @@ class Run:
         while not holds():
             if time.monotonic() > deadline_s:
                 raise AssertionError(f"no {what} in {within_s:.0f} s:\n{self.service.words()}")
-            for one in filter(None, (self.service, self.trainer)):
+            for one in self._services:
                 code = one.running.poll()
                 if code is not None:
                     raise AssertionError(f"ended with {code}, no {what}:\n{one.words()}")
@@ -255,8 +260,8 @@ class Run:
     def judge(self, strikes: list[Strike]) -> Judged:
         """Read the truth from outside, stop the service, hold one against the other."""
         found = read_histories(self.service)
-        for one in (self.service, self.trainer):
-            if one is not None and one.stop() != 0:
+        for one in self._services:
+            if one.stop() != 0:
                 raise AssertionError(f"did not stop in order:\n{one.words()}")
         log = read_whole(self.bootstrap, self.stream.events, _READ_WITHIN_S, _logged)
         buried = read_whole(self.bootstrap, self.stream.dead_letter, _READ_WITHIN_S, _origin)

@@ -13,6 +13,7 @@ from service.state.snapshot_parts import decode
 from tests.integration.running import Service, headwater
 from tests.integration.traffic import (
     COMMITTED,
+    USERS,
     Message,
     Stream,
     answers,
@@ -23,7 +24,6 @@ from tests.integration.traffic import (
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow]
 
-USERS = 211  # of the traffic
 PARTITIONS = 2
 WITHIN_S = 120.0
 OFTEN = {

@@ -9,11 +9,10 @@ from aiokafka import TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, RecordsToDelete
 
 from tests.integration.running import Service
-from tests.integration.traffic import Stream, make_stream, produce, recommendations
+from tests.integration.traffic import USERS, Stream, make_stream, produce, recommendations
 
 pytestmark = pytest.mark.integration
 
-USERS = 211  # of the traffic
 PARTITIONS = 2
 WITHIN_S = 90.0
 OFTEN = {"HEADWATER_STORAGE__SNAPSHOT_EVERY_S": "0.5", "HEADWATER_SCORER__EXCLUDE_SEEN": "true"}

@@ -17,6 +17,7 @@ from service.domain import (
     item_key,
     user_key,
 )
+from service.model.item_tower import Described, Source
 from service.settings import (
     EventsSettings,
     GateSettings,
@@ -79,10 +80,19 @@ def quick_training(
     )
 
 
-def a_challenger(settings: Settings, items: int = 0) -> Challenger:
-    challenger = Challenger.new(settings.model, settings.trainer, CPU)
+def a_challenger(
+    settings: Settings, items: int = 0, described: Described | None = None
+) -> Challenger:
+    challenger = Challenger.new(settings.model, settings.trainer, CPU, described)
     challenger.learn_items([known(number) for number in range(items)])
     return challenger
+
+
+def described_items(count: int) -> Described:
+    """The first items, each with three numbers of an image."""
+    frozen = np.random.default_rng(0).normal(size=(count, 3)).astype(np.float32)
+    items = tuple(known(number) for number in range(count))
+    return Described((Source("image", 3),), items, frozen, np.arange(1, count + 1)[:, None])
 
 
 def known(number: int) -> tuple[ItemKey, ItemId]:

@@ -2,18 +2,23 @@
 
 from dataclasses import replace
 
-import numpy as np
 import pytest
 import torch
 from torch.nn import functional
 
-from service.model.item_tower import Described, Source
+from service.model.item_tower import Described
 from service.settings import KeepSettings
 from service.trainer.anchor import Anchor
 from service.trainer.challenger import Challenger
 from service.trainer.packing import Packed
 from service.trainer.step import train_step
-from tests.trainer.examples import CPU, known, packed, small_settings
+from tests.trainer.examples import (
+    a_challenger,
+    described_items,
+    known,
+    packed,
+    small_settings,
+)
 
 SETTINGS = small_settings()
 OLD = [[1, 2, 3, 4], [5, 6, 7, 8]]
@@ -23,17 +28,10 @@ NEW = [[1, 5, 2, 6], [3, 7, 4, 8]]
 def a_champion(described: Described | None = None) -> Challenger:
     """One that has learned the old sequences."""
     torch.manual_seed(0)
-    challenger = Challenger.new(SETTINGS.model, SETTINGS.trainer, CPU, described)
-    challenger.learn_items([known(number) for number in range(9)])
+    challenger = a_challenger(SETTINGS, items=9, described=described)
     for _ in range(30):
         train_step(challenger, packed(*OLD), temperature=0.1, settings=SETTINGS.trainer)
     return challenger
-
-
-def described_items() -> Described:
-    frozen = np.random.default_rng(0).normal(size=(9, 3)).astype(np.float32)
-    items = tuple(known(number) for number in range(9))
-    return Described((Source("image", 3),), items, frozen, np.arange(1, 10)[:, None])
 
 
 def anchored(challenger: Challenger, **keep: float) -> Anchor:
@@ -125,7 +123,7 @@ def test_weights_are_held_beside_a_tower_too() -> None:
     """The champion has none: what it added stands in its item vectors."""
     found = {}
     for name, keep in (("free", {}), ("l2", {"l2": 10.0})):
-        challenger = a_champion(described_items())
+        challenger = a_champion(described_items(9))
         anchor = anchored(challenger, **keep)
         teach(challenger, anchor if keep else None)
         with torch.no_grad():

@@ -7,12 +7,10 @@ import math
 from collections.abc import Iterator
 from contextlib import closing
 
-import numpy as np
 import pytest
 import torch
 
 from service.domain import Version
-from service.model.item_tower import Described, Source
 from service.model.memory import Memory
 from service.registry.servable import Servable, build_servable, first_blend
 from service.settings import (
@@ -47,7 +45,7 @@ from tests.trainer.examples import (
     IMPRESSION,
     PARTITION,
     Stream,
-    known,
+    described_items,
     quick_training,
     small_settings,
 )
@@ -57,8 +55,6 @@ pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA d
 CUDA = torch.device("cuda")
 USERS, CATALOGUE = 40, 20
 TOLERANCE = 0.05  # of cosines: products are made in bfloat16 on CUDA and on some CPUs
-
-
 CONTEXT = (EventKindFeature(), GapFeature())
 
 
@@ -106,20 +102,15 @@ def a_learner(settings: Settings, slab: HistorySlab, device: torch.device) -> Le
     return Learner(
         settings,
         {PARTITION: slab},
-        Challenger.new(settings.model, settings.trainer, device, described(), settings.click),
+        Challenger.new(
+            settings.model, settings.trainer, device, described_items(5), settings.click
+        ),
         empty_rows(settings.model.max_length, len(settings.model.context)),
         {},
         Memory.of(settings.memory),
         first_blend(settings),
         Clicks.of(settings, {}),
     )
-
-
-def described() -> Described:
-    """Vectors of the first items."""
-    frozen = np.random.default_rng(0).normal(size=(5, 3)).astype(np.float32)
-    items = tuple(known(number) for number in range(5))
-    return Described((Source("image", 3),), items, frozen, np.arange(1, 6)[:, None])
 
 
 def taught(settings: Settings, slab: HistorySlab, device: torch.device) -> Learner:
