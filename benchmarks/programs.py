@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 import urllib.error
 import urllib.request
@@ -22,6 +23,7 @@ _READY_WITHIN_S = 120.0
 _STOP_WITHIN_S = 30.0
 # A frozen worker must not be taken for a lost one.
 _FROZEN_S = "3600"
+_TURN_S = 0.2
 _ROOT = Path(service.__file__).parent.parent
 
 
@@ -92,6 +94,26 @@ class Serve:
             yield
         finally:
             os.kill(pid, signal.SIGCONT)
+
+    @contextmanager
+    def worker_slowed(self) -> Iterator[None]:
+        """The worker stands still for four fifths of the time."""
+        pid, over = self._worker_pid(), threading.Event()
+
+        def alternate() -> None:
+            while not over.is_set():
+                os.kill(pid, signal.SIGSTOP)
+                over.wait(4 * _TURN_S)
+                os.kill(pid, signal.SIGCONT)
+                over.wait(_TURN_S)
+
+        turns = threading.Thread(target=alternate)
+        turns.start()
+        try:
+            yield
+        finally:
+            over.set()
+            turns.join()
 
     def metric(self, name: str, **labels: str) -> float:
         """The sum of the samples of one name with these labels; 0 where there is none yet."""

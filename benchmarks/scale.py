@@ -18,6 +18,7 @@ class Scale:
     snapshot_users: int  # with 50 events each
     snapshots: int  # under load
     soak_events: int
+    slow_events: int
 
 
 FULL = Scale(
@@ -34,6 +35,7 @@ FULL = Scale(
     snapshot_users=1_000_000,
     snapshots=3,
     soak_events=5_000_000,
+    slow_events=300_000,
 )
 QUICK = Scale(
     runs=1,
@@ -49,4 +51,5 @@ QUICK = Scale(
     snapshot_users=20_000,
     snapshots=2,
     soak_events=30_000,
+    slow_events=15_000,
 )

@@ -7,6 +7,7 @@ Bounds are set so low that each is reached within the first tenth: what grows af
 import asyncio
 import tempfile
 import time
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -20,6 +21,8 @@ from service.sandbox.kafka import LocalKafka
 from service.settings import KafkaSettings, TopicsSettings
 from service.stream.client import EventProducer
 from service.stream.topics import create_topics
+from tests.faults.cluster import ProxiedKafka
+from tests.faults.proxy import Network
 
 _DAY_MS = 86_400_000
 _AHEAD = 100_000  # events that wait in the topic at most
@@ -28,6 +31,7 @@ _SAMPLE_S = 1.0
 _MARKS = (0.1, 0.5, 1.0)
 _STANDSTILL_S = 300.0
 _HOT_SHARE = 0.01
+_FAR_S = 1.0  # each way
 _NEW_ITEM_SHARE = 0.2
 # A shop answers what leads somewhere; the rest only teaches.
 _KINDS = ("view", "click", "buy")
@@ -95,14 +99,32 @@ class _Day:
 
 
 def soak_rows(scale: Scale) -> list[Row]:
+    with LocalKafka(benchmark=True) as broker:
+        return _rows("soak", scale.soak_events, broker.bootstrap, broker.bootstrap)
+
+
+def slow_rows(scale: Scale) -> list[Row]:
+    """The same while the worker gets a fifth of its time, and while Kafka is far away: what is
+    read comes in by the megabyte, what is answered waits for its acknowledgement."""
+    events = scale.slow_events
+    with LocalKafka(benchmark=True) as broker:
+        rows = _rows("slow_worker", events, broker.bootstrap, broker.bootstrap, slow_worker=True)
+    with ProxiedKafka() as far:
+        far.proxy.set(Network.SLOW, _FAR_S)
+        return rows + _rows("slow_output", events, far.bootstrap, far.proxied)
+
+
+def _rows(
+    name: str, events: int, bootstrap: str, served: str, *, slow_worker: bool = False
+) -> list[Row]:
+    """Of one run. Events are sent by `bootstrap`; the service reads and answers by `served`."""
     REPORT.parent.mkdir(exist_ok=True)
-    with tempfile.TemporaryDirectory() as folder, LocalKafka(benchmark=True) as broker:
-        kafka = KafkaSettings(bootstrap_servers=broker.bootstrap)
-        asyncio.run(create_topics(kafka, TopicsSettings()))
-        log = REPORT.parent / "soak-serve.log"
-        events = scale.soak_events
-        serve = Serve(broker.bootstrap, Path(folder), log, more=_environment(events))
-        with serve.running():
+    kafka = KafkaSettings(bootstrap_servers=bootstrap)
+    asyncio.run(create_topics(kafka, TopicsSettings()))
+    log = REPORT.parent / f"{name}-serve.log"
+    with tempfile.TemporaryDirectory() as folder:
+        serve = Serve(served, Path(folder), log, more=_environment(events))
+        with serve.running(), serve.worker_slowed() if slow_worker else nullcontext():
             started_s = time.monotonic()
             passed = asyncio.run(_pass(serve, kafka, events))
             seconds = time.monotonic() - started_s
@@ -110,17 +132,17 @@ def soak_rows(scale: Scale) -> list[Row]:
             trained = serve.metric("headwater_trained_events_total")
             versions = serve.metric("headwater_model_version")
     rows = [
-        make_row("soak/events", [events], "events"),
-        make_row("soak/rate", [events / seconds], "events/s"),
-        make_row("soak/trained", [trained], "events", "read", [events]),
-        make_row("soak/version", [versions], "versions"),
-        make_row("soak/event_loop_delay_below", [late], "s"),
+        make_row(f"{name}/events", [events], "events"),
+        make_row(f"{name}/rate", [events / seconds], "events/s"),
+        make_row(f"{name}/trained", [trained], "events", "read", [events]),
+        make_row(f"{name}/version", [versions], "versions"),
+        make_row(f"{name}/event_loop_delay_below", [late], "s"),
     ]
     for share, peaks in zip(_MARKS, passed.at_marks, strict=True):
         for process, peak_mb in peaks.items():
             rows.append(
                 make_row(
-                    f"soak/{process}_peak_at_{share:.0%}",
+                    f"{name}/{process}_peak_at_{share:.0%}",
                     [peak_mb],
                     "MB",
                     "at 10%",

@@ -259,7 +259,7 @@ class Run:
 
     def judge(self, strikes: list[Strike]) -> Judged:
         """Read the truth from outside, stop the service, hold one against the other."""
-        found = read_histories(self.service)
+        found = [read_histories(one) for one in self._services]
         for one in self._services:
             if one.stop() != 0:
                 raise AssertionError(f"did not stop in order:\n{one.words()}")
@@ -272,10 +272,14 @@ class Run:
         users = oracle.histories(whole).keys()
         ranges = [one for one in lineage.ranges_of(line) if one.partition not in self.removed]
         if self.removed:
-            found = {user: own for user, own in found.items() if user in users}
+            found = [{user: one[user] for user in one.keys() & users} for one in found]
+        histories = [oracle.judge_histories(whole, one, _REMEMBERED) for one in found]
         return Judged(
             output=oracle.judge_output([*self._answered_and_removed(), *log], answers, buried),
-            histories=oracle.judge_histories(whole, found, _REMEMBERED),
+            histories=oracle.Histories(
+                sum(one.applied_twice for one in histories),
+                sum(one.disordered for one in histories),
+            ),
             teaching=oracle.judge_teaching(whole, ranges),
             events=len(log),
             versions=line[0].number,

@@ -3,6 +3,7 @@
 import math
 import random
 import time
+from dataclasses import replace
 from functools import partial
 
 from tests.faults.fault import EXACTLY_ONCE, Fault
@@ -30,15 +31,18 @@ def killed_at(run: Run, chance: random.Random, *, point: str, blow: Blow, passes
 
 
 def killed_in_recovery(run: Run, chance: random.Random) -> Strike:
-    """And twice more, at any moment from the next start until it is just ready."""
+    """And twice more, at any moment from the next start until it is just ready. The proof is that
+    work was under way each time."""
     run.flow(chance.uniform(0.5, 3.0))
-    at_s = time.monotonic()
+    kills_s = [time.monotonic()]
     run.service.kill()
     for _ in range(2):
         run.start()
         run.flow(chance.uniform(0.0, 1.1 * run.start_s))
+        kills_s.append(time.monotonic())
         run.service.kill()
-    return _risen(run, at_s)
+    strike = _risen(run, kills_s[0])
+    return replace(strike, under_way=min(run.unanswered_at(at_s) for at_s in kills_s))
 
 
 def either_killed(run: Run, chance: random.Random) -> Strike:
