@@ -400,11 +400,23 @@ Feature = Annotated[
 ]
 
 
+class ReadoutKind(enum.StrEnum):
+    """What is compared with the item vectors."""
+
+    ITEMS = "items"
+    STATES = "states"
+
+
 class ModelSettings(Section):
     """The sequence model."""
 
     backbone: Backbone = Field(
         default=SmallBackbone(), description="`small`, `gru` or `pretrained`."
+    )
+    readout: ReadoutKind = Field(
+        default=ReadoutKind.ITEMS,
+        description="What is compared with item vectors: `items`, a history's own item vectors, "
+        "each as much as the backbone says; or `states`, what the backbone gives.",
     )
     dim: PositiveInt = Field(default=64, description="Width of an item vector.")
     max_length: Annotated[int, Field(ge=4)] = Field(

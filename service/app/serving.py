@@ -18,7 +18,7 @@ from service.registry.manifest import Manifest, Origin
 from service.registry.registry import Registry
 from service.registry.servable import Servable, first_blend, make_servable, model_identity
 from service.scorer.scorer import Scorer
-from service.settings import Settings
+from service.settings import ReadoutKind, Settings
 from service.trainer.process import Covered, is_covered
 
 log = logging.getLogger(__name__)
@@ -95,6 +95,8 @@ def _require_same_model(manifest: Manifest, settings: Settings) -> None:
             f"added with trainer.trained = {json.dumps(added)}; restore the setting, or begin "
             "anew with another storage.root"
         )
+    if stored is not None:
+        stored = {"readout": ReadoutKind.STATES, **stored}  # versions from before there were others
     if stored is not None and stored != wanted:
         changed = ", ".join(f"model.{key}" for key in wanted if stored.get(key) != wanted[key])
         raise ConfigurationError(

@@ -15,7 +15,8 @@ from service.model.backbone import Backbone, backbone_from_config, make_backbone
 from service.model.click_head import ClickHead, head_from
 from service.model.context import ContextFeatures
 from service.model.item_tower import ItemTower, Source
-from service.settings import ClickSettings, Feature, ModelSettings
+from service.model.readout import Readout, readout_from
+from service.settings import ClickSettings, Feature, ModelSettings, ReadoutKind
 
 # Length of the id vector of a new item that is described: enough to have a direction.
 _FAINT = 0.1
@@ -26,14 +27,21 @@ class Recommender(nn.Module):
 
     Row 0 of the item table is no item: padding. The table may have more rows than the
     vocabulary; only the first `rows` count. A `tower`, where there is one, adds to its vectors.
-    `click` is None where no clicks are learned, `context` where nothing but items is read.
+    `click` is None where no clicks are learned, `context` where nothing but items is read,
+    `readout` where the backbone's own states are compared with the items.
     """
 
     def __init__(
-        self, backbone: Backbone, rows: int, dim: int, click: ClickHead | None = None
+        self,
+        backbone: Backbone,
+        rows: int,
+        dim: int,
+        click: ClickHead | None = None,
+        readout: Readout | None = None,
     ) -> None:
         super().__init__()
         self.backbone = backbone
+        self.readout = readout
         self.click = click
         self.items = nn.Embedding(rows, dim)
         self.tower: ItemTower | None = None
@@ -45,8 +53,12 @@ class Recommender(nn.Module):
         """A model that knows no item yet. Same settings, same weights."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(settings.seed)
-            model = cls(make_backbone(settings), rows=1, dim=settings.dim)
-            model.tower = ItemTower(sources, 1, settings.dim) if sources else None
+            dim, readout = settings.dim, None
+            backbone = make_backbone(settings)
+            if settings.readout is ReadoutKind.ITEMS:
+                readout = Readout(dim, settings.own_dropout)
+            model = cls(backbone, rows=1, dim=dim, readout=readout)
+            model.tower = ItemTower(sources, 1, dim) if sources else None
             model.fit_context(settings.context)
             return model
 
@@ -70,8 +82,9 @@ class Recommender(nn.Module):
             if added is not None:
                 backbone.add(added)
             rows, dim = table.shape
-            # Versions from before there were any have no head.
-            model = cls(backbone, rows, dim, head_from(shape.get("click"), dim))
+            # Versions from before there were any have no head and no readout.
+            click = head_from(shape.get("click"), dim)
+            model = cls(backbone, rows, dim, click, readout_from(shape.get("readout"), dim))
             if "tower" in shape:
                 model.tower = ItemTower.from_plain(shape["tower"], *table.shape)
             if "context" in shape:
@@ -99,6 +112,7 @@ class Recommender(nn.Module):
             "backbone": self.backbone.config,
             "added": None if added is None else added.model_dump(mode="json"),
             "click": None if self.click is None else self.click.shape,
+            "readout": None if self.readout is None else self.readout.plain,
             **tower,
             **context,
         }
@@ -146,10 +160,11 @@ class Recommender(nn.Module):
         self, vectors: Tensor, positions: Tensor | None = None, codes: Tensor | None = None
     ) -> Tensor:
         """As `forward`, from item vectors; `positions` as in `Backbone`."""
+        read = vectors
         if self.context is not None and codes is not None:
-            vectors = vectors + self.context(codes)
-        states: Tensor = self.backbone(vectors, positions)
-        return states
+            read = vectors + self.context(codes)
+        states: Tensor = self.backbone(read, positions)
+        return self.readout(states, read, positions) if self.readout else states
 
     def grow(self, rows: int) -> None:
         """Give the item table `rows` rows at least; doubled, so that growing is rare."""
@@ -237,7 +252,7 @@ class Recommender(nn.Module):
         table = self.table(self.items.num_embeddings)
         folded = Recommender(self.backbone, 1, self.items.embedding_dim).train(self.training)
         folded.items = nn.Embedding.from_pretrained(table, freeze=False)
-        folded.click, folded.context = self.click, self.context
+        folded.click, folded.context, folded.readout = self.click, self.context, self.readout
         return folded
 
 

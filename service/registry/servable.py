@@ -38,7 +38,7 @@ class Servable:
 
 def model_identity(settings: ModelSettings) -> dict[str, Any]:
     """The settings without which a version's weights mean something else, as plain data."""
-    return settings.model_dump(mode="json", include={"backbone", "dim", "max_length"})
+    return settings.model_dump(mode="json", include={"backbone", "readout", "dim", "max_length"})
 
 
 def first_blend(settings: Settings) -> Blend:

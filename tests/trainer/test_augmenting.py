@@ -118,6 +118,6 @@ def test_copies_are_taught_beside_what_they_were_made_of(way: str) -> None:
     with closing(a_slab(users=200, events=16)) as slab:
         stream, challenger = Stream(slab), a_challenger(tree)
         learner = a_learner(slab, tree, challenger, MemorySettings())
-        reports = [learner.learn([stream.walk(20, 20, steps=4)]) for _ in range(6)]
+        reports = [learner.learn([stream.walk(20, 20, steps=4)]) for _ in range(9)]
     assert reports[-1].loss < reports[0].loss / 2
     assert not challenger.model.items.weight[0].any()
