@@ -87,7 +87,7 @@ def test_a_place_for_snapshots_that_takes_none_fails(
     assert line.startswith(f"FAIL  storage.snapshots = {url}: ")
 
 
-@pytest.mark.parametrize("name", ["backbone", "dim", "max_length"])
+@pytest.mark.parametrize("name", ["backbone", "readout", "dim", "max_length"])
 def test_a_changed_model_setting_fails_in_one_line(
     name: str, tmp_path: Path, examined: Examine
 ) -> None:

@@ -5,10 +5,12 @@ from typing import Any
 
 import pytest
 
-from service.app.serving import first_servable
+from service.app.serving import first_servable, load_servable
 from service.errors import ConfigurationError
+from service.registry.manifest import Origin
 from service.registry.registry import Registry
 from service.settings import (
+    ReadoutKind,
     Settings,
     SmallBackbone,
     TrainAdapter,
@@ -22,6 +24,7 @@ from tests.app.test_serving import small
 
 CHANGES: dict[str, Any] = {
     "backbone": SmallBackbone(dim=8, layers=2, heads=1),
+    "readout": ReadoutKind.STATES,
     "dim": 16,
     "max_length": 7,
 }
@@ -39,7 +42,9 @@ def changed(settings: Settings, *names: str) -> Settings:
     return settings.model_copy(update={"model": model})
 
 
-@pytest.mark.parametrize("names", [("backbone",), ("dim",), ("max_length",), ("dim", "max_length")])
+@pytest.mark.parametrize(
+    "names", [("backbone",), ("readout",), ("dim",), ("max_length",), ("dim", "max_length")]
+)
 def test_one_line_names_the_settings_that_changed(names: tuple[str, ...], tmp_path: Path) -> None:
     settings = changed(begun(tmp_path), *names)
     registry = Registry(tmp_path / "registry", settings.registry)
@@ -50,6 +55,28 @@ def test_one_line_names_the_settings_that_changed(names: tuple[str, ...], tmp_pa
     assert str(tmp_path / "registry") in line
     assert "\n" not in line
     assert registry.versions() == [1]
+
+
+def test_a_version_from_before_there_were_readouts_stays_as_it_is(tmp_path: Path) -> None:
+    today = small(tmp_path)
+    settings = changed(today, "readout")
+    registry = Registry(tmp_path / "registry", settings.registry)
+    manifest, artifact = registry.load(first_servable(registry, settings).version)
+    identity = {name: one for name, one in manifest.model["settings"].items() if name != "readout"}
+    shape = {name: one for name, one in manifest.model.items() if name != "readout"}
+    old = registry.publish(
+        artifact,
+        parent=manifest.version,
+        origin=Origin.TRAINED,
+        trained_through=manifest.trained_through,
+        model={**shape, "settings": identity},
+        items=manifest.items,
+        gate=None,
+        now_ms=0,
+    ).version
+    assert load_servable(registry, old, settings).model.readout is None
+    with pytest.raises(ConfigurationError, match=r"made with another model\.readout;"):
+        load_servable(registry, old, today)
 
 
 def trained_as(settings: Settings, trained: Trained) -> Settings:
