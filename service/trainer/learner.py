@@ -116,6 +116,8 @@ class _Measure:
     model: Recommender
     vocabulary: Vocabulary
     blend: Blend
+    # NDCG@10 of held-out rows by their marks: it stays, so each is measured once.
+    scores: dict[int, float]
 
 
 class Learner:
@@ -175,7 +177,10 @@ class Learner:
         self._slowdown = 1.0
         self._usual = math.nan  # loss, as a part of that of a guess; the last rounds foremost
         self._crowned_ndcg: float | None = None  # of the champion when it was published
-        self._asked_ndcg: float | None = None  # of the challenger when the gate was last asked
+        # Of the challenger when the gate was last asked, and, while it is still the same, by the
+        # marks of what was held.
+        self._asked_ndcg: float | None = None
+        self._asked_scores: dict[int, float] = {}
         # NDCG@10 of the champion on the holdout as it is now, less that when it was published.
         self.shift: float | None = None
         # Whether anything was learned since the gate was last asked: it would answer the same.
@@ -196,7 +201,12 @@ class Learner:
             self._challenger.keep(rows)
         self._champion_at = self._challenger.checkpoint()
         challenger = self._challenger
-        self._champion = _Measure(challenger.frozen_copy(), challenger.vocabulary, self.blend)
+        self._champion = _Measure(
+            challenger.frozen_copy(),
+            challenger.vocabulary,
+            self.blend,
+            dict(self._asked_scores) if rows is None else {},
+        )
         self._since_champion: deque[Sequences] = deque(maxlen=_ROUNDS_KEPT)
         self._forgotten = 0  # sequences since the champion that are remembered no more
         return before - self.items
@@ -221,6 +231,7 @@ class Learner:
         which compares passes, then has no say; the gate still looks at what is to be published.
         """
         settings = self._settings
+        self._asked_scores = {}
         epochs, ratio = settings.max_epochs, settings.replay.ratio
         if hurry:
             epochs, ratio = 1, min(ratio, settings.replay.hurried_ratio)
@@ -265,6 +276,7 @@ class Learner:
 
     def describe(self, described: Described) -> None:
         """Let the challenger know items of the catalogue; the next version knows them too."""
+        self._asked_scores = {}
         self._challenger.describe(described)
         self._challenger.meet(described.keys, np.full(len(described.items), self._latest_ms))
         # While events wait to be taught again, `trained_through` is past them: publish nothing.
@@ -625,6 +637,7 @@ class Learner:
         if self._crowned_ndcg is not None:
             self.shift = report.champion - self._crowned_ndcg
         self._asked_ndcg = report.challenger
+        self._asked_scores = dict(zip(self.held.marks().tolist(), challenger.tolist(), strict=True))
         self._fit_rerank()
         skipped = 0
         if report.verdict is Verdict.REJECT:
@@ -639,16 +652,22 @@ class Learner:
 
     def _scores_of(self, version: _Measure) -> Float32s:
         """NDCG@10 of each row of the holdout."""
-        scores: Float32s = evaluate(
+        marks, scores = self.held.marks().tolist(), version.scores
+        new = np.array([place for place, mark in enumerate(marks) if mark not in scores], np.int64)
+        recalled = self.recalled()
+        found = evaluate(
             version.model,
             version.vocabulary,
-            self.held,
-            self.recalled(),
+            self.held.take(new),
+            [recalled[place] for place in new.tolist()] if recalled else [],
             temperature=version.blend.temperature,
             shares=(version.blend.share,),
             exclude_seen=self._exclude_seen,
         )[0]
-        return scores
+        scores |= zip((marks[place] for place in new.tolist()), found.tolist(), strict=True)
+        for gone in scores.keys() - set(marks):
+            del scores[gone]
+        return np.array([scores[mark] for mark in marks], np.float32)
 
     def _fit_rerank(self) -> None:
         """Measure the click head on what is held out, and let it reorder as far as that helps."""
@@ -711,7 +730,7 @@ class Learner:
         self._since_champion.clear()
         self._retry = empty_sequences(self._length + 1)
         self._challenger.restore(self._champion_at)
-        self._asked_ndcg = self._crowned_ndcg
+        self._asked_ndcg, self._asked_scores = self._crowned_ndcg, {}
         self._measure_from_now()
         self.has_news = False
         return skipped

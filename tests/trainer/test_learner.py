@@ -148,6 +148,33 @@ def test_learns_a_stream_whose_next_item_is_certain(slab: HistorySlab, stream: S
     assert again.champion == pytest.approx(report.challenger)
 
 
+def test_the_gate_measures_a_version_on_no_row_twice(
+    slab: HistorySlab, stream: Stream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    challenger = a_challenger(small_settings(quick_training(fraction=0.3)))
+    learner = a_learner(slab, small_settings(quick_training(fraction=0.3)), challenger)
+    learner.learn([stream.walk(USERS, CATALOGUE, steps=2)])
+    learner.judge()
+    learner.promoted()
+    held = len(learner.held)
+    learner.learn([stream.walk(USERS, CATALOGUE, steps=2)])
+    asked: list[int] = []
+
+    def counted(model: Recommender, *rest: Any, **how: Any) -> Float32s:
+        if model is not challenger.model:
+            asked.append(len(rest[1]))
+        return evaluate(model, *rest, **how)
+
+    monkeypatch.setattr(learner_module, "evaluate", counted)
+    report, _ = learner.judge()
+    new = len(learner.held) - held
+    assert asked == [new, new]  # the champion, and the version of before
+    learner.promoted()
+    again, _ = learner.judge()
+    assert again.champion == pytest.approx(report.challenger)
+    assert asked[2:] == [0, 0]
+
+
 @pytest.mark.parametrize(
     ("replay", "keep"),
     [
