@@ -725,6 +725,10 @@ class ReplaySettings(Section):
     min_sequences: Annotated[int, Field(ge=0)] = Field(
         default=32, description="Replayed sequences per step at least, while histories last."
     )
+    max_events: PositiveInt = Field(
+        default=1600,
+        description="Replayed events per step at most: long histories would be most of its cost.",
+    )
     choice: ReplayChoice = Field(
         default=UniformReplay(), description="Whose: `uniform`, `recency` or `herding`."
     )

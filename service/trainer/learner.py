@@ -525,7 +525,8 @@ class Learner:
             chosen = order[:0] if chosen is None else chosen  # more labels than sequences
             old = max(round(ratio * len(chosen)), replay.min_sequences)
             new = taught.take(chosen)
-            mixed = [new, self._augmenter.copies(new), self._replayed(old, marks, replayable)]
+            again = self._bounded(self._replayed(old, marks, replayable))
+            mixed = [new, self._augmenter.copies(new), again]
             started_s = time.monotonic()
             batch = self._packed(join(mixed, self._length + 1), replayed=len(mixed[-1]))
             if not len(batch.item):
@@ -559,6 +560,14 @@ class Learner:
         with torch.inference_mode():
             states, _ = states_after(self._champion.model, rows, pool.codes[:, : self._length])
         return pool.take(herd(states.cpu().numpy(), count))
+
+    def _bounded(self, drawn: Sequences) -> Sequences:
+        """As many of them, by chance, as have the events that a step may replay."""
+        events, limit = (drawn.item != NO_KEY).sum(axis=1), self._settings.replay.max_events
+        if events.sum() <= limit:
+            return drawn
+        order = self._shuffle.permutation(len(drawn))
+        return drawn.take(order[np.cumsum(events[order]) <= limit])
 
     def _click_portions(self, steps: int) -> Sequence[ClickBatch | None]:
         """What each of so many steps, or more, teaches the click head."""

@@ -581,6 +581,25 @@ def test_a_hurried_round_replays_less(
     assert asked == [drawn]
 
 
+def test_a_step_replays_no_more_events_than_the_settings_say(
+    slab: HistorySlab, stream: Stream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    replay = ReplaySettings(ratio=10.0, max_events=30)
+    training = quick_training(max_epochs=1, fraction=0).model_copy(update={"replay": replay})
+    learner = a_learner(slab, small_settings(training))
+    learner.learn([stream.walk(USERS, CATALOGUE, steps=5)])
+    replayed: list[int] = []
+
+    def record(challenger: Challenger, batch: Packed, *rest: Any, **how: Any) -> float:
+        replayed.append(int((batch.replayed & (batch.item > 0)).sum()))
+        return train_step(challenger, batch, *rest, **how)
+
+    monkeypatch.setattr(learner_module, "train_step", record)
+    learner.learn([stream.walk(USERS, CATALOGUE, steps=2)])
+    assert len(replayed) == 2
+    assert all(20 <= events <= 30 for events in replayed)
+
+
 FRACTION = 0.3
 ONE_PASS = TrainerSettings(
     max_epochs=1,
