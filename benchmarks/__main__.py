@@ -12,7 +12,7 @@ from benchmarks.hot_swap import hot_swap_rows
 from benchmarks.rows import REPORT, Row, print_rows, write_report
 from benchmarks.scale import FULL, QUICK, Scale
 from benchmarks.snapshots import snapshot_rows
-from benchmarks.soak import slow_rows, soak_rows
+from benchmarks.soak import slow_output_rows, slow_worker_rows, soak_rows
 from benchmarks.steps import step_rows
 from benchmarks.stream_figures import stream_rows
 from benchmarks.trained import trained_rows
@@ -30,7 +30,8 @@ _NAMES = (
     "clicks",
     "snapshots",
     "soak",
-    "slow",
+    "slow_worker",
+    "slow_output",
 )
 
 
@@ -77,8 +78,10 @@ def measure(names: Sequence[str], scale: Scale) -> Iterator[list[Row]]:
         yield snapshot_rows(scale)
     if "soak" in names:
         yield soak_rows(scale)
-    if "slow" in names:
-        yield slow_rows(scale)
+    if "slow_worker" in names:
+        yield slow_worker_rows(scale)
+    if "slow_output" in names:
+        yield slow_output_rows(scale)
 
 
 if __name__ == "__main__":

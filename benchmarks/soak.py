@@ -31,7 +31,7 @@ _SAMPLE_S = 1.0
 _MARKS = (0.1, 0.5, 1.0)
 _STANDSTILL_S = 300.0
 _HOT_SHARE = 0.01
-_FAR_S = 1.0  # each way
+_FAR_S = 0.1  # each way
 _NEW_ITEM_SHARE = 0.2
 # A shop answers what leads somewhere; the rest only teaches.
 _KINDS = ("view", "click", "buy")
@@ -103,15 +103,19 @@ def soak_rows(scale: Scale) -> list[Row]:
         return _rows("soak", scale.soak_events, broker.bootstrap, broker.bootstrap)
 
 
-def slow_rows(scale: Scale) -> list[Row]:
-    """The same while the worker gets a fifth of its time, and while Kafka is far away: what is
-    read comes in by the megabyte, what is answered waits for its acknowledgement."""
-    events = scale.slow_events
+def slow_worker_rows(scale: Scale) -> list[Row]:
+    """The same while the worker gets a fifth of its time."""
     with LocalKafka(benchmark=True) as broker:
-        rows = _rows("slow_worker", events, broker.bootstrap, broker.bootstrap, slow_worker=True)
+        served = broker.bootstrap
+        return _rows("slow_worker", scale.slow_events, served, served, slow_worker=True)
+
+
+def slow_output_rows(scale: Scale) -> list[Row]:
+    """The same while Kafka is far away: what is read comes in by the megabyte, what is answered
+    waits for its acknowledgement."""
     with ProxiedKafka() as far:
         far.proxy.set(Network.SLOW, _FAR_S)
-        return rows + _rows("slow_output", events, far.bootstrap, far.proxied)
+        return _rows("slow_output", scale.slow_events, far.bootstrap, far.proxied)
 
 
 def _rows(
