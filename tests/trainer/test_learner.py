@@ -362,7 +362,7 @@ def test_a_challenger_that_was_taught_shuffled_labels_is_rejected(
         return pack(rows, *arguments, **named)
 
     monkeypatch.setattr(learner_module, "pack", shuffled)
-    for _ in range(3):
+    for _ in range(10):
         learner.learn([stream.walk(USERS, CATALOGUE, steps=4)])
     report, _ = learner.judge()
     assert report.verdict is Verdict.REJECT
