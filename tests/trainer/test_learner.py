@@ -399,7 +399,8 @@ def test_a_champion_that_has_got_worse_little_by_little_is_no_measure(
     learner.learn([stream.walk(USERS, CATALOGUE, steps=4)])
     learner.promoted()  # as if what was lost had been within the tolerance, again and again
     challenger.set_learning_rates(0.0, 0.0)
-    learner._settings = calm.trainer.model_copy(update={"learning_rate": 1e-9})
+    still = {"learning_rate": 1e-9, "item_learning_rate": 1e-9}
+    learner._settings = calm.trainer.model_copy(update=still)
 
     learner.learn([stream.walk(USERS, CATALOGUE, steps=1)])
     report, _ = learner.judge()
