@@ -98,13 +98,12 @@ class Serve:
     @contextmanager
     def worker_slowed(self) -> Iterator[None]:
         """The worker stands still for four fifths of the time."""
-        pid, over = self._worker_pid(), threading.Event()
+        over = threading.Event()
 
         def alternate() -> None:
             while not over.is_set():
-                os.kill(pid, signal.SIGSTOP)
-                over.wait(4 * _TURN_S)
-                os.kill(pid, signal.SIGCONT)
+                with self.worker_frozen():
+                    over.wait(4 * _TURN_S)
                 over.wait(_TURN_S)
 
         turns = threading.Thread(target=alternate)

@@ -95,9 +95,10 @@ def _require_same_model(manifest: Manifest, settings: Settings) -> None:
             f"added with trainer.trained = {json.dumps(added)}; restore the setting, or begin "
             "anew with another storage.root"
         )
-    if stored is not None:
-        stored = {"readout": ReadoutKind.STATES, **stored}  # versions from before there were others
-    if stored is not None and stored != wanted:
+    if stored is None:
+        return
+    stored = {"readout": ReadoutKind.STATES, **stored}  # versions from before there were others
+    if stored != wanted:
         changed = ", ".join(f"model.{key}" for key in wanted if stored.get(key) != wanted[key])
         raise ConfigurationError(
             f"the versions under {settings.storage.root / 'registry'} were made with another "

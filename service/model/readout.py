@@ -17,6 +17,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from service.settings import ModelSettings, ReadoutKind
+
 
 class Readout(nn.Module):
     """Reads states off inputs, of which a share of `dropout` is left out in training."""
@@ -28,6 +30,12 @@ class Readout(nn.Module):
         self.key = nn.Linear(dim, dim, bias=False)
         self.turn = nn.Linear(dim, dim, bias=False)
         nn.init.zeros_(self.turn.weight)
+
+    @classmethod
+    def of(cls, settings: ModelSettings) -> "Readout | None":
+        """A new one; None where the settings do without."""
+        wanted = settings.readout is ReadoutKind.ITEMS
+        return cls(settings.dim, settings.own_dropout) if wanted else None
 
     @property
     def plain(self) -> dict[str, Any]:

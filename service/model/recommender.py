@@ -16,7 +16,7 @@ from service.model.click_head import ClickHead, head_from
 from service.model.context import ContextFeatures
 from service.model.item_tower import ItemTower, Source
 from service.model.readout import Readout, readout_from
-from service.settings import ClickSettings, Feature, ModelSettings, ReadoutKind
+from service.settings import ClickSettings, Feature, ModelSettings
 
 # Length of the id vector of a new item that is described: enough to have a direction.
 _FAINT = 0.1
@@ -53,12 +53,9 @@ class Recommender(nn.Module):
         """A model that knows no item yet. Same settings, same weights."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(settings.seed)
-            dim, readout = settings.dim, None
             backbone = make_backbone(settings)
-            if settings.readout is ReadoutKind.ITEMS:
-                readout = Readout(dim, settings.own_dropout)
-            model = cls(backbone, rows=1, dim=dim, readout=readout)
-            model.tower = ItemTower(sources, 1, dim) if sources else None
+            model = cls(backbone, rows=1, dim=settings.dim, readout=Readout.of(settings))
+            model.tower = ItemTower(sources, 1, settings.dim) if sources else None
             model.fit_context(settings.context)
             return model
 

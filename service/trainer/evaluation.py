@@ -93,6 +93,8 @@ def questions(
 ) -> Iterator[Questions]:
     """The rows a few at a time, for use under inference mode. Of `recollections` no more are made
     at once, so they may be a generator."""
+    if not len(held):
+        return  # a whole catalogue of item vectors would be made for nothing
     was_training = model.training
     model.eval()
     memory_rows, recollection = MemoryRows(vocabulary), iter(recollections)

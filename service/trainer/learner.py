@@ -528,7 +528,7 @@ class Learner:
             again = self._bounded(self._replayed(old, marks, replayable))
             mixed = [new, self._augmenter.copies(new), again]
             started_s = time.monotonic()
-            batch = self._packed(join(mixed, self._length + 1), replayed=len(mixed[-1]))
+            batch = self._packed(join(mixed, self._length + 1), replayed=len(again))
             if not len(batch.item):
                 continue
             loss = train_step(

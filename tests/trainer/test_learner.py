@@ -151,8 +151,9 @@ def test_learns_a_stream_whose_next_item_is_certain(slab: HistorySlab, stream: S
 def test_the_gate_measures_a_version_on_no_row_twice(
     slab: HistorySlab, stream: Stream, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    challenger = a_challenger(small_settings(quick_training(fraction=0.3)))
-    learner = a_learner(slab, small_settings(quick_training(fraction=0.3)), challenger)
+    settings = small_settings(quick_training(fraction=0.3))
+    challenger = a_challenger(settings)
+    learner = a_learner(slab, settings, challenger)
     learner.learn([stream.walk(USERS, CATALOGUE, steps=2)])
     learner.judge()
     learner.promoted()
