@@ -12,6 +12,7 @@ from torch.nn import functional
 # longer than all of the arithmetic; so many stay in a CPU's cache.
 _LOGITS_AT_ONCE = 1 << 18
 _LOGITS_AT_ONCE_ON_CUDA = 1 << 26  # there small kernels cost more than memory
+_SMALLEST = 1e-30  # in place of nothing, to divide by
 
 
 def candidates(items: int, negatives: int, device: torch.device) -> Tensor:
@@ -48,24 +49,27 @@ def sampled_softmax(
     positive = functional.normalize(right, dim=-1)
     negative = functional.normalize(wrong, dim=-1)
     target = (states * positive).sum(dim=-1).float() / temperature  # [n]
-    kind = _product_type(states)
-    others: Tensor = _LogSumOfOthers.apply(
-        states.to(kind), negative.to(kind), targets, drawn, temperature
-    )
-    # Each item is drawn negatives / items times on average.
-    others = others + math.log(items / len(drawn))  # [n]
-    behind = others - target  # [n]
     if weight is None:
-        return functional.softplus(behind).mean()  # -log(e^target / (e^target + e^others))
-    counted = weight.abs()
-    return (functional.softplus(behind * weight.sign()) * counted).sum() / counted.sum()
+        weight = torch.ones_like(target)
+    kind = _product_type(states)
+    loss: Tensor = _SampledSoftmax.apply(
+        (states / temperature).to(kind),
+        negative.to(kind),
+        target,
+        weight / weight.abs().sum(),
+        # Where the drawn are a state's target: few, so they are not looked for a second time.
+        (drawn[None, :] == targets[:, None]).nonzero(),
+        math.log(items / len(drawn)),  # each item is drawn negatives / items times on average
+    )
+    return loss
 
 
-class _LogSumOfOthers(torch.autograd.Function):
-    """log sum exp(state . negative / temperature) over the drawn that are not the target. [n]
+class _SampledSoftmax(torch.autograd.Function):
+    """Sum of weight x -log(e^target / (e^target + e^others)), where others is the log of the sum of
+    exp(state . negative) over the drawn that are not the target, plus a correction.
 
-    The logits, [n, negatives], are made a few states at a time, and again for the gradient,
-    instead of being kept.
+    The logits, [n, negatives], are made a few states at a time, and the gradient with them: kept,
+    they would be read from memory, and made twice, they would cost another product.
     """
 
     @staticmethod
@@ -73,45 +77,48 @@ class _LogSumOfOthers(torch.autograd.Function):
         ctx: Any,
         states: Tensor,
         negative: Tensor,
-        targets: Tensor,
-        drawn: Tensor,
-        temperature: float,
+        target: Tensor,
+        weight: Tensor,
+        same: Tensor,
+        correction: float,
     ) -> Tensor:
-        ctx.temperature = temperature
-        portions = _portions(states, len(drawn))
-        log_sum = torch.cat(
-            [
-                _logits(states[one], negative, targets[one], drawn, temperature).logsumexp(dim=1)
-                for one in portions
-            ]
-        )
-        ctx.save_for_backward(states, negative, targets, drawn, log_sum)
-        return log_sum
+        of_states = torch.empty_like(states)
+        of_negative = torch.zeros_like(negative, dtype=torch.float32)
+        of_target = torch.empty_like(target)
+        loss = torch.zeros_like(target)
+        for one in _portions(states, len(negative)):
+            logits = (states[one] @ negative.T).float()  # [portion, negatives]
+            start, end = torch.searchsorted(
+                same[:, 0].contiguous(), same.new_tensor([one.start, one.stop])
+            ).tolist()
+            row, column = same[start:end].T
+            logits[row - one.start, column] = -torch.inf
+            # Without any other item the sum is 0 and nothing is to be changed.
+            most = logits.amax(dim=1, keepdim=True).clamp_min_(torch.finfo(logits.dtype).min)
+            chance = logits.sub_(most).exp_()
+            total = chance.sum(dim=1)
+            sign = weight[one].sign()
+            behind = (total.log() + most[:, 0] + correction - target[one]) * sign
+            loss[one] = functional.softplus(behind) * weight[one].abs()
+            moved = behind.sigmoid() * weight[one]
+            of_target[one] = -moved
+            moved = moved / total.clamp_min_(_SMALLEST)
+            moved = chance.mul_(moved[:, None]).to(states.dtype)
+            of_states[one] = moved @ negative
+            of_negative += moved.T @ states[one]
+        ctx.save_for_backward(of_states, of_negative.to(negative.dtype), of_target)
+        return loss.sum()
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        (gradient,) = gradients  # [n]
-        states, negative, targets, drawn, log_sum = ctx.saved_tensors
-        # Without any other item the sum is -inf and nothing is to be changed.
-        log_sum = log_sum.clamp_min(torch.finfo(log_sum.dtype).min)
-        of_states = torch.empty_like(states)
-        of_negative = torch.zeros_like(negative, dtype=torch.float32)
-        for one in _portions(states, len(drawn)):
-            share = _logits(states[one], negative, targets[one], drawn, ctx.temperature)
-            share.sub_(log_sum[one, None]).exp_()  # [portion, negatives], of the softmax
-            share.mul_(gradient[one, None] / ctx.temperature)
-            moved = share.to(states.dtype)
-            of_states[one] = moved @ negative
-            of_negative += moved.T @ states[one]
-        return of_states, of_negative.to(negative.dtype), None, None, None
-
-
-def _logits(
-    states: Tensor, negative: Tensor, targets: Tensor, drawn: Tensor, temperature: float
-) -> Tensor:
-    """In 32 bits; -inf where the drawn item is the target. [portion, negatives]"""
-    logits = (states @ negative.T).float().div_(temperature)
-    return logits.masked_fill_(drawn[None, :] == targets[:, None], -torch.inf)
+        (gradient,) = gradients
+        of_states, of_negative, of_target = ctx.saved_tensors
+        return (
+            of_states * gradient.to(of_states.dtype),
+            of_negative * gradient.to(of_negative.dtype),
+            of_target * gradient,
+            *[None] * 3,
+        )
 
 
 def _portions(states: Tensor, negatives: int) -> Iterator[slice]:
