@@ -537,10 +537,14 @@ class MemorySettings(Section):
     backward: Share = Field(default=0.75, description="Weight of the opposite direction.")
     depth: PositiveInt = Field(default=10, description="Last events of a history that recall.")
     step_decay: Decay = Field(default=0.7, description="Their weight per event back.")
+    shrinkage: Annotated[float, Field(ge=0.0)] = Field(
+        default=50.0,
+        description="An item from which transitions of weight w lead away weighs w / (w + this).",
+    )
     repeat: Annotated[float, Field(ge=0.0)] = Field(
         default=12.0,
-        description="Weight of the history's own items, beside transitions of weight 1 from the "
-        "last; multiplies how often users go back so far.",
+        description="Weight of the history's own items, beside transitions of weight 1 from a "
+        "well-known last one; multiplies how often users go back so far.",
     )
     popularity_penalty: Annotated[float, Field(ge=0.0, le=1.0)] = Field(
         default=0.1, description="Exponent of an item's count by which its weight is divided."
@@ -726,7 +730,7 @@ class ReplaySettings(Section):
         default=32, description="Replayed sequences per step at least, while histories last."
     )
     max_events: PositiveInt = Field(
-        default=1600,
+        default=1300,
         description="Replayed events per step at most: long histories would be most of its cost.",
     )
     choice: ReplayChoice = Field(

@@ -3,8 +3,10 @@
 An event adds weight from each of the last few items of its user to its own item, less for
 those further back, and some in the other direction; an item may follow itself. To recall is to add
 up the transitions that lead away from the last items of a history, newest first, and to put
-beside them these items themselves, as often as users go back by so many events. Neighbours of
-this kind are the baseline that session models find hardest to beat (Ludewig et al., 2021).
+beside them these items themselves, as often as users go back by so many events. What little is
+known of an item is shrunk towards nothing (Bell and Koren, 2007), so that the better known ones of
+a history say more. Neighbours of this kind are the baseline that session models find hardest to
+beat (Ludewig et al., 2021).
 
     key     [items + 1]      item key; the last is NO_KEY, so that -1 is no item
     to      [items, fanout]  the item, by its row here, that a transition leads to; -1: empty
@@ -123,7 +125,8 @@ class Memory:
             return Recollection(np.zeros(0, np.int32), np.zeros(0, np.float32), self._key)
         to = self._to.take(rows, axis=0)  # [rows, fanout]
         value = self._weight.take(rows, axis=0)  # [rows, fanout]
-        value *= (self._by_step[: len(rows)] / np.maximum(value.sum(axis=1), _SMALLEST))[:, None]
+        evidence = value.sum(axis=1) + np.float32(self._settings.shrinkage * self._unit)
+        value *= (self._by_step[: len(rows)] / np.maximum(evidence, _SMALLEST))[:, None]
         # max(count / unit, 1) ** -penalty, without a power for each of them.
         rare = self._unit**self._settings.popularity_penalty
         value *= np.minimum(self._damping.take(to) * np.float32(rare), 1.0)

@@ -79,7 +79,7 @@ from service.trainer.weighing import Weighing
 log = logging.getLogger(__name__)
 
 # Rows of the holdout, newest first, that early stopping looks at; the gate looks at all.
-_STOPPING_ROWS = 256
+_STOPPING_ROWS = 128
 # Shares of the model that are tried on the holdout, how much the last trial counts at least beside
 # those before it, and the NDCG that a share has to gain for each square of its distance from the
 # setting.

@@ -69,7 +69,8 @@ def _expected(
         total = sum(weight[item].values())
         for end, amount in weight[item].items():
             often = max(count[end], 1.0) ** with_.popularity_penalty
-            value[end] += with_.step_decay**step * amount / total / often
+            part = amount / (total + with_.shrinkage)
+            value[end] += with_.step_decay**step * part / often
     for step, item in enumerate(known_items):
         value[item] += with_.repeat * repeated[step] / max(met[step], 1e-30)
     return dict(value)
@@ -88,9 +89,17 @@ def test_recalls_what_the_definition_says(streams: list[list[int]], asked: list[
 
 
 def test_an_event_is_recalled_at_once() -> None:
-    memory = Memory(MemorySettings(repeat=0.0))
+    memory = Memory(MemorySettings(repeat=0.0, shrinkage=0.0))
     _learn(memory, [1, 2])
     assert _recalled(memory, [1]) == {2: 1.0}
+
+
+def test_an_item_that_was_met_more_often_says_more() -> None:
+    memory = Memory(MemorySettings(repeat=0.0, lag=1, backward=0.0, step_decay=1.0, shrinkage=3.0))
+    for _ in range(9):
+        _learn(memory, [1, 2])
+    _learn(memory, [3, 4])
+    assert _recalled(memory, [1, 3]) == pytest.approx({2: 9 / 12 / 9**0.1, 4: 1 / 4}, rel=1e-3)
 
 
 def test_nothing_is_recalled_of_an_unknown_item() -> None:
