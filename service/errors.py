@@ -7,6 +7,7 @@
     ├── AbandonedError             left to the partition's next owner, who does it from the log
     ├── DamagedVersionError        the registry refuses the version and serves the one before
     ├── DamagedSnapshotError       state is taken from an older snapshot, or from the log
+    ├── SnapshotCancelledError     the snapshot under way is dropped, the one before it stands
     ├── HoldoutMismatchError       a bug: the gate was given rows that do not pair
     ├── LossSpikeError             training may have diverged: undo the round, teach it again
     └── NonFiniteError             training diverged: go back to the last finite weights
@@ -59,6 +60,10 @@ class DamagedVersionError(HeadwaterError):
 
 class DamagedSnapshotError(HeadwaterError):
     """A state snapshot whose manifest or parts are missing, truncated or altered."""
+
+
+class SnapshotCancelledError(HeadwaterError):
+    """The snapshot under way is not wanted any more."""
 
 
 class HoldoutMismatchError(HeadwaterError):

@@ -10,12 +10,13 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 
 from service.domain import Offset, Offsets, Partition
+from service.errors import SnapshotCancelledError
 from service.metrics import Metrics
 from service.settings import Settings
 from service.state.duplicates import Arrays, Duplicates
 from service.state.features import keys_of
 from service.state.histories import HistorySlab
-from service.state.snapshots import SnapshotCancelledError, Snapshots
+from service.state.snapshots import Snapshots
 from service.storage.store import Store
 
 log = logging.getLogger(__name__)

@@ -31,7 +31,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from safetensors.numpy import load, save
 
 from service.domain import Int32s, Offset, Partition
-from service.errors import DamagedSnapshotError
+from service.errors import DamagedSnapshotError, SnapshotCancelledError
 from service.state.duplicates import Arrays
 from service.state.histories import HistorySlab
 from service.state.snapshot_parts import UserHistories, decode, encode
@@ -131,10 +131,6 @@ def holds_erased(part: UserHistories, erased: Mapping[int, Offset]) -> bool:
         part.events[one] and part.offset[starts[one]] < erased[int(part.user[one])]
         for one in users.tolist()
     )
-
-
-class SnapshotCancelledError(Exception):
-    """The snapshot under way is not wanted any more."""
 
 
 class Snapshots:

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from service.domain import NO_KEY, Int64s, Offset, Partition
-from service.errors import DamagedSnapshotError
+from service.errors import DamagedSnapshotError, SnapshotCancelledError
 from service.state.histories import SLACK, HistorySlab
 from service.state.snapshot_parts import UserHistories, decode, encode
 from service.state.snapshots import (
@@ -20,7 +20,6 @@ from service.state.snapshots import (
     SEEN_FILE,
     PartRecord,
     Snapshot,
-    SnapshotCancelledError,
     SnapshotManifest,
     Snapshots,
     next_base,
