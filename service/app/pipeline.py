@@ -7,7 +7,7 @@ batches are awaited side by side, and offsets are committed in order behind them
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Coroutine
+from collections.abc import Awaitable, Coroutine, Iterator
 from concurrent.futures import Executor
 
 import numpy as np
@@ -133,8 +133,8 @@ class Pipeline:
                     self._source.rewind()
                 elif records:
                     for events, erasures in between_erasures(records, self._events.erasure):
-                        if events:
-                            await self._take(events)
+                        for portion in self._portions(events):
+                            await self._take(portion)
                         if erasures:
                             await self._erase(erasures)
                 self._close_micro_batch()
@@ -183,6 +183,17 @@ class Pipeline:
         if is_idle:
             self._trainer.settle()
         self._settle_at_s = now_s + _PATIENCE * self._settings.trainer.publish_every_s
+
+    def _portions(self, records: list[Record]) -> Iterator[list[Record]]:
+        """As many as are scored at once. Those that only bring histories up to date stay together:
+        so does a read of them, until it reaches what is to be answered."""
+        size = self._settings.batch.score_max_events
+        if not self._settings.scores or all(
+            record.offset < self._committed.get(Partition(record.partition), 0)
+            for record in records
+        ):
+            size = max(len(records), 1)
+        return (records[start : start + size] for start in range(0, len(records), size))
 
     async def _take(self, records: list[Record]) -> None:
         """One batch: decode, score, and start its delivery."""

@@ -236,6 +236,9 @@ class Source(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has n
             await self._guarded(self._on_revoked(partitions))
 
     async def on_partitions_assigned(self, assigned: Iterable[TopicPartition]) -> None:
+        # aiokafka begins only after this has returned, and histories of millions of users may take
+        # longer to restore than a session. A second start of it does nothing.
+        self._open._coordinator._start_heartbeat_task()
         async with self.lock:
             await self._guarded(self._begin(list(assigned)))
 

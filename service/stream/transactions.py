@@ -187,9 +187,10 @@ class _Lane:
     async def _commit(self, shares: list[Share]) -> None:
         """One transaction, until it is committed."""
         after = shares[-1].next_offset
-        if self._committed is not None and after <= self._committed:
-            return  # only histories were brought up to date
         records = self._records(shares)
+        # Answers may be due there too: where a leader had lost records, others took their place.
+        if self._committed is not None and after <= self._committed and not records:
+            return  # only histories were brought up to date
         delays_s, unexplained = retry_delays_s(), 0
         while True:
             started_s = time.monotonic()

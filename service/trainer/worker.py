@@ -189,7 +189,8 @@ class Worker:
                     return
                 version = published
                 ask_at = time.monotonic() + settings.publish_every_s
-            if inbox.asks_to_settle():
+            # What the gate let through and the storage refused is asked for again, not given up.
+            if inbox.asks_to_settle() and not learner.has_news:
                 settled = self._settle(learner, version)
                 if settled is None:
                     return
@@ -278,6 +279,7 @@ class Worker:
             return None
         manifest = self._write(learner, parent, origin, report)
         if manifest is None:
+            learner.has_news = origin is Origin.TRAINED  # also where no more events come
             return parent
         self._newest = manifest.version
         self._same_frozen = True

@@ -65,6 +65,7 @@ class Topics:
 
     def __init__(self, letters_after: int) -> None:
         self.sent: list[str] = []
+        self.batches: list[int] = []  # recommendations and tombstones of each
         self.delays_s: list[float] = []  # of the first calls
         self.buried = 0
         self._letters_after = letters_after
@@ -72,6 +73,7 @@ class Topics:
 
     async def recommend(self, messages: list[Message]) -> None:
         await asyncio.sleep(self.delays_s.pop(0) if self.delays_s else 0)
+        self.batches.append(len(messages))
         self.sent += [
             f"tombstone of {key.decode()}" if value is None else orjson.loads(value)["rec_id"]
             for key, value, _ in messages
@@ -228,6 +230,15 @@ def test_the_committed_offset_does_not_go_back_while_histories_catch_up(
     source = Batches([event(0), event(1)], [event(2), event(3)])
     run_to_the_end(source, Topics(letters_after=0), slab, tmp_path, committed=3)
     assert source.committed == [{PARTITION: 4}]
+
+
+def test_a_long_read_is_answered_a_few_at_a_time(slab: HistorySlab, tmp_path: Path) -> None:
+    """One that begins with what only brings histories up to date may be of thousands."""
+    at_once = small(tmp_path).batch.score_max_events
+    source, topics = Batches([event(offset) for offset in range(5 * at_once)]), Topics(0)
+    run_to_the_end(source, topics, slab, tmp_path, committed=at_once + 1)
+    assert topics.sent == [f"events/0/{offset}" for offset in range(at_once + 1, 5 * at_once)]
+    assert topics.batches == [0, at_once - 1, at_once, at_once, at_once]
 
 
 class TestErasures:

@@ -38,6 +38,9 @@ class Consumer:
         self.faults: list[Exception] = []  # of the first requests
         self.paused: set[TopicPartition] = set()
         self.committed_offset: int | None = None
+        self._coordinator = self  # as far as it is called
+
+    def _start_heartbeat_task(self) -> None: ...
 
     def subscribe(self, topics: list[str], listener: object) -> None: ...
     async def stop(self) -> None: ...

@@ -217,6 +217,15 @@ class TestCommitting:
         assert kafka.transactions == [1]
         assert kafka.committed == {PARTITION: 12}
 
+    def test_what_took_the_place_of_records_that_a_leader_lost_is_answered(
+        self, kafka: Kafka
+    ) -> None:
+        """The committed offset is past the partition's end then."""
+        kafka.committed[PARTITION] = 10
+        run(kafka, delivering(share(9, "x")))
+        assert kafka.sent == [b"x"]
+        assert kafka.committed == {PARTITION: 9}
+
 
 class TestFailing:
     @pytest.mark.parametrize("call", ["begin", "send", "offsets", "commit", "answer"])

@@ -6,15 +6,25 @@ import threading
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import replace
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
 
 import pytest
 
 from service.domain import Erasure, MicroBatch, Offset, UserId
+from service.errors import TransientError
+from service.registry.manifest import Manifest, Origin
+from service.registry.registry import Registry
 from service.state.histories import HistorySlab
-from service.trainer.worker import Inbox, _after
+from service.trainer import worker
+from service.trainer.messages import Published, Settle, Settled, Stop
+from service.trainer.worker import Inbox, WorkerArguments, _after
 from tests.state.examples import a_slab
-from tests.trainer.examples import PARTITION, Stream
-from tests.trainer.test_learner import a_learner
+from tests.trainer.examples import PARTITION, Stream, small_settings
+from tests.trainer.test_learner import CATALOGUE, NO_MEMORY, USERS, a_learner
+
+WITHIN_S = 120.0
 
 
 @pytest.fixture
@@ -65,3 +75,62 @@ def test_an_erasure_that_the_version_has_is_not_applied_again(
     assert _after(batch, learner).erasures == batch.erasures
     learner.trained_through[PARTITION] = Offset(3)
     assert _after(batch, learner).erasures == ()
+
+
+def with_a_full_disk_at_first(connection: Connection, arguments: WorkerArguments) -> None:
+    """A worker's process, of whose first versions three are refused."""
+    publish, refusals = Registry.publish, iter(range(3))
+
+    def refused(*args: Any, **named: Any) -> Manifest:
+        if next(refusals, None) is not None:
+            raise TransientError("no space left on device")
+        return publish(*args, **named)
+
+    Registry.publish = refused  # type: ignore[method-assign]
+    worker._RETRY_PUBLISH_S = 0.2
+    worker.main(connection, arguments)
+
+
+def test_what_the_storage_refused_is_published_later_and_not_given_up(
+    slab: HistorySlab, stream: Stream, tmp_path: Path
+) -> None:
+    """Also where no more events come, and the parent asks for an end of the waiting."""
+    settings = small_settings()
+    lenient = settings.trainer.gate.model_copy(update={"tolerance": 1.0})
+    trainer = settings.trainer.model_copy(update={"publish_every_s": 0.2, "gate": lenient})
+    storage = settings.storage.model_copy(update={"root": tmp_path})
+    settings = settings.model_copy(
+        update={"trainer": trainer, "storage": storage, "memory": NO_MEMORY}
+    )
+    registry = Registry(tmp_path / "registry", settings.registry)
+    learner = a_learner(slab, settings)
+    registry.publish(
+        learner.artifact(),
+        parent=None,
+        origin=Origin.INITIAL,
+        trained_through={},
+        model=learner.shape,
+        items=0,
+        gate=None,
+        now_ms=0,
+    )
+    spawned = multiprocessing.get_context("spawn")
+    ours, theirs = spawned.Pipe()
+    arguments = WorkerArguments(settings, (slab.address,))
+    process = spawned.Process(target=with_a_full_disk_at_first, args=(theirs, arguments))
+    process.start()
+    try:
+        batch = stream.walk(USERS, CATALOGUE, steps=4)
+        ours.send(batch)
+        told: list[object] = []
+        while not any(isinstance(one, Published) for one in told):
+            assert ours.poll(WITHIN_S)
+            told.append(ours.recv())
+            ours.send(Settle())
+        assert not any(isinstance(one, Settled) for one in told)
+        manifest = registry.manifest(registry.versions()[-1])
+        assert (manifest.origin, manifest.trained_through) == (Origin.TRAINED, batch.next_offsets)
+        ours.send(Stop())
+        process.join(WITHIN_S)
+    finally:
+        process.kill()
