@@ -80,6 +80,9 @@ class Metrics:
         self.snapshots = counter(
             "snapshots", "State snapshots of partitions: written, failed.", "result"
         )
+        self.snapshots_damaged = gauge(
+            "snapshots_damaged", "A partition's snapshots with damaged parts.", "partition"
+        )
         self.snapshot_seconds = histogram(
             "snapshot_seconds", "Writing one partition's state snapshot.", _LONG_SECONDS
         )

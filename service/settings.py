@@ -962,7 +962,9 @@ class StorageSettings(Section):
         "never; histories are then read from the log at every start.",
     )
     keep_snapshots: PositiveInt = Field(
-        default=3, description="Of a partition, besides those that others stand on."
+        default=3,
+        description="Of a partition, besides those that others stand on; of several not all "
+        "stand on one, so there may be one more.",
     )
 
     @property

@@ -154,6 +154,8 @@ class Snapshotter:
                 self._metrics.snapshots.labels("failed").inc()
                 log.error("no snapshot of partition %d at %d: %s", partition, offset, error)
                 continue
+            damaged = self._snapshots.damaged(partition)  # what is older is removed
+            self._metrics.snapshots_damaged.labels(partition).set(damaged)
             if written is not None:
                 self._metrics.snapshots.labels("written").inc()
                 self._metrics.snapshot_seconds.observe(time.monotonic() - started_s)

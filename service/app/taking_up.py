@@ -73,6 +73,8 @@ class Taker:
             found_at = "where they were"
             if one.partition not in kept:
                 snapshot = self._snapshots.restore(slab, one.end)
+                damaged = self._snapshots.damaged(one.partition)
+                self._metrics.snapshots_damaged.labels(one.partition).set(damaged)
                 found_at = f"in snapshot {snapshot.name}" if snapshot else "in no snapshot"
                 if snapshot is not None:
                     self._see(snapshot)

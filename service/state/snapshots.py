@@ -114,11 +114,17 @@ def next_base(newest: Snapshot | None, base: Snapshot | None, touched: int) -> S
 
 def to_remove(snapshots: Sequence[Snapshot], keep: int) -> list[Snapshot]:
     """Of the snapshots of a partition, oldest first: all but the newest and what those stand on,
-    and those with what was erased."""
+    and those with what was erased.
+
+    Where several are kept they do not all stand on one: damaged, it would take them along. The
+    newest that stands on another stays too."""
     gone = {name for one in snapshots for name in one.manifest.instead_of}
-    newest = [one for one in snapshots if one.name not in gone and one.manifest.base not in gone][
-        -keep:
-    ]
+    whole = [one for one in snapshots if one.name not in gone and one.manifest.base not in gone]
+    newest = whole[-keep:]
+    bases = {one.manifest.base or one.name for one in newest}
+    if keep > 1 and len(bases) == 1:
+        others = [one for one in whole if (one.manifest.base or one.name) not in bases]
+        newest += others[-1:]
     kept = {one.name for one in newest} | {one.manifest.base for one in newest}
     return [one for one in snapshots if one.name not in kept]
 
@@ -290,6 +296,10 @@ class Snapshots:
             slab.begin(snapshot.manifest.offset)
             return snapshot
         return None
+
+    def damaged(self, partition: Partition) -> int:
+        """How many of a partition's snapshots were found to have damaged parts and still stand."""
+        return sum(one == partition for one, _ in self._damaged)
 
     def seen(self, snapshot: Snapshot) -> Arrays | None:
         """The event_ids that came last before it, None where it keeps none. Raises

@@ -189,6 +189,15 @@ def test_keeps_what_the_newest_stand_on() -> None:
     assert [one.name for one in to_remove(found[:3], 1)] == [a, b]
 
 
+def test_those_that_are_kept_do_not_all_stand_on_one() -> None:
+    a, b, c, d = NAMES
+    found = [snapshot(a), snapshot(b, base=a), snapshot(c), snapshot(d, base=c)]
+    assert [one.name for one in to_remove(found, 2)] == []
+    found = [snapshot(a), snapshot(b), snapshot(c, base=b), snapshot(d, base=b)]
+    assert [one.name for one in to_remove(found, 2)] == []
+    assert [one.name for one in to_remove([snapshot("0"), *found], 2)] == ["0"]
+
+
 def test_removes_what_is_not_kept(slab: HistorySlab, tmp_path: Path) -> None:
     store = a_store(tmp_path, keep=1)
     for number in range(1, 20):
@@ -220,6 +229,21 @@ def test_damage_anywhere_falls_back_to_the_one_before(
     with closing(a_slab(USERS, EVENTS)) as restored:
         assert a_store(tmp_path).restore(restored, END) is not None
         assert histories(restored) == histories(slab)
+
+
+def test_damaged_ones_are_counted_until_they_are_removed(slab: HistorySlab, tmp_path: Path) -> None:
+    feed(slab, list(range(1, USERS + 1)), 1)
+    written = write(tmp_path, slab, 9)
+    (part,) = (tmp_path / FOLDER / "00000" / written.name).glob("*.safetensors")
+    part.write_bytes(b"")
+    store = a_store(tmp_path)
+    with closing(a_slab(USERS, EVENTS)) as restored:
+        assert store.restore(restored, END) is None
+    assert store.damaged(Partition(0)) == 1
+    assert store.damaged(Partition(1)) == 0
+    feed(slab, [3], 9)
+    store.write(slab, Offset(10), NEVER)
+    assert store.damaged(Partition(0)) == 0
 
 
 @pytest.mark.parametrize("harm", [cut, flipped])
