@@ -57,8 +57,8 @@ def sampled_softmax(
         negative.to(kind),
         target,
         weight / weight.abs().sum(),
-        # Where the drawn are a state's target: few, so they are not looked for a second time.
-        (drawn[None, :] == targets[:, None]).nonzero(),
+        targets,
+        drawn,
         math.log(items / len(drawn)),  # each item is drawn negatives / items times on average
     )
     return loss
@@ -79,20 +79,17 @@ class _SampledSoftmax(torch.autograd.Function):
         negative: Tensor,
         target: Tensor,
         weight: Tensor,
-        same: Tensor,
+        targets: Tensor,
+        drawn: Tensor,
         correction: float,
     ) -> Tensor:
         of_states = torch.empty_like(states)
         of_negative = torch.zeros_like(negative, dtype=torch.float32)
         of_target = torch.empty_like(target)
         loss = torch.zeros_like(target)
-        for one in _portions(states, len(negative)):
+        for one in _portions(states, len(drawn)):
             logits = (states[one] @ negative.T).float()  # [portion, negatives]
-            start, end = torch.searchsorted(
-                same[:, 0].contiguous(), same.new_tensor([one.start, one.stop])
-            ).tolist()
-            row, column = same[start:end].T
-            logits[row - one.start, column] = -torch.inf
+            logits.masked_fill_(drawn[None, :] == targets[one, None], -torch.inf)
             # Without any other item the sum is 0 and nothing is to be changed.
             most = logits.amax(dim=1, keepdim=True).clamp_min_(torch.finfo(logits.dtype).min)
             chance = logits.sub_(most).exp_()
@@ -117,7 +114,7 @@ class _SampledSoftmax(torch.autograd.Function):
             of_states * gradient.to(of_states.dtype),
             of_negative * gradient.to(of_negative.dtype),
             of_target * gradient,
-            *[None] * 3,
+            *[None] * 4,
         )
 
 
