@@ -184,14 +184,17 @@ class Pipeline:
             self._trainer.settle()
         self._settle_at_s = now_s + _PATIENCE * self._settings.trainer.publish_every_s
 
+    def _answers(self, one: Record | Erasure) -> bool:
+        """Whether what follows from it is written here: by who scores, and not a second time, since
+        what was acknowledged before a restart is in its topic already."""
+        committed = self._committed.get(Partition(one.partition), 0)
+        return self._settings.scores and one.offset >= committed
+
     def _portions(self, records: list[Record]) -> Iterator[list[Record]]:
         """As many as are scored at once. Those that only bring histories up to date stay together:
         so does a read of them, until it reaches what is to be answered."""
         size = self._settings.batch.score_max_events
-        if not self._settings.scores or all(
-            record.offset < self._committed.get(Partition(record.partition), 0)
-            for record in records
-        ):
+        if not any(self._answers(record) for record in records):
             size = max(len(records), 1)
         return (records[start : start + size] for start in range(0, len(records), size))
 
@@ -206,10 +209,7 @@ class Pipeline:
             try:
                 decoded.append((record, self._events.decode(record, now_ms)))
             except InvalidEventError as error:
-                if not self._settings.scores:
-                    continue  # a dead letter is written by who answers
-                # One that was acknowledged before a restart is in the topic already.
-                if record.offset >= self._committed.get(Partition(record.partition), 0):
+                if self._answers(record):
                     letters.append((record, error))
         events = self._without_duplicates(self._events.columns(decoded))
         answer = events.at_or_after(self._committed) & self._answered_kinds[events.kind]
@@ -255,11 +255,7 @@ class Pipeline:
         untrained = [one for one in erasures if one.offset >= self._trained.get(one.partition, 0)]
         if untrained:
             self._batcher.erase(untrained, time.monotonic())
-        answered = [
-            one
-            for one in erasures
-            if self._settings.scores and one.offset >= self._committed.get(one.partition, 0)
-        ]
+        answered = [one for one in erasures if self._answers(one)]
         tombstones: list[Message] = [(one.user_id.encode(), None, []) for one in answered]
         owners = [int(one.partition) for one in answered]
         if self._deliveries:

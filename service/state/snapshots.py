@@ -103,6 +103,11 @@ class Snapshot:
     name: str
     manifest: SnapshotManifest
 
+    @property
+    def base(self) -> str:
+        """The name of the full snapshot that it stands on, maybe its own."""
+        return self.manifest.base or self.name
+
 
 def next_base(newest: Snapshot | None, base: Snapshot | None, touched: int) -> Snapshot | None:
     """On which snapshot the next one stands, if `touched` users have changed since `base`; None
@@ -121,11 +126,10 @@ def to_remove(snapshots: Sequence[Snapshot], keep: int) -> list[Snapshot]:
     gone = {name for one in snapshots for name in one.manifest.instead_of}
     whole = [one for one in snapshots if one.name not in gone and one.manifest.base not in gone]
     newest = whole[-keep:]
-    bases = {one.manifest.base or one.name for one in newest}
+    bases = {one.base for one in newest}
     if keep > 1 and len(bases) == 1:
-        others = [one for one in whole if (one.manifest.base or one.name) not in bases]
-        newest += others[-1:]
-    kept = {one.name for one in newest} | {one.manifest.base for one in newest}
+        newest += [one for one in whole if one.base not in bases][-1:]
+    kept = {one.name for one in newest} | {one.base for one in newest}
     return [one for one in snapshots if one.name not in kept]
 
 
