@@ -590,7 +590,10 @@ class ClickSettings(Section):
     weight: PositiveFloat = Field(
         default=0.3, description="Of the head's loss, beside that of the next item."
     )
-    hidden: PositiveInt = Field(default=64, description="Width of the head's hidden layer.")
+    half_life_events: PositiveInt = Field(
+        default=1_000_000,
+        description="After so many events, what the head counted of an item counts half.",
+    )
     batch_rows: Annotated[int, Field(ge=2)] = Field(
         default=256, description="Labels in one optimizer step; half of them may be new."
     )

@@ -1,7 +1,9 @@
 """The click head: how likely a user is to act on an item that they are shown.
 
-It reads the backbone's state after the history and the item's vector, both of length 1, their
-product, and what vectors tell badly: how often the item stands in the history, and how far back.
+A logistic regression on a few numbers: how near the item's vector is to the backbone's state after
+the history; how often it stands in the history, how far back, and how long that is; and
+how the item stands among all, by the events and the labels that it has had so far. Few labels teach
+few weights well, where layers over state and vector learn single users and items by heart.
 A head for numbers, such as ratings, gives the number where the other gives a logit.
 """
 
@@ -13,42 +15,99 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from service.domain import NO_KEY, Float32s, Int64s
+from service.model.vocabulary import NO_ROW
 from service.settings import ClickLoss, ClickSettings
 
 ECHOES = 3
+STANDING = 2
 _RAREST = 0.001  # a share of clicks below this is no better known than this
+_JOINED = 20.0  # labels, all like the mean, by which an item's own are joined
+# A step of Adam moves every weight alike. These few stand for more than those of a network do.
+_STRIDE = 10.0
+_FAR = 10.0  # spreads from the middle
+_HUGE = 1e30  # sums of so many as count are still numbers
+_SMALLEST = torch.finfo(torch.float32).tiny  # in place of nothing, to divide by
 
 
 class ClickHead(nn.Module):
-    """Two layers over a state and an item. Before its first labels it tells them nothing apart."""
+    """A weight for each number that it reads, and what it has counted of the items of a table.
 
-    def __init__(self, dim: int, hidden: int, loss: ClickLoss) -> None:
+    Before its first labels it tells items nothing apart, then by their mean labels alone.
+    """
+
+    tally: Tensor  # [rows, 3] decayed events of an item, its labels, and their sum
+
+    def __init__(self, rows: int, loss: ClickLoss) -> None:
         super().__init__()
         self.loss = loss
-        self.enter = nn.Linear(3 * dim + ECHOES, hidden)
-        self.leave = nn.Linear(hidden, 1)
-        nn.init.zeros_(self.leave.weight)
-        nn.init.zeros_(self.leave.bias)
+        self.weight = nn.Parameter(torch.zeros(ECHOES + STANDING + 1))
+        with torch.no_grad():
+            self.weight[ECHOES + STANDING - 1] = 1.0 / _STRIDE  # of the mean label
         # What it answers before it has learned, and in what units: of the first labels.
         self.middle = nn.Parameter(torch.zeros(()))
         self.scale = nn.Parameter(torch.zeros(()))  # 0: it has seen no label
+        self.register_buffer("tally", torch.zeros(rows, 3))
 
     @classmethod
-    def of(cls, settings: ClickSettings, dim: int) -> "ClickHead | None":
+    def of(cls, settings: ClickSettings, rows: int) -> "ClickHead | None":
         """A new head; None where the settings do without."""
-        return cls(dim, settings.hidden, settings.loss) if settings.enabled else None
+        return cls(rows, settings.loss) if settings.enabled else None
 
     @property
     def shape(self) -> dict[str, Any]:
         """What it is made from, as plain data."""
-        return {"hidden": self.enter.out_features, "loss": self.loss.value}
+        return {"reads": len(self.weight), "loss": self.loss.value}
 
-    def forward(self, state: Tensor, item: Tensor, echo: Tensor) -> Tensor:
-        """Logits, or numbers. [...] from state and item [..., dim] and `echoes` [..., ECHOES]"""
-        state, item = state * state.shape[-1] ** 0.5, item * item.shape[-1] ** 0.5
-        read = torch.cat([state, item, state * item, echo], dim=-1)
-        found: Tensor = self.leave(functional.relu(self.enter(read))).squeeze(-1)
+    def forward(self, state: Tensor, item: Tensor, signs: Tensor) -> Tensor:
+        """Logits, or numbers. [...] from state and item [..., dim], of length 1 each, and
+        `echoes` with the `standing` of the items behind them [..., ECHOES + STANDING]"""
+        near = (state * item).sum(dim=-1, keepdim=True)
+        found = torch.cat([signs, near], dim=-1) @ (_STRIDE * self.weight)
         return self.middle + self.scale * found
+
+    def grow(self, rows: int) -> None:
+        """Room for `rows` rows."""
+        self.tally = functional.pad(self.tally, (0, 0, 0, rows - len(self.tally)))
+
+    def keep(self, rows: Tensor) -> None:
+        """Only what was counted of `rows`, in this order."""
+        self.tally = self.tally[rows]
+
+    def meet(self, rows: Int64s, half_life_events: int) -> None:
+        """Events named the items of these rows [events]. What was before counts less from now."""
+        self.tally *= 0.5 ** (len(rows) / half_life_events)
+        self._count(rows, np.tile(np.array([1.0, 0.0, 0.0], np.float32), (len(rows), 1)))
+
+    def hear(self, rows: Int64s, label: Float32s) -> None:
+        """These labels [labels] of the items of `rows` [labels] are known now. A number far from
+        the others counts as less far, so that it does not stand for all of them."""
+        middle, scale = float(self.middle.detach()), float(self.scale.detach())
+        if self.loss is ClickLoss.SQUARED:
+            far = _FAR * scale if scale > 0 else _HUGE
+            label = label.clip(middle - far, middle + far)
+        ones = np.ones(len(rows), np.float32)
+        self._count(rows, np.stack([0.0 * ones, ones, label], axis=1))
+
+    def _count(self, rows: Int64s, amount: Float32s) -> None:
+        at = torch.from_numpy(rows).to(self.tally.device)
+        self.tally.index_add_(0, at, torch.from_numpy(amount).to(self.tally))
+        self.tally[NO_ROW] = 0.0
+
+    def standing(self, rows: Tensor) -> Tensor:
+        """How items stand among all: by events, and by what their labels were on average, both 0
+        for one like the mean. [..., STANDING] from rows [...]"""
+        of_all = self.tally.sum(dim=0)
+        items = (self.tally[:, 0] > 0).sum().clamp(min=1)
+        events, labels, total = self.tally[rows].unbind(dim=-1)
+        met = torch.log((events + 1.0) / (of_all[0] / items + 1.0))
+        mean = of_all[2] / of_all[1].clamp(min=_SMALLEST)
+        own = (total + _JOINED * mean) / (labels + _JOINED)
+        if self.loss is ClickLoss.BINARY:
+            liked = torch.log(own.clamp(min=_RAREST) / mean.clamp(min=_RAREST))
+        else:
+            scale = self.scale.detach()
+            liked = ((own - mean) / torch.where(scale > 0, scale, torch.inf)).clamp(-_FAR, _FAR)
+        return torch.stack([met, liked], dim=-1)
 
     def begin(self, label: Float32s) -> None:
         """Answer what the first labels are in the middle, until more is learned."""
@@ -72,7 +131,7 @@ class ClickHead(nn.Module):
         """What `forward` gave as log-probabilities, or as numbers of spread 1."""
         if self.loss is ClickLoss.BINARY:
             return functional.logsigmoid(found)
-        return found / self.scale.clamp(min=torch.finfo(torch.float32).tiny)
+        return found / self.scale.clamp(min=_SMALLEST)
 
     def mean_loss(self, found: Tensor, label: Tensor) -> Tensor:
         """Cross-entropy in nats, or squared error in units of the labels' spread."""
@@ -82,9 +141,12 @@ class ClickHead(nn.Module):
         return functional.mse_loss(found / unit, label / unit)
 
 
-def head_from(shape: dict[str, Any] | None, dim: int) -> ClickHead | None:
-    """A head of the shape that `ClickHead.shape` told; its weights are yet to be loaded."""
-    return ClickHead(dim, shape["hidden"], ClickLoss(shape["loss"])) if shape else None
+def head_from(shape: dict[str, Any] | None, rows: int) -> ClickHead | None:
+    """A head of the shape that `ClickHead.shape` told; its weights are yet to be loaded. None
+    where that is of a version from before heads were what they are now."""
+    if shape is None or "reads" not in shape:
+        return None
+    return ClickHead(rows, ClickLoss(shape["loss"]))
 
 
 def echoes(context: Int64s, item: Int64s) -> Float32s:

@@ -28,9 +28,11 @@ def foretold(
     context: Int64s,
     item: Int64s,
     codes: Int32s | None = None,
+    standing: Float32s | None = None,
 ) -> Float32s:
     """What the head expects of each item [rows] after its context [rows, length], both keys, with
-    codes [rows, length, features] as in `states_at`.
+    codes [rows, length, features] as in `states_at`; `standing` [rows, STANDING] as it was then,
+    or None for now.
 
     The probability of a click, or a number. [rows]
     """
@@ -41,11 +43,13 @@ def foretold(
     for start in range(0, len(item), _ROWS_AT_ONCE):
         part, of = context[start : start + _ROWS_AT_ONCE], item[start : start + _ROWS_AT_ONCE]
         beside = None if codes is None else codes[start : start + _ROWS_AT_ONCE]
-        found = head(
-            without_history(*states_after(model, vocabulary.rows(part), beside)),
-            table[_like(vocabulary.rows(of), table)],
-            _like(echoes(part, of[:, None]).squeeze(1), table),
-        )
+        row = _like(vocabulary.rows(of), table)
+        echo = _like(echoes(part, of[:, None]).squeeze(1), table)
+        state = without_history(*states_after(model, vocabulary.rows(part), beside))
+        stands = head.standing(row)
+        if standing is not None:
+            stands = _like(standing[start : start + _ROWS_AT_ONCE], table)
+        found = head(state, table[row], torch.cat([echo, stands], dim=-1))
         parts.append(head.expected(found).cpu().numpy())
     model.train(was_training)
     return np.concatenate(parts)
@@ -75,8 +79,8 @@ def reordered(
     """
     row = torch.where(column < len(vocabulary), column, NO_ROW)  # [events, k]
     echo = _like(echoes(context, vocabulary.keys[row.cpu().numpy()]), table)
-    wide = state[:, None].expand(-1, row.shape[1], -1)  # [events, k, dim]
-    liked = head.preference(head(wide, table[row], echo))  # [events, k]
+    signs = torch.cat([echo, head.standing(row)], dim=-1)
+    liked = head.preference(head(state[:, None], table[row], signs))  # [events, k]
     known = row != NO_ROW
     mean = (liked * known).sum(dim=1) / known.sum(dim=1).clamp(min=1)
     liked = torch.where(known, liked, mean[:, None])

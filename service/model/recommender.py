@@ -18,6 +18,7 @@ from service.model.item_tower import ItemTower, Source
 from service.model.readout import Readout, readout_from
 from service.settings import ClickSettings, Feature, ModelSettings
 
+TALLY = "click.tally"  # where there is a click head; its rows are those of the item table
 # Length of the id vector of a new item that is described: enough to have a direction.
 _FAINT = 0.1
 
@@ -80,7 +81,7 @@ class Recommender(nn.Module):
                 backbone.add(added)
             rows, dim = table.shape
             # Versions from before there were any have no head and no readout.
-            click = head_from(shape.get("click"), dim)
+            click = head_from(shape.get("click"), rows)
             model = cls(backbone, rows, dim, click, readout_from(shape.get("readout"), dim))
             if "tower" in shape:
                 model.tower = ItemTower.from_plain(shape["tower"], *table.shape)
@@ -94,6 +95,10 @@ class Recommender(nn.Module):
             # Rotary frequencies and the like are computed at construction and not saved.
             with no_init_weights():
                 model = build()
+        if model.click is None:
+            weights = {
+                name: kept for name, kept in weights.items() if not name.startswith("click.")
+            }
         model.load_state_dict(weights, assign=True)
         if model.tower:
             model.tower.load(described or {})
@@ -116,13 +121,13 @@ class Recommender(nn.Module):
 
     @property
     def frozen(self) -> frozenset[str]:
-        """Names of the weights that are never trained."""
+        """Names of the weights that never change."""
         trained = {name for name, weight in self.named_parameters() if weight.requires_grad}
-        return frozenset(self.state_dict().keys() - trained)
+        return frozenset(self.state_dict().keys() - trained - {TALLY})
 
     def fit_click_head(self, settings: ClickSettings) -> None:
         """Have the click head of the settings: the same, a new one, or none."""
-        wanted = ClickHead.of(settings, self.items.weight.shape[1])
+        wanted = ClickHead.of(settings, self.items.num_embeddings)
         if (wanted and wanted.shape) != (self.click and self.click.shape):
             self.click = wanted.to(self.device) if wanted else None
 
@@ -174,15 +179,17 @@ class Recommender(nn.Module):
         with torch.no_grad():
             larger.weight[: old.shape[0]] = old
         self.items = larger
-        if self.tower:
-            self.tower.grow(capacity)
+        for of_rows in (self.tower, self.click):
+            if of_rows:
+                of_rows.grow(capacity)
 
     @torch.no_grad()
     def keep(self, rows: Tensor) -> None:
         """Only `rows` of the item table, in this order, row 0 first."""
         self.items = nn.Embedding.from_pretrained(self.items.weight[rows], freeze=False)
-        if self.tower:
-            self.tower.keep(rows)
+        for of_rows in (self.tower, self.click):
+            if of_rows:
+                of_rows.keep(rows)
 
     @torch.no_grad()
     def renew(self, start: int) -> None:

@@ -12,7 +12,7 @@ from torch.optim import SGD, AdamW, Optimizer
 
 from service.domain import Bools, Int64s, ItemId, ItemKey
 from service.model.item_tower import Described
-from service.model.recommender import Recommender
+from service.model.recommender import TALLY, Recommender
 from service.model.vocabulary import NO_ROW, Vocabulary
 from service.settings import (
     AdamWSettings,
@@ -230,14 +230,18 @@ class Challenger:
         return all(bool(torch.isfinite(weight).all()) for weight in weights)
 
     def weights(self, rows: Int64s | None = None) -> dict[str, Tensor]:
-        """The weights on the CPU, the item table cut to `rows` or the vocabulary; copies of those
-        that are trained."""
+        """The weights on the CPU, what is of items cut to `rows` or the vocabulary; copies of those
+        that change."""
         frozen = self.model.frozen
         weights = {
             name: tensor.detach().cpu() if name in frozen else tensor.detach().cpu().clone()
             for name, tensor in self.model.state_dict().items()
         }
-        items = {_ITEMS: weights[_ITEMS][: len(self.vocabulary)].clone()}
+        items = {
+            name: weights[name][: len(self.vocabulary)].clone()
+            for name in (_ITEMS, TALLY)
+            if name in weights
+        }
         return weights | _only(items, rows)
 
     def described(self, rows: Int64s | None = None) -> dict[str, Tensor]:

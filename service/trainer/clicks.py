@@ -50,14 +50,28 @@ class Clicks:
         return cls(settings, tensors) if settings.click.enabled else None
 
     def admit(
-        self, batch: MicroBatch, before: Int64s, clean: Int64s, codes: Int32s, now_ms: int
+        self,
+        batch: MicroBatch,
+        before: Int64s,
+        clean: Int64s,
+        codes: Int32s,
+        now_ms: int,
+        head: ClickHead,
+        vocabulary: Vocabulary,
     ) -> Bools:
         """Take in a micro-batch, whose events have the histories `before` [rows, length] with their
-        `codes` [rows, length, features], and `clean` without what may be held out.
+        `codes` [rows, length, features], and `clean` without what may be held out; let `head`
+        count what it tells of the items.
 
         Gives the events that must be held out because they are the act of a held-out row.
         """
         rows = np.flatnonzero(np.isin(batch.kind, self._kinds))
+        item = vocabulary.rows(batch.item)
+        shown = torch.from_numpy(item[rows]).to(head.tally.device)
+        standing = head.standing(shown).cpu().numpy()  # before the batch: it holds what came of it
+        # What may be held out is not counted: the head is asked about it.
+        counted = ~self._is_member(batch.user, batch.item)
+        head.meet(item[counted], self._settings.half_life_events)
         held = self._is_member(batch.user[rows], batch.item[rows])
         came = LabelledRows(
             np.where(held[:, None], before[rows], clean[rows]),
@@ -67,12 +81,14 @@ class Clicks:
             batch.timestamp[rows],
             batch.kind[rows],
             label_of(batch.value[rows], self._settings),
+            standing,
         )
         betrays = np.zeros(len(batch), np.bool_)
         if self._settings.followed_by:
             came, acts = self._wait(came, batch, now_ms)
             betrays[acts] = True
-        self._sort(came.take(np.flatnonzero(np.isfinite(came.label))), now_ms)
+        taught = self._sort(came.take(np.flatnonzero(np.isfinite(came.label))), now_ms)
+        head.hear(vocabulary.rows(taught.item), taught.label)
         return betrays
 
     def _is_member(self, user: Int64s, item: Int64s) -> Bools:
@@ -98,14 +114,15 @@ class Clicks:
         held = self._is_member(waiting.user, waiting.item)[clicked]
         return waiting, acts[by[held]]
 
-    def _sort(self, known: LabelledRows, now_ms: int) -> None:
-        """Hold out what belongs there; teach the rest, and what is held no more."""
+    def _sort(self, known: LabelledRows, now_ms: int) -> LabelledRows:
+        """Hold out what belongs there; the rest, and what is held no more, is taught and given."""
         member = self._is_member(known.user, known.item)
         held = self.held.joined(known.take(np.flatnonzero(member)))
         out = are_released(held.time, self._settings.window_rows, self._holdout.max_age_s, now_ms)
         self.held = held.take(np.flatnonzero(~out))
         taught = known.take(np.flatnonzero(~member)).joined(held.take(np.flatnonzero(out)))
         self._fresh = self._fresh.joined(taught)
+        return taught
 
     def erase(self, users: Int64s) -> None:
         """Forget all labels of these users."""
@@ -151,7 +168,8 @@ class Clicks:
             return None
         context, lengths, codes = compact_with(vocabulary.rows(rows.context), rows.codes)
         echo = echoes(rows.context, rows.item[:, None]).squeeze(1)
-        columns = (context, lengths, vocabulary.rows(rows.item), echo, rows.label, codes)
+        signs = np.concatenate([echo, rows.standing], axis=1)
+        columns = (context, lengths, vocabulary.rows(rows.item), signs, rows.label, codes)
         return ClickBatch(
             self._settings.weight,
             *(torch.from_numpy(np.ascontiguousarray(one)).to(device) for one in columns),
@@ -160,8 +178,10 @@ class Clicks:
     def scores(self, model: Recommender, head: ClickHead, vocabulary: Vocabulary) -> ClickScores:
         """Of the head, over the labels that are held out."""
         held = self.held
-        expected = foretold(model, head, vocabulary, held.context, held.item, held.codes)
-        return click_scores(expected, self.held.label, self._settings)
+        expected = foretold(
+            model, head, vocabulary, held.context, held.item, held.codes, held.standing
+        )
+        return click_scores(expected, held.label, self._settings)
 
     def held_clicks(self) -> LabelledRows:
         """The held-out rows that were clicks."""

@@ -8,9 +8,11 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from service.domain import Bools, Float32s, Int64s
+from service.model.click_head import STANDING
 from service.trainer.holdout import HoldoutRows, columns_from, empty_rows, event_hash
 
 
@@ -19,10 +21,15 @@ class LabelledRows(HoldoutRows):
     """Shown events, oldest first, whether held out or not."""
 
     label: Float32s  # 0 or 1, or a number; NaN while it waits
+    standing: Float32s  # [rows, STANDING] of the item when it was shown
 
 
 def no_rows(length: int, features: int = 0) -> LabelledRows:
-    return LabelledRows(**asdict(empty_rows(length, features)), label=np.zeros(0, np.float32))
+    return LabelledRows(
+        **asdict(empty_rows(length, features)),
+        label=np.zeros(0, np.float32),
+        standing=np.zeros((0, STANDING), np.float32),
+    )
 
 
 def labelled_from(
@@ -31,7 +38,9 @@ def labelled_from(
     """What `LabelledRows.tensors` gave under this name; no rows where it gave none."""
     if f"{name}.label" not in tensors:
         return no_rows(length, len(features))
-    return LabelledRows(**columns_from(LabelledRows, tensors, name, features))
+    # Versions from before it was told have no standing.
+    none = {f"{name}.standing": torch.zeros(len(tensors[f"{name}.label"]), STANDING)}
+    return LabelledRows(**columns_from(LabelledRows, none | tensors, name, features))
 
 
 def followed(

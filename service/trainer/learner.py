@@ -343,8 +343,11 @@ class Learner:
         owner = np.broadcast_to(batch.user[:, None], before.shape)
         # Whatever is a member may be held; a released one is missed as context, no more.
         clean = np.where(is_member(owner, before, times, settings.fraction), 0, before)
-        if self._clicks:
-            member |= self._clicks.admit(batch, before, clean, codes, self._latest_ms)
+        head = self._challenger.model.click
+        if self._clicks and head:
+            member |= self._clicks.admit(
+                batch, before, clean, codes, self._latest_ms, head, self._challenger.vocabulary
+            )
         done = np.flatnonzero(~np.isin(batch.kind, self._shown))
         batch, member, before, clean = batch.take(done), member[done], before[done], clean[done]
         codes, taken = codes[done], np.flatnonzero(~turned_down[done])

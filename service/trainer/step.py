@@ -28,7 +28,7 @@ class ClickBatch:
     context: Tensor  # [rows, length] item rows, NO_ROW behind the last
     length: Tensor  # [rows] of each context; 0: nothing of it is known
     item: Tensor  # [rows] item rows
-    echo: Tensor  # [rows, ECHOES]
+    signs: Tensor  # [rows, ECHOES + STANDING]
     label: Tensor  # [rows]
     codes: Tensor  # [rows, length, features] beside the context
 
@@ -113,7 +113,7 @@ def click_loss(
     last = (clicks.length - 1).clamp(min=0)[:, None, None].expand(-1, 1, states.shape[2])
     state = functional.normalize(states.gather(1, last).squeeze(1).float(), dim=-1)  # [rows, dim]
     state = torch.where(clicks.length[:, None] > 0, state, 0.0)
-    found = head(state, functional.normalize(item, dim=-1), clicks.echo)
+    found = head(state, functional.normalize(item, dim=-1), clicks.signs)
     return clicks.weight * head.mean_loss(found, clicks.label)
 
 

@@ -2,22 +2,21 @@ import numpy as np
 import pytest
 import torch
 
-from service.model.click_head import ECHOES, ClickHead, echoes
+from service.model.click_head import ECHOES, STANDING, ClickHead, echoes
 from service.model.clicks import foretold, ranks_after, reordered
 from service.model.recommender import Recommender, unit_rows
 from service.settings import ClickLoss, ClickSettings
 from tests.model.examples import a_recommender, a_vocabulary
 
-ON = ClickSettings(enabled=True, hidden=4)
+ON = ClickSettings(enabled=True)
+SIGNS = ECHOES + STANDING
 
 
 def with_head(items: int = 6) -> Recommender:
     model = a_recommender(items)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(3)
-        model.fit_click_head(ON)
+    model.fit_click_head(ON)
     assert model.click is not None
-    torch.nn.init.constant_(model.click.leave.weight, 0.5)
+    torch.nn.init.constant_(model.click.weight, 0.5)
     model.click.begin(np.array([0, 0, 0, 1], np.float32))
     return model.eval()
 
@@ -38,16 +37,16 @@ def test_echoes_tell_how_often_how_near_and_how_long() -> None:
 def test_a_new_head_expects_what_the_first_labels_are_on_average(
     loss: ClickLoss, labels: list[float], expected: float
 ) -> None:
-    head = ClickHead(8, 4, loss)
+    head = ClickHead(6, loss)
     head.begin(np.array(labels, np.float32))
     head.begin(np.array([9.0], np.float32))  # by then it has begun
-    state, echo = torch.randn(5, 8), torch.zeros(5, ECHOES)
-    found = head.expected(head(state, state, echo))
+    state = torch.randn(5, 8)
+    found = head.expected(head(state, state, torch.zeros(5, SIGNS)))
     assert found.tolist() == pytest.approx([expected] * 5)
 
 
 def test_labels_that_are_all_alike_leave_room_for_doubt() -> None:
-    head = ClickHead(8, 4, ClickLoss.BINARY)
+    head = ClickHead(6, ClickLoss.BINARY)
     head.begin(np.ones(10, np.float32))
     assert 0.99 < float(head.middle.detach().sigmoid()) < 1.0
 
@@ -57,9 +56,9 @@ def test_the_head_of_the_settings_is_kept_while_it_is_the_same() -> None:
     head = model.click
     model.fit_click_head(ON)
     assert model.click is head
-    model.fit_click_head(ON.model_copy(update={"hidden": 5}))
+    model.fit_click_head(ON.model_copy(update={"loss": ClickLoss.SQUARED}))
     assert model.click is not None
-    assert model.click.shape == {"hidden": 5, "loss": "binary"}
+    assert model.click.shape == {"reads": SIGNS + 1, "loss": "squared"}
     assert model.shape["click"] == model.click.shape
     model.fit_click_head(ClickSettings())
     assert model.shape["click"] is None
@@ -76,6 +75,73 @@ def test_a_model_comes_back_with_its_head() -> None:
     expected = foretold(model, model.click, vocabulary, context, item)
     assert foretold(again, again.click, vocabulary, context, item).tolist() == expected.tolist()
     assert expected[0] != expected[1]  # with and without a history
+
+
+def test_a_version_from_before_heads_counted_items_has_none() -> None:
+    model = a_recommender(6)
+    weights = {**model.state_dict(), "click.enter.weight": torch.zeros(4, 27)}
+    old = {**model.shape, "click": {"hidden": 4, "loss": "binary"}}
+    assert Recommender.from_weights(old, weights).click is None
+
+
+class TestStanding:
+    rows = torch.tensor([1, 2, 3])
+
+    def head(self, loss: ClickLoss = ClickLoss.BINARY) -> ClickHead:
+        return ClickHead(4, loss)
+
+    def test_nothing_counted_says_nothing(self) -> None:
+        assert self.head().standing(self.rows).tolist() == [[0.0, 0.0]] * 3
+
+    def test_more_events_and_better_labels_stand_higher(self) -> None:
+        head = self.head()
+        head.meet(np.array([1, 1, 1, 2, 3]), 1000)
+        head.hear(np.array([1, 2, 2, 3]), np.array([0.0, 1.0, 0.0, 1.0], np.float32))
+        met, liked = head.standing(self.rows).T.tolist()
+        assert met[0] > 0 > met[1] == met[2]
+        assert liked[2] > liked[1] == 0.0 > liked[0]
+        # 1 label of 1 beside 20 like the mean, which is a half
+        assert liked[2] == pytest.approx(np.log((1 + 10) / 21 / 0.5), rel=1e-4)
+
+    def test_numbers_are_told_in_units_of_their_spread(self) -> None:
+        head = self.head(ClickLoss.SQUARED)
+        label = np.array([2.0, 4.0], np.float32)
+        head.hear(np.array([1, 2]), label)
+        assert head.standing(self.rows)[:, 1].tolist() == [0.0, 0.0, 0.0]  # there is no unit yet
+        head.begin(label)
+        assert head.standing(self.rows)[:, 1].tolist() == pytest.approx(
+            [-1 / 21, 1 / 21, 0.0], rel=1e-4
+        )
+
+    def test_one_wild_number_does_not_stand_for_all(self) -> None:
+        head = self.head(ClickLoss.SQUARED)
+        head.hear(np.array([2, 2]), np.array([3e38, 3e38], np.float32))  # before there is a unit
+        assert head.standing(self.rows).isfinite().all()
+        head = self.head(ClickLoss.SQUARED)
+        head.begin(np.array([2.0, 4.0], np.float32))
+        head.hear(np.array([1, 2, 3]), np.array([2.0, 4.0, 3e38], np.float32))
+        assert head.tally[3, 2] == pytest.approx(13.0)  # 3 and ten spreads of 1
+
+    def test_what_was_long_ago_counts_less(self) -> None:
+        head = self.head()
+        head.meet(np.array([1, 1]), 2)
+        head.meet(np.array([2, 2]), 2)
+        assert head.tally[:, 0].tolist() == pytest.approx([0.0, 1.0, 2.0, 0.0])
+
+    def test_no_item_is_not_counted(self) -> None:
+        head = self.head()
+        head.meet(np.array([0, 1]), 1000)
+        head.hear(np.array([0]), np.ones(1, np.float32))
+        assert head.tally[0].tolist() == [0.0, 0.0, 0.0]
+
+    def test_rows_come_and_go_with_the_table(self) -> None:
+        model = with_head()
+        assert model.click is not None
+        model.click.meet(np.array([1, 2, 2]), 10**6)
+        model.grow(40)
+        assert len(model.click.tally) == model.items.num_embeddings
+        model.keep(torch.tensor([0, 2]))
+        assert model.click.tally[:, 0].tolist() == pytest.approx([0.0, 2.0])
 
 
 def test_reading_a_head_leaves_a_model_in_training() -> None:
@@ -115,7 +181,7 @@ class TestReordering:
         with torch.inference_mode():
             table = unit_rows(model.items.weight)[[1, 2, 3]]
             state = torch.nn.functional.normalize(torch.ones(3, 8), dim=-1)
-            liked = model.click(state, table, torch.zeros(3, ECHOES))
+            liked = model.click(state, table, torch.zeros(3, SIGNS))
         assert int(heavy[0].argmax()) == int(liked.argmax())
         assert float(heavy.sum()) == pytest.approx(0.7)
         assert heavy[0, 3] == 0

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from service.domain import UserId, user_key
+from service.model.click_head import ClickHead
 from service.model.memory import Memory
 from service.model.vocabulary import Vocabulary
 from service.registry.artifact import Artifact
@@ -33,7 +34,7 @@ from tests.trainer.examples import (
     small_settings,
 )
 
-BY_VALUE = ClickSettings(enabled=True, hidden=16, batch_rows=64)
+BY_VALUE = ClickSettings(enabled=True, batch_rows=64)
 BY_CLICK = BY_VALUE.model_copy(update={"followed_by": ("click",), "within_s": 10.0})
 
 
@@ -79,7 +80,10 @@ def admit(clicks: Clicks, stream: Stream, *events: tuple[int, int, int, float]) 
     users, items, kinds, values = (list(column) for column in zip(*events, strict=True))
     batch = stream.batch(users, items, kinds=kinds, values=values)
     before, _, codes = contexts(batch, {PARTITION: stream.slab}, batch.ordinal, 8)
-    found = clicks.admit(batch, before, before, codes, int(batch.timestamp.max()))
+    vocabulary = Vocabulary().extended(batch.item_ids)
+    head = ClickHead(len(vocabulary), ClickLoss.BINARY)
+    now_ms = int(batch.timestamp.max())
+    found = clicks.admit(batch, before, before, codes, now_ms, head, vocabulary)
     return [bool(one) for one in found]
 
 
@@ -152,6 +156,48 @@ class TestLabels:
         admit(after, stream, (1, 2, CLICK, NAN))
         assert fresh_labels(after) == [0.0, 1.0][1:]
 
+    def test_a_label_comes_with_how_its_item_stood_when_it_was_shown(self, stream: Stream) -> None:
+        clicks, head = Clicks(settings_with(BY_CLICK), {}), ClickHead(3, ClickLoss.BINARY)
+        vocabulary = Vocabulary().extended([known(1), known(2)])
+        stood = []
+        for users, items, kind in (
+            ([3, 4, 5], [1, 1, 2], 0),
+            ([1], [1], IMPRESSION),
+            ([1], [1], CLICK),
+        ):
+            stood.append(head.standing(torch.tensor(1)).tolist())
+            batch = stream.batch(users, items, kinds=[kind] * len(users))
+            before, _, codes = contexts(batch, {PARTITION: stream.slab}, batch.ordinal, 8)
+            now_ms = int(batch.timestamp.max())
+            clicks.admit(batch, before, before, codes, now_ms, head, vocabulary)
+        assert fresh_labels(clicks) == [1.0]
+        assert stood[0] == [0.0, 0.0]
+        assert clicks._past.standing.tolist() == [pytest.approx(stood[1])]
+        assert head.standing(torch.tensor(1)).tolist() != pytest.approx(stood[1])
+
+    def test_what_is_held_out_is_not_counted(self, stream: Stream) -> None:
+        settings = settings_with(BY_VALUE, fraction=0.5)
+        clicks = Clicks(settings, {})
+        batch = stream.batch([1] * 40, list(range(40)), kinds=[IMPRESSION] * 40, values=[1.0] * 40)
+        before, _, codes = contexts(batch, {PARTITION: stream.slab}, batch.ordinal, 8)
+        vocabulary = Vocabulary().extended(batch.item_ids)
+        head = ClickHead(len(vocabulary), ClickLoss.BINARY)
+        now_ms = int(batch.timestamp.max())
+        clicks.admit(batch, before, before, codes, now_ms, head, vocabulary)
+        counted = vocabulary.rows(clicks.held.item)
+        assert 0 < len(counted) < 40
+        assert not head.tally[counted].any()
+        assert head.tally[:, 1].sum() == 40 - len(counted)
+
+    def test_labels_from_before_standing_was_told_are_taken_up(self, stream: Stream) -> None:
+        settings = settings_with(BY_CLICK)
+        before = Clicks(settings, {})
+        admit(before, stream, (1, 2, IMPRESSION, NAN))
+        old = {name: one for name, one in before.tensors().items() if "standing" not in name}
+        after = Clicks(settings, old)
+        admit(after, stream, (1, 2, CLICK, NAN))
+        assert fresh_labels(after) == [1.0]
+
     def test_a_held_out_label_is_taught_once_newer_ones_push_it_out(self, stream: Stream) -> None:
         settings = settings_with(BY_VALUE.model_copy(update={"window_rows": 5}), fraction=0.5)
         clicks = Clicks(settings, {})
@@ -196,7 +242,7 @@ def test_the_head_learns_what_a_history_says_of_an_item(slab: HistorySlab, strea
     assert report.scores.auc > 0.8
     assert report.scores.log_loss < 0.65
     assert report.rerank in WEIGHTS
-    assert learner.shape["click"] == {"hidden": 16, "loss": "binary"}
+    assert learner.shape["click"] == {"reads": 6, "loss": "binary"}
     assert challenger.is_finite()
 
 
@@ -212,8 +258,11 @@ def test_a_version_has_the_head_and_a_trainer_goes_on_with_it(
     assert head is not None
     mine = challenger.model.click
     assert mine is not None
-    assert torch.equal(head.enter.weight, mine.enter.weight)
-    assert "optimizer.exp_avg.click.enter.weight" in artifact.trainer
+    assert torch.equal(head.weight, mine.weight)
+    assert torch.equal(head.tally, mine.tally[: len(head.tally)])
+    assert head.tally.any()
+    assert "click.tally" not in artifact.frozen
+    assert "optimizer.exp_avg.click.weight" in artifact.trainer
     assert len(Clicks(settings, dict(artifact.trainer)).held) > 0
 
 
@@ -222,12 +271,12 @@ def test_labels_alone_are_taught_too(slab: HistorySlab, stream: Stream) -> None:
     learner.learn([stream.walk(20, 10, steps=3)])
     head = challenger.model.click
     assert head is not None
-    before = head.leave.weight.clone()
+    before = head.weight.clone()
     report = learner.learn(
         [stream.batch([1, 2], [3, 4], kinds=[IMPRESSION] * 2, values=[1.0, 0.0])]
     )
     assert (report.sequences, report.labels) == (0, 2)
-    assert not torch.equal(head.leave.weight, before)
+    assert not torch.equal(head.weight, before)
 
 
 def test_without_a_head_nothing_is_labelled(slab: HistorySlab, stream: Stream) -> None:

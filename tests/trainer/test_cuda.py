@@ -91,7 +91,7 @@ SETTINGS = {
     "context": with_model(context=CONTEXT),
     "dropout": with_model(dropout=0.2),
     "click": with_training().model_copy(
-        update={"click": ClickSettings(enabled=True, hidden=16, batch_rows=64)}
+        update={"click": ClickSettings(enabled=True, batch_rows=64)}
     ),
     "expiry": with_training().model_copy(update={"items": ItemsSettings(max_rows=15)}),
 }
