@@ -90,6 +90,14 @@ class Manifest(_Record):
         "an overlap was taught twice, a gap holds no event or was missed. A settled version's were "
         "given up.",
     )
+    given_up: Annotated[
+        int,
+        Field(
+            ge=0,
+            description="Sequences since the parent that are in no weights: they were rejected too "
+            "often, or waited when the version was settled.",
+        ),
+    ] = 0
     files: dict[FileName, FileRecord]
 
 

@@ -111,6 +111,7 @@ class Registry:
         now_ms: int,
         same_frozen: bool = False,
         taught: Sequence[Taught] = (),
+        given_up: int = 0,
     ) -> Manifest:
         """Publishes under the next number; the weights and their offsets appear in one step.
 
@@ -133,6 +134,7 @@ class Registry:
                 model=dict(model),
                 gate=gate,
                 taught=tuple(taught),
+                given_up=given_up,
                 files=files,
             )
 

@@ -162,6 +162,7 @@ class Learner:
         self._recollections = dict(zip(held.marks().tolist(), told, strict=memory is not None))
         self.trained_through = trained_through
         self.taught: tuple[Taught, ...] = ()  # since the champion, rejected rounds included
+        self.given_up = 0  # sequences since the champion
         self._clicks = clicks
         self.click_report: ClickReport | None = None  # as of when the gate was last asked
         choice = settings.trainer.replay.choice
@@ -255,6 +256,7 @@ class Learner:
             # `trained_through` is past events that wait to be taught again: publish nothing now.
             self.has_news = False
             skipped = self._try_again(taught)
+            self.given_up += skipped
             if skipped:
                 self._usual = math.nan  # the stream itself may have changed
         else:
@@ -660,6 +662,7 @@ class Learner:
             self._since_champion.clear()
             self._challenger.restore(self._champion_at)
             skipped += self._try_again(taught)
+        self.given_up += skipped
         return report, skipped
 
     def _scores_of(self, version: _Measure) -> Float32s:
@@ -706,7 +709,7 @@ class Learner:
         """What `artifact` gave was published: it is the champion now. Gives the number of items
         that have expired with it."""
         expired = self._crown()
-        self.taught = ()
+        self.taught, self.given_up = (), 0
         self._promotions += 1
         if self._promotions >= self._settings.gate.older_every:
             self._measure_from_now()
@@ -738,6 +741,7 @@ class Learner:
         then be published as trained through all that was learned. Gives the sequences given up."""
         waiting = [*self._since_champion, self._retry]
         skipped = self._forgotten + sum(len(sequences) for sequences in waiting)
+        self.given_up += skipped
         self._forgotten, self._rejections = 0, 0
         self._since_champion.clear()
         self._retry = empty_sequences(self._length + 1)

@@ -305,6 +305,7 @@ class Worker:
                 now_ms=time.time_ns() // 1_000_000,
                 same_frozen=self._same_frozen,
                 taught=learner.taught,
+                given_up=learner.given_up,
             )
         except TransientError as error:
             log.error("could not publish, trying again later: %s", error)

@@ -15,6 +15,7 @@ class Version:
     parent: int | None
     through: Ends
     ranges: tuple[Range, ...]
+    given_up: int  # sequences
 
 
 def newest_number(storage: Path) -> int:
@@ -53,4 +54,5 @@ def _read(file: Path) -> Version:
             Range(one["partition"], one["first"], one["next"], one["events"])
             for one in manifest["taught"]
         ),
+        given_up=manifest["given_up"],
     )

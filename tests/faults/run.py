@@ -72,6 +72,7 @@ class Judged:
     teaching: oracle.Teaching
     events: int
     versions: int
+    given_up: int  # sequences that were taught and are in no weights, as the versions say
     longest_gap_s: list[float] = field(default_factory=list)  # around each strike
 
 
@@ -283,6 +284,7 @@ class Run:
             teaching=oracle.judge_teaching(whole, ranges),
             events=len(log),
             versions=line[0].number,
+            given_up=sum(one.given_up for one in line),
             longest_gap_s=[
                 oracle.longest_gap_s(
                     one.received_s

@@ -8,7 +8,7 @@ from tests.faults.oracle import Histories, Output, Teaching
 from tests.faults.results import Result, table
 from tests.faults.run import Judged, Strike
 
-WELL = Judged(Output(0, 0, 0, 0, 0), Histories(0, 0), Teaching(0, 0), 10, 3, [1.0, 4.0])
+WELL = Judged(Output(0, 0, 0, 0, 0), Histories(0, 0), Teaching(0, 0), 10, 3, 0, [1.0, 4.0])
 RESULT = Result(
     fault="kill",
     what="kill -9",

@@ -68,7 +68,9 @@ def test_a_gate_that_lets_nothing_through_does_not_stop_the_stream(
         expected = produce(stream, range(1_000))
         result = tally(recommendations(stream, len(expected), WITHIN_S), expected)
         assert (result.missing, result.unexpected, result.duplicates) == (0, 0, 0)
-        origins = {one.origin for one in service.manifests()}
+        manifests = service.manifests()
+        origins = {one.origin for one in manifests}
         assert Origin.SETTLED in origins
         assert Origin.TRAINED not in origins
-        assert service.metric("headwater_skipped_sequences_total") > 0
+        given_up = sum(one.given_up for one in manifests)
+        assert service.metric("headwater_skipped_sequences_total") >= given_up > 0

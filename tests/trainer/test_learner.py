@@ -383,6 +383,7 @@ def test_what_may_not_wait_is_given_up_and_the_champion_goes_on(
 
     assert learner.settle() == taught > 0
 
+    assert learner.given_up == taught
     for name, weight in challenger.checkpoint().weights.items():
         assert torch.equal(weight, before.weights[name])
     assert learner.trained_through == through
@@ -437,6 +438,9 @@ def test_gives_up_after_too_many_rejections(slab: HistorySlab, stream: Stream) -
         given_up.append(skipped)
         learner.learn([stream.batch([], [])])
     assert given_up == [0, 0, taught]
+    assert learner.given_up == taught
+    learner.promoted()
+    assert learner.given_up == 0
     assert challenger.is_finite()
 
 
@@ -530,6 +534,7 @@ def test_a_learner_that_always_diverges_gives_up_and_stays_finite(
     reports = [learner.learn([stream.walk(USERS, CATALOGUE, steps=1)]) for _ in range(3)]
     assert all(report.diverged for report in reports)
     assert [report.skipped for report in reports] == [0, 0, reports[2].sequences]
+    assert learner.given_up == reports[2].sequences
     assert reports[2].sequences > reports[0].sequences
     assert not learner.has_news
     assert challenger.is_finite()
