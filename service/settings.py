@@ -579,7 +579,7 @@ class ClickSettings(Section):
         "none: its value is its label.",
     )
     within_s: PositiveFloat = Field(
-        default=1800.0, description="So long it waits for what follows; then it is no click."
+        default=1800.0, description="Then its label is told: whether one of these has followed."
     )
     loss: ClickLoss = Field(
         default=ClickLoss.BINARY, description="`binary`, or `squared` for values such as ratings."

@@ -84,6 +84,11 @@ def what_stays(settings: Settings, through: Offsets, kept_ms: dict[str, int]) ->
             "the memory: counts of which item followed which, of nobody in particular; they halve "
             f"every {settings.memory.half_life_events:,} events (memory.half_life_events)"
         )
+    if settings.click.enabled:
+        lines.append(
+            "the click head: counts of items' events and labels, of nobody in particular; they "
+            f"halve every {settings.click.half_life_events:,} events (click.half_life_events)"
+        )
     lines += [
         f"versions whose trained_through is not yet at {past}: held-out rows, until "
         f"{settings.registry.keep_versions} newer ones are published (registry.keep_versions); "

@@ -22,11 +22,10 @@ ECHOES = 3
 STANDING = 2
 _RAREST = 0.001  # a share of clicks below this is no better known than this
 _JOINED = 20.0  # labels, all like the mean, by which an item's own are joined
-# A step of Adam moves every weight alike. These few stand for more than those of a network do.
-_STRIDE = 10.0
 _FAR = 10.0  # spreads from the middle
-_HUGE = 1e30  # sums of so many as count are still numbers
+_SIXTH = 0.16  # of a normal distribution, about, is further below its middle than its spread
 _SMALLEST = torch.finfo(torch.float32).tiny  # in place of nothing, to divide by
+_EVENTS, _LABELS, _SUM = range(3)  # columns of the tally
 
 
 class ClickHead(nn.Module):
@@ -35,17 +34,18 @@ class ClickHead(nn.Module):
     Before its first labels it tells items nothing apart, then by their mean labels alone.
     """
 
+    middle: Tensor  # of the first labels, as a logit or a number: what it answers at first
+    scale: Tensor  # the unit of its answers, the spread of the first labels; 0: there were none
     tally: Tensor  # [rows, 3] decayed events of an item, its labels, and their sum
 
     def __init__(self, rows: int, loss: ClickLoss) -> None:
         super().__init__()
         self.loss = loss
-        self.weight = nn.Parameter(torch.zeros(ECHOES + STANDING + 1))
-        with torch.no_grad():
-            self.weight[ECHOES + STANDING - 1] = 1.0 / _STRIDE  # of the mean label
-        # What it answers before it has learned, and in what units: of the first labels.
-        self.middle = nn.Parameter(torch.zeros(()))
-        self.scale = nn.Parameter(torch.zeros(()))  # 0: it has seen no label
+        weight = torch.zeros(ECHOES + STANDING + 2)  # the last two: of the cosine, and always
+        weight[ECHOES + STANDING - 1] = 1.0  # of the mean label
+        self.weight = nn.Parameter(weight)
+        self.register_buffer("middle", torch.zeros(()))
+        self.register_buffer("scale", torch.zeros(()))
         self.register_buffer("tally", torch.zeros(rows, 3))
 
     @classmethod
@@ -56,13 +56,13 @@ class ClickHead(nn.Module):
     @property
     def shape(self) -> dict[str, Any]:
         """What it is made from, as plain data."""
-        return {"reads": len(self.weight), "loss": self.loss.value}
+        return {"weights": len(self.weight), "loss": self.loss.value}
 
     def forward(self, state: Tensor, item: Tensor, signs: Tensor) -> Tensor:
         """Logits, or numbers. [...] from state and item [..., dim], of length 1 each, and
         `echoes` with the `standing` of the items behind them [..., ECHOES + STANDING]"""
         near = (state * item).sum(dim=-1, keepdim=True)
-        found = torch.cat([signs, near], dim=-1) @ (_STRIDE * self.weight)
+        found = torch.cat([signs, near], dim=-1) @ self.weight[:-1] + self.weight[-1]
         return self.middle + self.scale * found
 
     def grow(self, rows: int) -> None:
@@ -76,52 +76,53 @@ class ClickHead(nn.Module):
     def meet(self, rows: Int64s, half_life_events: int) -> None:
         """Events named the items of these rows [events]. What was before counts less from now."""
         self.tally *= 0.5 ** (len(rows) / half_life_events)
-        self._count(rows, np.tile(np.array([1.0, 0.0, 0.0], np.float32), (len(rows), 1)))
+        self._count(rows, _EVENTS, np.ones(len(rows), np.float32))
 
     def hear(self, rows: Int64s, label: Float32s) -> None:
-        """These labels [labels] of the items of `rows` [labels] are known now. A number far from
-        the others counts as less far, so that it does not stand for all of them."""
-        middle, scale = float(self.middle.detach()), float(self.scale.detach())
-        if self.loss is ClickLoss.SQUARED:
-            far = _FAR * scale if scale > 0 else _HUGE
-            label = label.clip(middle - far, middle + far)
-        ones = np.ones(len(rows), np.float32)
-        self._count(rows, np.stack([0.0 * ones, ones, label], axis=1))
+        """These labels [labels] of the items of `rows` [labels] are known now."""
+        self._count(rows, _LABELS, np.ones(len(rows), np.float32))
+        self._count(rows, _SUM, label)
 
-    def _count(self, rows: Int64s, amount: Float32s) -> None:
+    def _count(self, rows: Int64s, column: int, amount: Float32s) -> None:
         at = torch.from_numpy(rows).to(self.tally.device)
-        self.tally.index_add_(0, at, torch.from_numpy(amount).to(self.tally))
+        self.tally[:, column].index_add_(0, at, torch.from_numpy(amount).to(self.tally))
         self.tally[NO_ROW] = 0.0
 
     def standing(self, rows: Tensor) -> Tensor:
         """How items stand among all: by events, and by what their labels were on average, both 0
         for one like the mean. [..., STANDING] from rows [...]"""
         of_all = self.tally.sum(dim=0)
-        items = (self.tally[:, 0] > 0).sum().clamp(min=1)
+        items = (self.tally[:, _EVENTS] > 0).sum().clamp(min=1)
         events, labels, total = self.tally[rows].unbind(dim=-1)
-        met = torch.log((events + 1.0) / (of_all[0] / items + 1.0))
-        mean = of_all[2] / of_all[1].clamp(min=_SMALLEST)
+        met = torch.log((events + 1.0) / (of_all[_EVENTS] / items + 1.0))
+        mean = of_all[_SUM] / of_all[_LABELS].clamp(min=_SMALLEST)
         own = (total + _JOINED * mean) / (labels + _JOINED)
         if self.loss is ClickLoss.BINARY:
             liked = torch.log(own.clamp(min=_RAREST) / mean.clamp(min=_RAREST))
         else:
-            scale = self.scale.detach()
-            liked = ((own - mean) / torch.where(scale > 0, scale, torch.inf)).clamp(-_FAR, _FAR)
+            liked = (own - mean) / self.scale.clamp(min=_SMALLEST)
         return torch.stack([met, liked], dim=-1)
 
     def begin(self, label: Float32s) -> None:
         """Answer what the first labels are in the middle, until more is learned."""
         if not len(label) or self.scale != 0:
             return
-        middle, scale = float(label.mean()), 1.0
         if self.loss is ClickLoss.BINARY:
-            share = min(max(middle, _RAREST), 1.0 - _RAREST)
-            middle = float(np.log(share / (1.0 - share)))
+            clicks = label.sum()
+            middle, scale = np.log((clicks + 1.0) / (len(label) - clicks + 1.0)), 1.0
         else:
-            scale = float(label.std()) or 1.0
-        with torch.no_grad():
-            self.middle.fill_(middle)
-            self.scale.fill_(scale)
+            low, middle, high = np.quantile(label.astype(np.float64), [_SIXTH, 0.5, 1.0 - _SIXTH])
+            scale = (high - low) / 2 or 1.0
+        self.middle.fill_(float(middle))
+        self.scale.fill_(float(scale))
+
+    def within_reach(self, label: Float32s) -> Float32s:
+        """The labels; numbers very far from the first ones are brought nearer, so that one that is
+        wild does not stand for all."""
+        if self.loss is ClickLoss.BINARY or self.scale == 0:
+            return label
+        middle, far = float(self.middle), _FAR * float(self.scale)
+        return label.clip(middle - far, middle + far)
 
     def expected(self, found: Tensor) -> Tensor:
         """What `forward` gave as probabilities, or as the numbers that they are."""
@@ -137,14 +138,13 @@ class ClickHead(nn.Module):
         """Cross-entropy in nats, or squared error in units of the labels' spread."""
         if self.loss is ClickLoss.BINARY:
             return functional.binary_cross_entropy_with_logits(found, label)
-        unit = self.scale.detach()
-        return functional.mse_loss(found / unit, label / unit)
+        return functional.mse_loss(found / self.scale, label / self.scale)
 
 
 def head_from(shape: dict[str, Any] | None, rows: int) -> ClickHead | None:
     """A head of the shape that `ClickHead.shape` told; its weights are yet to be loaded. None
     where that is of a version from before heads were what they are now."""
-    if shape is None or "reads" not in shape:
+    if shape is None or "weights" not in shape:
         return None
     return ClickHead(rows, ClickLoss(shape["loss"]))
 

@@ -46,8 +46,9 @@ def foretold(
         row = _like(vocabulary.rows(of), table)
         echo = _like(echoes(part, of[:, None]).squeeze(1), table)
         state = without_history(*states_after(model, vocabulary.rows(part), beside))
-        stands = head.standing(row)
-        if standing is not None:
+        if standing is None:
+            stands = head.standing(row)
+        else:
             stands = _like(standing[start : start + _ROWS_AT_ONCE], table)
         found = head(state, table[row], torch.cat([echo, stands], dim=-1))
         parts.append(head.expected(found).cpu().numpy())

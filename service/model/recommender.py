@@ -123,13 +123,17 @@ class Recommender(nn.Module):
     def frozen(self) -> frozenset[str]:
         """Names of the weights that never change."""
         trained = {name for name, weight in self.named_parameters() if weight.requires_grad}
-        return frozenset(self.state_dict().keys() - trained - {TALLY})
+        counted = {name for name, _ in self.click.named_buffers("click")} if self.click else set()
+        return frozenset(self.state_dict().keys() - trained - counted)
 
-    def fit_click_head(self, settings: ClickSettings) -> None:
-        """Have the click head of the settings: the same, a new one, or none."""
+    def fit_click_head(self, settings: ClickSettings) -> bool:
+        """Have the click head of the settings: the same, a new one, or none. Whether it is the
+        same."""
         wanted = ClickHead.of(settings, self.items.num_embeddings)
-        if (wanted and wanted.shape) != (self.click and self.click.shape):
-            self.click = wanted.to(self.device) if wanted else None
+        if (wanted and wanted.shape) == (self.click and self.click.shape):
+            return True
+        self.click = wanted.to(self.device) if wanted else None
+        return False
 
     def fit_context(self, features: Sequence[Feature]) -> list[str]:
         """Read these features of the context: what was learned of the very same ones stays, others

@@ -95,7 +95,7 @@ class Manifest(_Record):
         Field(
             ge=0,
             description="Sequences since the parent that are in no weights: they were rejected too "
-            "often, or waited when the version was settled.",
+            "often, or waited when the version was settled. Not what a rollback leaves behind.",
         ),
     ] = 0
     files: dict[FileName, FileRecord]

@@ -27,6 +27,10 @@ from service.trainer.sequences import pairs
 _ITEMS = "items.weight"
 _STEPS = "optimizer.steps"
 _MET = "items.met"
+_CLICK = "click.weight"
+# A step of Adam moves every weight alike. Those few stand for more than the many of a network do.
+_CLICK_STRIDE = 10.0
+_STRIDE = "stride"  # of a group of weights, beside the others
 _OWN = 0.5  # of a new item's random direction, beside that of the items it is met with
 _BESIDE = 2  # places from an item within which others tell a new one where to begin
 # What the optimizers keep of a weight; another one's is of no use.
@@ -97,7 +101,8 @@ class Challenger:
 
     def _new_optimizer(self) -> Optimizer:
         """For all that is trained but the item vectors; gains and biases are not decayed."""
-        settings, trained = self._settings, self.trained.values()
+        settings = self._settings
+        trained = [one for name, one in self.trained.items() if name != _CLICK]
         groups = [
             {
                 "params": [one for one in trained if one.ndim > 1],
@@ -105,6 +110,9 @@ class Challenger:
             },
             {"params": [one for one in trained if one.ndim <= 1], "weight_decay": 0.0},
         ]
+        if _CLICK in self.trained:
+            stride = _CLICK_STRIDE if isinstance(settings.optimizer, AdamWSettings) else 1.0
+            groups.append({"params": [self.trained[_CLICK]], "weight_decay": 0.0, _STRIDE: stride})
         match settings.optimizer:
             case AdamWSettings():
                 return AdamW(groups, lr=settings.learning_rate, fused=True)
@@ -127,7 +135,7 @@ class Challenger:
         warmth = min(self._steps / max(self._settings.warmup_steps, 1), 1.0)
         rate, item_rate = self._rates
         for group in self.optimizer.param_groups:
-            group["lr"] = rate * warmth
+            group["lr"] = rate * warmth * group.get(_STRIDE, 1.0)
         self.optimizer.step()
         self.item_optimizer.step(self.model.items.weight.data, rows, gradient, item_rate * warmth)
 

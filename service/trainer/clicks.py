@@ -72,7 +72,7 @@ class Clicks:
         # What may be held out is not counted: the head is asked about it.
         counted = ~self._is_member(batch.user, batch.item)
         head.meet(item[counted], self._settings.half_life_events)
-        held = self._is_member(batch.user[rows], batch.item[rows])
+        held = ~counted[rows]
         came = LabelledRows(
             np.where(held[:, None], before[rows], clean[rows]),
             codes[rows],
@@ -87,7 +87,9 @@ class Clicks:
         if self._settings.followed_by:
             came, acts = self._wait(came, batch, now_ms)
             betrays[acts] = True
-        taught = self._sort(came.take(np.flatnonzero(np.isfinite(came.label))), now_ms)
+        known = came.take(np.flatnonzero(np.isfinite(came.label)))
+        head.begin(known.label)
+        taught = self._sort(replace(known, label=head.within_reach(known.label)), now_ms)
         head.hear(vocabulary.rows(taught.item), taught.label)
         return betrays
 
@@ -107,12 +109,12 @@ class Clicks:
             (batch.user[acts], batch.item[acts], batch.timestamp[acts]),
             within_ms,
         )
-        given_up = are_released(waiting.time, _WAITING_ROWS, self._settings.within_s, now_ms)
-        label = np.where(clicked, 1.0, np.where(given_up, 0.0, np.nan)).astype(np.float32)
-        waiting = replace(waiting, label=label)
-        self._waiting = waiting.take(np.flatnonzero(np.isnan(label)))
+        waiting.label[clicked] = 1.0
         held = self._is_member(waiting.user, waiting.item)[clicked]
-        return waiting, acts[by[held]]
+        over = are_released(waiting.time, _WAITING_ROWS, self._settings.within_s, now_ms)
+        self._waiting = waiting.take(np.flatnonzero(~over))
+        known = waiting.take(np.flatnonzero(over))
+        return replace(known, label=np.nan_to_num(known.label)), acts[by[held]]
 
     def _sort(self, known: LabelledRows, now_ms: int) -> LabelledRows:
         """Hold out what belongs there; the rest, and what is held no more, is taught and given."""
@@ -129,15 +131,11 @@ class Clicks:
         self._waiting, self.held = self._waiting.without(users), self.held.without(users)
         self._fresh, self._past = self._fresh.without(users), self._past.without(users)
 
-    def begin_round(self) -> Float32s:
-        """All labels that may be taught; from then on the new ones may also be taught again."""
+    def begin_round(self) -> int:
+        """Labels that are to be taught in this round for the first time; from then on they may also
+        be taught again."""
         known = self._past.joined(self._fresh)
         self._past = known.take(slice(max(len(known) - self._settings.replay_rows, 0), None))
-        return known.label
-
-    @property
-    def fresh(self) -> int:
-        """Labels that are to be taught in this round for the first time."""
         return len(self._fresh)
 
     def end_round(self) -> None:

@@ -1,14 +1,14 @@
 """Events with labels, for the click head: what was shown after which history, and what came of it.
 
 An event's label is its value, or whether something follows it: an act of the same user on the
-same item within a time. Until then, or until the time has passed, it waits.
+same item within a time. It waits until that has passed, whatever comes: would clicks come first,
+they would seem to be all there is.
 """
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from service.domain import Bools, Float32s, Int64s
@@ -20,7 +20,7 @@ from service.trainer.holdout import HoldoutRows, columns_from, empty_rows, event
 class LabelledRows(HoldoutRows):
     """Shown events, oldest first, whether held out or not."""
 
-    label: Float32s  # 0 or 1, or a number; NaN while it waits
+    label: Float32s  # 0 or 1, or a number; NaN while nothing has come of it
     standing: Float32s  # [rows, STANDING] of the item when it was shown
 
 
@@ -38,9 +38,7 @@ def labelled_from(
     """What `LabelledRows.tensors` gave under this name; no rows where it gave none."""
     if f"{name}.label" not in tensors:
         return no_rows(length, len(features))
-    # Versions from before it was told have no standing.
-    none = {f"{name}.standing": torch.zeros(len(tensors[f"{name}.label"]), STANDING)}
-    return LabelledRows(**columns_from(LabelledRows, none | tensors, name, features))
+    return LabelledRows(**columns_from(LabelledRows, tensors, name, features))
 
 
 def followed(

@@ -240,7 +240,7 @@ class Learner:
         erasures = [one for batch in batches for one in batch.erasures]
         self._erase(erasures)
         fresh = [self._prepare(batch.without(erasures)) for batch in batches]
-        labels = self._begin_clicks()
+        labels = self._clicks.begin_round() if self._clicks else 0
         taught = join([self._retry, *fresh], self._length + 1)
         self._retry = empty_sequences(self._length + 1)
         # What is turned down does not belong beside what stands before it.
@@ -374,14 +374,6 @@ class Learner:
         they were met, count as met now."""
         met = self._challenger.met
         met[met == 0] = self._latest_ms
-
-    def _begin_clicks(self) -> int:
-        """Give the click head its first bearings; how many labels are to be taught."""
-        head = self._challenger.model.click
-        if self._clicks is None or head is None:
-            return 0
-        head.begin(self._clicks.begin_round())
-        return self._clicks.fresh
 
     def _remind(
         self,

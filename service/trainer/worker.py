@@ -223,10 +223,13 @@ class Worker:
         model = Recommender.from_weights(
             manifest.model, dict(artifact.weights), dict(artifact.described)
         ).with_tower(sources)
-        model.fit_click_head(settings.click)
-        anew = tuple(model.fit_context(settings.model.context))
+        anew = model.fit_context(settings.model.context)
+        kept = dict(artifact.trainer)
+        if not model.fit_click_head(settings.click):
+            anew += ["click.weight"]
+            kept = {name: one for name, one in kept.items() if not name.startswith("click.")}
         challenger = Challenger(model, vocabulary, settings.trainer, device)
-        moments = {name: kept for name, kept in artifact.trainer.items() if not name.endswith(anew)}
+        moments = {name: one for name, one in kept.items() if not name.endswith(tuple(anew))}
         challenger.load_optimizer(moments)
         self._same_frozen = artifact.frozen == challenger.model.frozen
         features = keys_of(settings.model.context)
@@ -246,7 +249,7 @@ class Worker:
             dict(manifest.trained_through),
             memory,
             _resumed_blend(manifest, settings),
-            Clicks.of(settings, dict(artifact.trainer)),
+            Clicks.of(settings, kept),
             self._named,
         )
         return learner, manifest.version

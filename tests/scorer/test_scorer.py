@@ -335,7 +335,7 @@ def a_reordering_champion(rerank: float) -> Servable:
     plain.model.fit_click_head(ClickSettings(enabled=True))
     head = plain.model.click
     assert head is not None
-    torch.nn.init.constant_(head.weight, -1.0)
+    torch.nn.init.constant_(head.weight, -10.0)
     head.begin(np.array([0, 1], np.float32))
     return plain
 

@@ -8,6 +8,7 @@ from service.model.item_tower import Described, Source
 from service.model.recommender import Recommender, unit_rows
 from service.settings import (
     AdamWSettings,
+    ClickSettings,
     Optimizer,
     Settings,
     SgdSettings,
@@ -367,3 +368,12 @@ def test_a_described_item_stays_where_its_description_puts_it() -> None:
     challenger.settle(keys([0, 50, 1, 60])[None])
     moved = (challenger.model.items.weight != before).any(dim=1).nonzero().flatten()
     assert moved.tolist() == challenger.vocabulary.rows(keys([60])).tolist()
+
+
+@pytest.mark.parametrize(("optimizer", "stride"), [(AdamWSettings(), 10.0), (SgdSettings(), 1.0)])
+def test_adam_moves_the_click_head_further(optimizer: Optimizer, stride: float) -> None:
+    settings = settings_with(optimizer=optimizer, warmup_steps=0)
+    one = Challenger.new(settings.model, settings.trainer, CPU, click=ClickSettings(enabled=True))
+    one.move(torch.zeros(0, dtype=torch.int64), torch.zeros(0, settings.model.dim))
+    rates = {group["lr"] / settings.trainer.learning_rate for group in one.optimizer.param_groups}
+    assert rates == {1.0, stride}

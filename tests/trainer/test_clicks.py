@@ -81,14 +81,15 @@ def admit(clicks: Clicks, stream: Stream, *events: tuple[int, int, int, float]) 
     batch = stream.batch(users, items, kinds=kinds, values=values)
     before, _, codes = contexts(batch, {PARTITION: stream.slab}, batch.ordinal, 8)
     vocabulary = Vocabulary().extended(batch.item_ids)
-    head = ClickHead(len(vocabulary), ClickLoss.BINARY)
+    head = ClickHead(len(vocabulary), clicks._settings.loss)
     now_ms = int(batch.timestamp.max())
     found = clicks.admit(batch, before, before, codes, now_ms, head, vocabulary)
     return [bool(one) for one in found]
 
 
 def fresh_labels(clicks: Clicks) -> list[float]:
-    labels: list[float] = clicks.begin_round().tolist()
+    labels: list[float] = clicks._fresh.label.tolist()
+    assert clicks.begin_round() == len(labels)
     clicks.end_round()
     return labels
 
@@ -118,18 +119,27 @@ class TestLabels:
         admit(clicks, stream, (1, 1, IMPRESSION, 3.5))
         assert fresh_labels(clicks) == [3.5]
 
-    def test_a_click_labels_at_once_and_silence_when_the_time_is_over(self, stream: Stream) -> None:
+    def test_clicks_and_silence_are_told_in_the_order_of_what_was_shown(
+        self, stream: Stream
+    ) -> None:
         clicks = Clicks(settings_with(BY_CLICK), {})
-        admit(clicks, stream, (1, 1, IMPRESSION, NAN), (1, 2, IMPRESSION, NAN))
-        assert fresh_labels(clicks) == []
+        admit(
+            clicks,
+            stream,
+            (1, 1, IMPRESSION, NAN),
+            (1, 2, IMPRESSION, NAN),
+            (1, 3, IMPRESSION, NAN),
+        )
         admit(clicks, stream, (1, 2, CLICK, NAN))
-        assert fresh_labels(clicks) == [1.0]
+        assert fresh_labels(clicks) == []  # else there would be nothing but clicks at first
+        admit(clicks, stream, *[(2, 9, 0, NAN)] * 8)
+        assert fresh_labels(clicks) == [0.0]
         admit(clicks, stream, *[(2, 9, 0, NAN)] * 9)
-        assert [label for label in fresh_labels(clicks) if label == 0.0] == [0.0]
+        assert fresh_labels(clicks) == [1.0, 0.0]
 
     def test_nothing_of_an_erased_user_waits_is_held_or_taught(self, stream: Stream) -> None:
         user = user_key(UserId("user-1"))
-        patient = BY_CLICK.model_copy(update={"within_s": 1000.0})
+        patient = BY_CLICK.model_copy(update={"within_s": 50.0})
         clicks = Clicks(settings_with(patient, fraction=0.5), {})
         for _ in range(2):
             admit(
@@ -153,8 +163,8 @@ class TestLabels:
         before = Clicks(settings, {})
         admit(before, stream, (1, 1, 0, NAN), (1, 2, IMPRESSION, NAN))
         after = Clicks(settings, before.tensors())
-        admit(after, stream, (1, 2, CLICK, NAN))
-        assert fresh_labels(after) == [0.0, 1.0][1:]
+        admit(after, stream, (1, 2, CLICK, NAN), *[(2, 9, 0, NAN)] * 12)
+        assert fresh_labels(after) == [1.0]
 
     def test_a_label_comes_with_how_its_item_stood_when_it_was_shown(self, stream: Stream) -> None:
         clicks, head = Clicks(settings_with(BY_CLICK), {}), ClickHead(3, ClickLoss.BINARY)
@@ -170,6 +180,7 @@ class TestLabels:
             before, _, codes = contexts(batch, {PARTITION: stream.slab}, batch.ordinal, 8)
             now_ms = int(batch.timestamp.max())
             clicks.admit(batch, before, before, codes, now_ms, head, vocabulary)
+        admit(clicks, stream, *[(2, 9, 0, NAN)] * 12)
         assert fresh_labels(clicks) == [1.0]
         assert stood[0] == [0.0, 0.0]
         assert clicks._past.standing.tolist() == [pytest.approx(stood[1])]
@@ -189,15 +200,6 @@ class TestLabels:
         assert not head.tally[counted].any()
         assert head.tally[:, 1].sum() == 40 - len(counted)
 
-    def test_labels_from_before_standing_was_told_are_taken_up(self, stream: Stream) -> None:
-        settings = settings_with(BY_CLICK)
-        before = Clicks(settings, {})
-        admit(before, stream, (1, 2, IMPRESSION, NAN))
-        old = {name: one for name, one in before.tensors().items() if "standing" not in name}
-        after = Clicks(settings, old)
-        admit(after, stream, (1, 2, CLICK, NAN))
-        assert fresh_labels(after) == [1.0]
-
     def test_a_held_out_label_is_taught_once_newer_ones_push_it_out(self, stream: Stream) -> None:
         settings = settings_with(BY_VALUE.model_copy(update={"window_rows": 5}), fraction=0.5)
         clicks = Clicks(settings, {})
@@ -214,6 +216,7 @@ class TestLabels:
         found = admit(clicks, stream, (1, 1, IMPRESSION, NAN), (1, 2, CLICK, NAN),
                       (1, 1, CLICK, NAN))  # fmt: skip
         assert found == [False, False, True]
+        admit(clicks, stream, *[(2, 9, 0, NAN)] * 12)
         assert clicks.held.label.tolist() == [1.0]
 
 
@@ -242,7 +245,7 @@ def test_the_head_learns_what_a_history_says_of_an_item(slab: HistorySlab, strea
     assert report.scores.auc > 0.8
     assert report.scores.log_loss < 0.65
     assert report.rerank in WEIGHTS
-    assert learner.shape["click"] == {"reads": 6, "loss": "binary"}
+    assert learner.shape["click"] == {"weights": 7, "loss": "binary"}
     assert challenger.is_finite()
 
 

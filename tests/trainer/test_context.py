@@ -181,7 +181,8 @@ class TestRestart:
         registry = Registry(settings.storage.root / "registry", settings.registry)
         learner, shoppers = a_learner(slab, settings), Shoppers(slab)
         for _ in range(3):
-            learner.learn([shoppers.batch(steps=6)])
+            batch = shoppers.batch(steps=6)
+            learner.learn([replace(batch, value=np.arange(len(batch), dtype=np.float32) % 2)])
         registry.publish(
             learner.artifact(),
             parent=None,
@@ -199,6 +200,23 @@ class TestRestart:
         worker = Worker(connection, WorkerArguments(settings, (slab.address,)))
         learner, _ = worker._resume(CPU, ())  # what a spawned worker does first
         return learner
+
+    @pytest.mark.parametrize("loss", ClickLoss)
+    def test_a_click_head_goes_on_only_with_the_same_loss(
+        self, slab: HistorySlab, loss: ClickLoss, tmp_path: Path
+    ) -> None:
+        settings = settings_of(PAGE, root=tmp_path)
+        click = ClickSettings(enabled=True, kinds=("view",), loss=ClickLoss.BINARY)
+        learned, _ = self.published(slab, settings.model_copy(update={"click": click}))
+        click = click.model_copy(update={"loss": loss})
+        learner = self.resumed(slab, settings.model_copy(update={"click": click}))
+        before, now = learned.artifact(), learner.artifact()
+        assert before.weights["click.tally"].any()
+        assert len(before.trainer["click.held.label"])
+        keeps = loss is ClickLoss.BINARY
+        assert torch.equal(before.weights["click.tally"], now.weights["click.tally"]) == keeps
+        assert (len(now.trainer["click.held.label"]) > 0) == keeps
+        assert ("optimizer.exp_avg.click.weight" in now.trainer) == keeps
 
     @pytest.mark.parametrize(
         "after",
