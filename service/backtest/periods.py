@@ -153,6 +153,7 @@ class _Run:
             self._device,
             self._options.retrain_epochs,
             self._options.retrain_patience,
+            self._engine.champion.blend.share,
             self._described,
         )
         return rank(new.servable, new.memory, rows), new.seconds

@@ -173,6 +173,7 @@ class _Run:
             self._device,
             options.retrain_epochs,
             options.retrain_patience,
+            self._engine.champion.blend.share,
             self._described,
         )
         self._retrain_s += found.seconds

@@ -1,12 +1,13 @@
 """The full retrain, which the live model is compared with: a new model, taught all events so far.
 
 The learner and the scorer of the service, given everything as one round and as many passes as
-the holdout goes on improving. Its mixture with the memory is fitted as the service fits it.
+the holdout goes on improving. It is mixed with the memory in the live model's share: weights that
+have learned what came after the held-out rows look too good there beside a memory that has not.
 """
 
 import contextlib
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -37,7 +38,7 @@ class Retrained:
 
     servable: Servable
     memory: Memory | None
-    seconds: float  # of training, the fit of the mixture included
+    seconds: float  # of training
 
 
 def retrain(
@@ -46,10 +47,11 @@ def retrain(
     device: torch.device,
     epochs: int,
     patience: int,
+    share: float,
     described: Described | None = None,
 ) -> Retrained:
-    """Teach a new model `events`; what is `described` it knows from the start. Blocks for minutes
-    where they are many."""
+    """Teach a new model `events`, for `share` of its mixture with a memory; what is `described` it
+    knows from the start. Blocks for minutes where they are many."""
     settings = _for_all_at_once(settings, events, epochs, patience)
     slab = HistorySlab.of(PARTITION, settings)
     # Numbers of its own: the live model learns the same with and without a retrain beside it.
@@ -79,9 +81,11 @@ def retrain(
         started_s = time.perf_counter()
         if batches:
             learner.learn(batches)
-            learner.judge()  # fits the mixture; with this tolerance it rejects nothing
+            learner.judge()  # with this tolerance it rejects nothing
         seconds = time.perf_counter() - started_s
-        return Retrained(_servable(learner, Version(1)), scorer.memory, seconds)
+        taught = _servable(learner, Version(1))
+        taught = replace(taught, blend=replace(taught.blend, share=share))
+        return Retrained(taught, scorer.memory, seconds)
 
 
 def _for_all_at_once(settings: Settings, events: Table, epochs: int, patience: int) -> Settings:
