@@ -21,7 +21,7 @@ from benchmarks.scale import Scale
 from benchmarks.versions import publish_random
 from service.app.serving import load_servable
 from service.app.snapshotter import in_the_background
-from service.domain import Offset, item_key, user_key
+from service.domain import Offset, Reached, item_key, user_key
 from service.model.memory import Memory
 from service.registry.registry import Registry
 from service.scorer.scorer import Scorer
@@ -88,7 +88,7 @@ def _measure(scale: Scale, root: Path) -> list[Row]:
     try:
         end = _fill(slab, scale.snapshot_users)
         started_s = time.perf_counter()
-        full = _written(snapshots.write(slab, end, _NEVER))
+        full = _written(snapshots.write(slab, Reached(end, end), _NEVER))
         write_s = time.perf_counter() - started_s
         rows = _restored(settings, snapshots, full, write_s)
         return rows + _under_load(settings, scale, snapshots, slab, end)
@@ -182,7 +182,8 @@ def _under_load(
                 snapshots.forget(PARTITION)
             load.writing = True
             started_s = time.perf_counter()
-            write = thread.submit(snapshots.write, slab, Offset(load.offset), _NEVER)
+            reached = Reached(Offset(load.offset), Offset(load.offset))
+            write = thread.submit(snapshots.write, slab, reached, _NEVER)
             written = _written(write.result())
             seconds[is_full].append(time.perf_counter() - started_s)
             load.writing = False

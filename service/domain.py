@@ -8,7 +8,7 @@ import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Annotated, Any, NewType
+from typing import Annotated, Any, NamedTuple, NewType
 
 import numpy as np
 import numpy.typing as npt
@@ -24,6 +24,14 @@ Partition = NewType("Partition", int)
 Offset = NewType("Offset", int)
 
 Offsets = Mapping[Partition, Offset]  # per partition, the first offset that is not covered
+
+
+class Reached(NamedTuple):
+    """How far a partition has come: the first offset that is not covered."""
+
+    applied: Offset  # to histories
+    answered: Offset  # acknowledged
+
 
 Int32s = npt.NDArray[np.int32]
 Int64s = npt.NDArray[np.int64]

@@ -22,6 +22,7 @@ from service.domain import (
     Offset,
     Offsets,
     Partition,
+    Reached,
     no_events,
 )
 from service.errors import AbandonedError, InvalidEventError
@@ -95,7 +96,8 @@ class Pipeline:
         self._trained: dict[Partition, Offset] = {}
         self._applied: dict[Partition, Offset] = {}
         self._tracker = AckTracker()
-        self._free: dict[Partition, Offset] = {}  # acknowledged, not yet committed
+        self._answered: dict[Partition, Offset] = {}  # acknowledged
+        self._free: dict[Partition, Offset] = {}  # of these, not yet committed
         self._deliveries: dict[asyncio.Task[None], float] = {}  # and when they began
         self._places = asyncio.Semaphore(_DELIVERIES)
         self._busy_until_s = 0.0
@@ -108,6 +110,11 @@ class Pipeline:
         return dict(self._applied)
 
     @property
+    def reached(self) -> dict[Partition, Reached]:
+        """How far each partition has come; read it under the source's lock."""
+        return {one: Reached(at, self._answered[one]) for one, at in self._applied.items()}
+
+    @property
     def waiting_s(self) -> float:
         """How long the oldest delivery has waited for Kafka; 0 where none does."""
         begun = [at_s for task, at_s in self._deliveries.items() if not task.done()]
@@ -117,6 +124,7 @@ class Pipeline:
         """Begin with these watermarks: answer from `committed` on, train from `trained` on, with
         histories of what is before `applied`."""
         self._committed = dict(committed)
+        self._answered = dict(committed)
         self._trained = dict(trained)
         self._applied = dict(applied)
         self._evicted = self._scorer.evicted  # kept histories have let users go before
@@ -319,6 +327,7 @@ class Pipeline:
             for age_ms in (now_ms - appended).tolist():
                 self._metrics.event_to_recommendation.observe(age_ms / 1000)
             freed = self._tracker.done(ticket)
+            self._answered.update(freed)
             if self._transactions is None:
                 self._free.update(freed)
         except AbandonedError as reason:

@@ -202,7 +202,7 @@ class Server:
                 group.create_task(self._source.watch_lag()),
                 group.create_task(self._catalogue.run()),
                 group.create_task(
-                    self._snapshotter.run(self._source.lock, lambda: self._running.pipeline.applied)
+                    self._snapshotter.run(self._source.lock, lambda: self._running.pipeline.reached)
                 ),
                 group.create_task(self._beat()),
             ]
@@ -262,7 +262,7 @@ class Server:
                     async with asyncio.timeout(_DRAIN_WITHIN_S):
                         await self._made.pipeline.drain()
                 finally:
-                    await self._snapshotter.last(self._made.pipeline.applied)
+                    await self._snapshotter.last(self._made.pipeline.reached)
                     self._source.lock.release()
         except TimeoutError:
             log.warning("Kafka did not acknowledge in time: what is not committed is sent again")
@@ -314,7 +314,7 @@ class Server:
         log.info("partitions revoked: %s", sorted(partitions))
         self._health.not_ready("assignment", "no partition is assigned")
         await self._running.pipeline.drain()
-        await self._snapshotter.last(self._running.pipeline.applied)
+        await self._snapshotter.last(self._running.pipeline.reached)
         self._running.pipeline.forget()
 
     def _release(self, partitions: list[Partition]) -> None:

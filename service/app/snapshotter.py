@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 
-from service.domain import Offset, Offsets, Partition
+from service.domain import Partition, Reached
 from service.errors import SnapshotCancelledError
 from service.metrics import Metrics
 from service.settings import Settings
@@ -72,13 +72,15 @@ class Snapshotter:
         self._cancel = threading.Event()
         self._writing: asyncio.Future[None] | None = None
 
-    async def run(self, lock: asyncio.Lock, applied: Callable[[], Offsets]) -> None:
+    async def run(
+        self, lock: asyncio.Lock, reached: Callable[[], Mapping[Partition, Reached]]
+    ) -> None:
         """Every now and then, and soon after an erasure, for ever. Under `lock` no event is being
         applied."""
         while self._every_s is not None:
             await self._until_due(self._every_s)
             async with lock:
-                writing = self._start(applied())
+                writing = self._start(reached())
             await self._written(writing)
 
     async def _written(self, writing: asyncio.Future[None]) -> None:
@@ -94,10 +96,10 @@ class Snapshotter:
             if any(slab.erased for slab in self._slabs.values()):
                 return
 
-    async def last(self, applied: Offsets) -> None:
+    async def last(self, reached: Mapping[Partition, Reached]) -> None:
         """Once more, before the slabs go; given up where it takes too long. Under the lock."""
         if await self.settle() and self._every_s is not None:
-            await asyncio.wait([self._start(applied)], timeout=_LAST_WITHIN_S)
+            await asyncio.wait([self._start(reached)], timeout=_LAST_WITHIN_S)
             await self.settle()
 
     async def settle(self) -> bool:
@@ -113,10 +115,10 @@ class Snapshotter:
             writing.set_result(None)
         return bool(done)
 
-    def _start(self, applied: Offsets) -> asyncio.Future[None]:
+    def _start(self, reached: Mapping[Partition, Reached]) -> asyncio.Future[None]:
         loop = asyncio.get_running_loop()
         cancel, writing = threading.Event(), loop.create_future()
-        due = [(self._slabs[partition], offset) for partition, offset in applied.items()]
+        due = [(self._slabs[partition], at) for partition, at in reached.items()]
         seen = self._duplicates.dump()
 
         def end() -> None:
@@ -138,21 +140,21 @@ class Snapshotter:
 
     def _write(
         self,
-        due: Sequence[tuple[HistorySlab, Offset]],
+        due: Sequence[tuple[HistorySlab, Reached]],
         seen: Mapping[Partition, Arrays],
         cancel: threading.Event,
     ) -> None:
         """In the thread. What fails is told, and tried again next time."""
-        for slab, offset in due:
+        for slab, at in due:
             partition, started_s = slab.address.partition, time.monotonic()
             try:
-                written = self._snapshots.write(slab, offset, cancel, seen.get(partition))
+                written = self._snapshots.write(slab, at, cancel, seen.get(partition))
             except SnapshotCancelledError:
                 return
             # Storage clients raise what they like, and serving does not depend on it.
             except Exception as error:  # noqa: BLE001
                 self._metrics.snapshots.labels("failed").inc()
-                log.error("no snapshot of partition %d at %d: %s", partition, offset, error)
+                log.error("no snapshot of partition %d at %d: %s", partition, at.applied, error)
                 continue
             damaged = self._snapshots.damaged(partition)  # what is older is removed
             self._metrics.snapshots_damaged.labels(partition).set(damaged)

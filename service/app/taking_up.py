@@ -70,7 +70,7 @@ class Taker:
         begun: dict[Partition, Beginning] = {}
         for one in assigned:
             slab = slabs[one.partition]
-            found_at = "where they were"
+            found_at, committed = "where they were", one.committed
             if one.partition not in kept:
                 snapshot = self._snapshots.restore(slab, one.end)
                 damaged = self._snapshots.damaged(one.partition)
@@ -78,14 +78,17 @@ class Taker:
                 found_at = f"in snapshot {snapshot.name}" if snapshot else "in no snapshot"
                 if snapshot is not None:
                     self._see(snapshot)
+                    # Kafka forgets what a group has committed a week after its last member.
+                    committed = snapshot.manifest.answered if committed is None else committed
             begun[one.partition] = found = beginning(
                 one.start,
                 one.end,
-                committed=one.committed,
+                committed=committed,
                 applied=slab.applied,
                 trained=trained.get(one.partition, Offset(0)),
                 scores=settings.scores,
                 trains=settings.trains,
+                remembers=self._memory is not None,
             )
             self._tell(one.partition, found)
             log.info(

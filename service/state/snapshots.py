@@ -21,7 +21,7 @@ import logging
 import secrets
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from typing import Annotated, Literal
 from urllib.parse import quote
@@ -30,7 +30,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from safetensors.numpy import load, save
 
-from service.domain import Int32s, Offset, Partition
+from service.domain import Int32s, Offset, Partition, Reached
 from service.errors import DamagedSnapshotError, SnapshotCancelledError
 from service.state.duplicates import Arrays
 from service.state.histories import HistorySlab
@@ -75,6 +75,9 @@ class SnapshotManifest(_Record):
     topic: str
     partition: Annotated[Partition, Field(ge=0)]
     offset: Annotated[Offset, Field(ge=0, description="The first that is not in it.")]
+    answered: Annotated[Offset, Field(ge=0)] | None = Field(
+        default=None, description="What is before it has its recommendation acknowledged."
+    )
     base: FolderName | None = Field(description="None where it is full.")
     kinds: list[str] = Field(description="What the parts' kinds stand for.")
     features: list[str] = Field(description="Keys of the columns of codes.")
@@ -102,6 +105,11 @@ class Snapshot:
 
     name: str
     manifest: SnapshotManifest
+
+    @property
+    def reached(self) -> tuple[Offset, Offset | None]:
+        """As a `Reached`; of an earlier release's it is not known what is answered."""
+        return self.manifest.offset, self.manifest.answered
 
     @property
     def base(self) -> str:
@@ -165,26 +173,35 @@ class Snapshots:
         self._keep = keep
         # Those whose parts could not be read. Nothing more is to stand on them.
         self._damaged: set[tuple[Partition, str]] = set()
+        # Those of a topic that was made anew since.
+        self._outlived: set[tuple[Partition, str]] = set()
 
     def write(
         self,
         slab: HistorySlab,
-        applied: Offset,
+        reached: Reached,
         cancel: threading.Event,
         seen: Arrays | None = None,
     ) -> Snapshot | None:
-        """Write the histories up to `applied`, while the slab is in use; None where the newest
-        snapshot has them. `seen`: the event_ids up to there, as they were dumped. Of what was
-        erased nothing is left on the storage after it. Raises `SnapshotCancelledError`, and what
-        the storage does."""
-        partition = slab.address.partition
+        """Write the histories up to what is applied, while the slab is in use; None where the
+        newest snapshot has them. `seen`: the event_ids up to there, as they were dumped. Of what
+        was erased nothing is left on the storage after it. Raises `SnapshotCancelledError`, and
+        what the storage does."""
+        partition, (applied, answered) = slab.address.partition, reached
         erased = {user: at for user, at in slab.erased.copy().items() if at < applied}
-        found = self._usable(partition, applied)
+        intact = self._intact(partition)
+        found = self._usable(intact, applied)
         held = self._holding(found, erased, cancel) if erased else []
+        # Another owner's, who has come further.
+        later = {
+            one.name
+            for one in intact
+            if one.manifest.offset > applied and (partition, one.name) not in self._outlived
+        }
         _heed(cancel)
         newest = found[-1] if found else None
-        if newest is not None and newest.manifest.offset == applied and newest.name not in held:
-            self._clean(partition, found, erased, slab)
+        if newest is not None and newest.reached == reached and newest.name not in held:
+            self._clean(partition, found, later, erased, slab)
             return None
         base = self._base_of(newest, found)
         base = None if base is not None and base.name in held else base
@@ -199,6 +216,7 @@ class Snapshots:
                 topic=self._topic,
                 partition=partition,
                 offset=applied,
+                answered=answered,
                 base=base.name if base else None,
                 kinds=self._kinds,
                 features=self._features,
@@ -216,7 +234,7 @@ class Snapshots:
             raise
         written = Snapshot(name, manifest)
         _heed(cancel)
-        self._clean(partition, [*found, written], erased, slab)
+        self._clean(partition, [*found, written], later, erased, slab)
         return written
 
     def _holding(
@@ -239,13 +257,15 @@ class Snapshots:
         self,
         partition: Partition,
         found: Sequence[Snapshot],
+        later: Set[str],
         erased: Mapping[int, Offset],
         slab: HistorySlab,
     ) -> None:
         """Remove old snapshots, and what is older than the newest and was not finished or has
-        damaged parts; after an erasure all that cannot be read."""
+        damaged parts; after an erasure all that cannot be read or is of a topic made anew, but not
+        what is `later`."""
         old = [one.name for one in to_remove(found, self._keep)]
-        intact, newest = {one.name for one in found}, found[-1].name
+        intact, newest = later | {one.name for one in found}, found[-1].name
         old += [
             name
             for name in self._store.folders(*self._at(partition))
@@ -287,6 +307,7 @@ class Snapshots:
                     "snapshot %s of partition %d is past the partition's end at %d: passed over",
                     snapshot.name, partition, end,
                 )  # fmt: skip
+                self._outlived.add((partition, snapshot.name))
                 continue
             try:
                 parts = list(self._parts_of(snapshot, found))
@@ -390,13 +411,14 @@ class Snapshots:
             part = part.only(part.events > 0)
         return part
 
-    def _usable(self, partition: Partition, applied: Offset) -> list[Snapshot]:
-        """Those on which a new one may stand, oldest first. What is past it is of a topic that was
-        made anew."""
+    def _usable(self, intact: Sequence[Snapshot], applied: Offset) -> list[Snapshot]:
+        """Those on which a new one may stand, oldest first. What is past it is another owner's, or
+        of a topic that was made anew."""
         return [
             one
-            for one in self._intact(partition)
-            if one.manifest.offset <= applied and (partition, one.name) not in self._damaged
+            for one in intact
+            if one.manifest.offset <= applied
+            and (one.manifest.partition, one.name) not in self._damaged
         ]
 
     def _intact(self, partition: Partition) -> list[Snapshot]:

@@ -12,7 +12,8 @@ log = logging.getLogger(__name__)
 
 # What is kept of a record that the dead-letter topic refuses as too large.
 _TRUNCATED_BYTES = 64 * 1024
-_TRUNCATED = "headwater-truncated-from-bytes"
+_OURS = "headwater-"  # how the names of our headers begin
+_TRUNCATED = f"{_OURS}truncated-from-bytes"
 
 # Topic, key, value and headers.
 Outgoing = tuple[str, bytes | None, bytes | None, list[Header]]
@@ -49,9 +50,10 @@ class DeadLetters:
 def dead_letter_headers(
     topic: str, record: Record, error: InvalidEventError, user: str | None = None
 ) -> list[Header]:
-    """The record's own headers, then why, whence, and the hash that stands for its user."""
+    """The record's own headers, then why, whence, and the hash that stands for its user. What has a
+    name of ours is left out: a dead letter that was sent again has them from before."""
     return [
-        *record.headers,
+        *(header for header in record.headers if not header[0].startswith(_OURS)),
         *([("headwater-user", user.encode())] if user else []),
         ("headwater-reason", error.reason.encode()),
         ("headwater-detail", error.detail.encode(errors="replace")[:1024]),
@@ -75,7 +77,7 @@ def shortened(message: Outgoing, dead_letter: str) -> Outgoing:
         key[:_TRUNCATED_BYTES] if key else key,
         value[:_TRUNCATED_BYTES],
         [
-            *(header for header in headers if header[0].startswith("headwater-")),
+            *(header for header in headers if header[0].startswith(_OURS)),
             (_TRUNCATED, str(len(value)).encode()),
             ("headwater-sha256", hashlib.sha256(value).hexdigest().encode()),
         ],

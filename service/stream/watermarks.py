@@ -27,6 +27,7 @@ def beginning(
     trained: Offset,
     scores: bool = True,
     trains: bool = True,
+    remembers: bool = True,
 ) -> Beginning:
     """How to go on with a partition of which Kafka has the offsets from `start` up to `end`.
 
@@ -34,14 +35,15 @@ def beginning(
     that up to which the newest version was trained, 0 where none was. One past `end` is of another
     topic of the same name, of which nothing is trained yet, or of records that a new leader never
     had: what comes in their place is answered. Only who `scores` reads for the
-    sake of answers, and only who `trains` for that of training.
+    sake of answers, and only who `trains`, or who `remembers` what the version's memory has not
+    learned yet, for that of what came after the version.
     """
     trained = Offset(0) if trained > end else trained
     first = start if committed is None else min(committed, end)
     wanted = [applied]
     if scores:
         wanted.append(first)
-    if trains:
+    if trains or remembers:
         wanted.append(trained)
     return Beginning(
         read_from=Offset(max(start, min(wanted))),

@@ -21,6 +21,8 @@ from service.trainer.holdout import are_released, is_member
 from service.trainer.labels import LabelledRows, followed, labelled_from, no_rows
 from service.trainer.step import ClickBatch
 
+# Rows remembered in case a challenger is rejected; past this the oldest are given up.
+_KEPT_ROWS = 100_000
 # Rows that wait for an act; past this the oldest count as no click early. At a length of 50 events
 # 40 MB, which are stored with every version.
 _WAITING_ROWS = 100_000
@@ -41,7 +43,9 @@ class Clicks:
         self.held = labelled_from(tensors, "click.held", length, self._features)
         self._none = no_rows(length, len(self._features))
         self._fresh = self._none  # to be taught in the round at hand
+        self._again = self._none  # these and earlier ones, which are taught beside them
         self._past = self._none
+        self._since_champion = self._none  # of the past, what no version has learned
         self._random = np.random.default_rng(settings.model.seed)
 
     @classmethod
@@ -130,15 +134,32 @@ class Clicks:
         """Forget all labels of these users."""
         self._waiting, self.held = self._waiting.without(users), self.held.without(users)
         self._fresh, self._past = self._fresh.without(users), self._past.without(users)
+        self._again = self._again.without(users)
+        self._since_champion = self._since_champion.without(users)
 
     def begin_round(self) -> int:
         """Labels that are to be taught in this round for the first time; from then on they may also
         be taught again."""
-        known = self._past.joined(self._fresh)
-        self._past = known.take(slice(max(len(known) - self._settings.replay_rows, 0), None))
+        self._again = self._past.joined(self._fresh).last(self._settings.replay_rows)
         return len(self._fresh)
 
     def end_round(self) -> None:
+        """The weights have learned what was fresh. Where they have not, the next round does."""
+        self._since_champion = self._since_champion.joined(self._fresh).last(_KEPT_ROWS)
+        self._fresh, self._past = self._none, self._again
+
+    def promoted(self) -> None:
+        """A version has what was learned."""
+        self._since_champion = self._none
+
+    def undone(self) -> None:
+        """The weights are the champion's again: teach in the next round what they do not know."""
+        untaught, self._since_champion = self._since_champion, self._none
+        self._past = self._past.take(slice(0, max(len(self._past) - len(untaught), 0)))
+        self._fresh = untaught.joined(self._fresh)
+
+    def give_up(self) -> None:
+        """Teach no more what the weights do not know."""
         self._fresh = self._none
 
     def steps(self) -> int:
@@ -158,8 +179,8 @@ class Clicks:
     def _portion(
         self, fresh: LabelledRows, vocabulary: Vocabulary, device: torch.device
     ) -> ClickBatch | None:
-        again = min(self._settings.batch_rows - len(fresh), len(self._past))
-        rows = fresh.joined(self._past.take(self._random.permutation(len(self._past))[:again]))
+        again = min(self._settings.batch_rows - len(fresh), len(self._again))
+        rows = fresh.joined(self._again.take(self._random.permutation(len(self._again))[:again]))
         # Of items that have expired since there is no vector to be taught.
         rows = rows.take(np.flatnonzero(vocabulary.rows(rows.item) != NO_ROW))
         if not len(rows):

@@ -47,6 +47,10 @@ class HoldoutRows:
             )
         )
 
+    def last(self, rows: int) -> Self:
+        """No more than the last `rows`."""
+        return self.take(slice(max(len(self) - rows, 0), None))
+
     def without(self, users: Int64s) -> Self:
         """Without the rows of these users."""
         return self.take(np.flatnonzero(~np.isin(self.user, users)))

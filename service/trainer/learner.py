@@ -102,7 +102,7 @@ class RoundReport:
     events: int
     held_out: int  # rows in the holdout now
     sequences: int
-    labels: int  # taught to the click head, each for the first time
+    labels: int  # taught to the click head, which its weights did not know
     step_s: tuple[float, ...]  # of each optimizer step; empty when the round was undone
     loss: float  # mean, nats; NaN without a step
     diverged: bool
@@ -261,9 +261,9 @@ class Learner:
                 self._usual = math.nan  # the stream itself may have changed
         else:
             self._remember(taught)
+            if self._clicks:
+                self._clicks.end_round()
             self.has_news = True
-        if self._clicks:
-            self._clicks.end_round()
         return RoundReport(
             batches=len(batches),
             events=sum(map(len, batches)),
@@ -652,7 +652,7 @@ class Learner:
             if skipped:
                 log.warning("gave up on %d sequences: too many rounds since a version", skipped)
             self._since_champion.clear()
-            self._challenger.restore(self._champion_at)
+            self._back_to_champion()
             skipped += self._try_again(taught)
         self.given_up += skipped
         return report, skipped
@@ -706,6 +706,8 @@ class Learner:
         if self._promotions >= self._settings.gate.older_every:
             self._measure_from_now()
         self._crowned_ndcg = self._asked_ndcg
+        if self._clicks:
+            self._clicks.promoted()
         self._rejections = 0
         self._slowdown = min(self._slowdown * 2, 1.0)
         return expired
@@ -713,6 +715,11 @@ class Learner:
     def _measure_from_now(self) -> None:
         """The champion is what later challengers must not fall behind."""
         self._older, self._promotions = self._champion, 0
+
+    def _back_to_champion(self) -> None:
+        self._challenger.restore(self._champion_at)
+        if self._clicks:
+            self._clicks.undone()
 
     def _try_again(self, taught: Sequences) -> int:
         """Teach the same in the next round at half the rate, up to a limit of rounds."""
@@ -724,6 +731,8 @@ class Learner:
             return 0
         log.warning("gave up on %d sequences after %d rejections", len(taught), self._rejections)
         self._rejections = 0
+        if self._clicks:
+            self._clicks.give_up()
         # What the older version knew may be out of reach by now: it must not hold up all to come.
         self._measure_from_now()
         return len(taught)
@@ -737,11 +746,18 @@ class Learner:
         self._forgotten, self._rejections = 0, 0
         self._since_champion.clear()
         self._retry = empty_sequences(self._length + 1)
-        self._challenger.restore(self._champion_at)
+        self._back_to_champion()
+        if self._clicks:
+            self._clicks.give_up()
         self._asked_ndcg, self._asked_scores = self._crowned_ndcg, {}
         self._measure_from_now()
         self.has_news = False
         return skipped
+
+    @property
+    def owes(self) -> bool:
+        """Whether something has to be taught again, also where nothing new comes."""
+        return bool(len(self._retry) or (self._clicks and self._clicks.steps()))
 
     @property
     def shape(self) -> dict[str, Any]:

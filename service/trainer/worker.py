@@ -177,7 +177,7 @@ class Worker:
             self._busy = False
             batches = inbox.take(settings.max_round_events, timeout_s=0.2)
             self._busy = True
-            if batches:
+            if batches or learner.owes:
                 fresh = [_after(batch, learner) for batch in batches]
                 self._say(RoundDone(learner.learn(fresh, hurry=inbox.is_behind)))
             told = inbox.catalogued()
@@ -189,8 +189,9 @@ class Worker:
                     return
                 version = published
                 ask_at = time.monotonic() + settings.publish_every_s
-            # What the gate let through and the storage refused is asked for again, not given up.
-            if inbox.asks_to_settle() and not learner.has_news:
+            # What the gate let through and the storage refused is asked for again, not given up;
+            # what it turned down has its next chance first.
+            if inbox.asks_to_settle() and not learner.has_news and not learner.owes:
                 settled = self._settle(learner, version)
                 if settled is None:
                     return

@@ -10,7 +10,7 @@ import pytest
 
 from service.app import snapshotter
 from service.app.snapshotter import Snapshotter, snapshots_of
-from service.domain import Offset, Partition
+from service.domain import Offset, Partition, Reached
 from service.metrics import Metrics
 from service.settings import Settings, StorageSettings
 from service.state.duplicates import Duplicates
@@ -19,7 +19,7 @@ from service.storage.store import Store
 from tests.state.examples import a_slab, append
 
 PARTITION = Partition(0)
-APPLIED = {PARTITION: Offset(9)}
+REACHED = {PARTITION: Reached(Offset(9), Offset(9))}
 
 
 @pytest.fixture
@@ -44,7 +44,7 @@ def begun(slab: HistorySlab, root: Path, within_s: float) -> list[Path]:
 
     async def run() -> None:
         made = a_snapshotter(settings, slab)
-        running = asyncio.create_task(made.run(asyncio.Lock(), lambda: APPLIED))
+        running = asyncio.create_task(made.run(asyncio.Lock(), lambda: REACHED))
         await asyncio.wait([running], timeout=within_s)
         running.cancel()
         await made.settle()
@@ -88,9 +88,9 @@ def test_a_storage_that_hangs_holds_nobody_up(
 
     async def run() -> None:
         made = a_snapshotter(settings, slab)
-        running = asyncio.create_task(made.run(asyncio.Lock(), lambda: APPLIED))
+        running = asyncio.create_task(made.run(asyncio.Lock(), lambda: REACHED))
         assert await asyncio.to_thread(called.wait, 10)
-        await asyncio.wait_for(made.last(APPLIED), 10)
+        await asyncio.wait_for(made.last(REACHED), 10)
         running.cancel()
 
     asyncio.run(run())

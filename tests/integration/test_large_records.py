@@ -62,6 +62,19 @@ def test_what_the_dead_letter_topic_refuses_keeps_its_beginning(
     assert answer(stream, after).rec_id == after
 
 
+def test_headers_with_names_of_ours_do_not_stand_in_the_way(live: Service, stream: Stream) -> None:
+    """As a dead letter has that is sent to the events topic again."""
+    names = ("headwater-truncated-from-bytes", "headwater-mine")
+    own = [(name, b"h" * 20 * MIB) for name in names]
+    rec_id = send(stream, b"again", b"v" * 100, own, "gzip")
+    after = send(stream, b"again", json.dumps(event(7)).encode())
+    letter = dead_letter(stream, rec_id)
+    assert letter.value == b"v" * 100
+    assert "headwater-mine" not in letter.headers
+    assert "headwater-truncated-from-bytes" not in letter.headers
+    assert answer(stream, after).rec_id == after
+
+
 def test_headers_within_the_limit_do_not_weigh_on_the_recommendation(
     live: Service, stream: Stream
 ) -> None:

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from service.domain import NO_KEY, Int64s, Offset, Partition
+from service.domain import NO_KEY, Int64s, Offset, Partition, Reached
 from service.errors import DamagedSnapshotError, SnapshotCancelledError
 from service.state.histories import SLACK, HistorySlab
 from service.state.snapshot_parts import UserHistories, decode, encode
@@ -41,8 +41,12 @@ def a_store(folder: Path, keep: int = 3, kinds: tuple[str, ...] = ("view", "buy"
     return Snapshots(Store(str(folder)), TOPIC, GROUP, kinds, (), keep)
 
 
+def reached(applied: int) -> Reached:
+    return Reached(Offset(applied), Offset(applied))
+
+
 def write(folder: Path, slab: HistorySlab, applied: int) -> Snapshot:
-    written = a_store(folder).write(slab, Offset(applied), NEVER)
+    written = a_store(folder).write(slab, reached(applied), NEVER)
     assert written is not None
     return written
 
@@ -96,10 +100,10 @@ def test_with_what_followed_it_is_what_an_uninterrupted_slab_has(
     )
     with closing(a_slab(USERS, EVENTS)) as slab, closing(a_slab(USERS, EVENTS)) as restored:
         feed(slab, before, 1)
-        a_store(folder).write(slab, Offset(first), NEVER)
+        a_store(folder).write(slab, reached(first), NEVER)
         # Late: what came since must not be in it.
         feed(slab, between + after, first)
-        a_store(folder).write(slab, Offset(second), NEVER)
+        a_store(folder).write(slab, reached(second), NEVER)
 
         a_store(folder).restore(restored, END)
         assert restored.applied == second
@@ -156,7 +160,7 @@ def test_a_delta_holds_only_whom_events_touched(slab: HistorySlab, tmp_path: Pat
 def test_nothing_new_is_not_written(slab: HistorySlab, tmp_path: Path) -> None:
     feed(slab, [1], 1)
     write(tmp_path, slab, 2)
-    assert a_store(tmp_path).write(slab, Offset(2), NEVER) is None
+    assert a_store(tmp_path).write(slab, reached(2), NEVER) is None
 
 
 def test_a_full_one_follows_when_half_the_users_have_changed() -> None:
@@ -202,7 +206,7 @@ def test_removes_what_is_not_kept(slab: HistorySlab, tmp_path: Path) -> None:
     store = a_store(tmp_path, keep=1)
     for number in range(1, 20):
         feed(slab, [1], number)
-        store.write(slab, Offset(number + 1), NEVER)
+        store.write(slab, reached(number + 1), NEVER)
     assert len(list((tmp_path / FOLDER / "00000").iterdir())) <= 2
 
 
@@ -242,7 +246,7 @@ def test_damaged_ones_are_counted_until_they_are_removed(slab: HistorySlab, tmp_
     assert store.damaged(Partition(0)) == 1
     assert store.damaged(Partition(1)) == 0
     feed(slab, [3], 9)
-    store.write(slab, Offset(10), NEVER)
+    store.write(slab, reached(10), NEVER)
     assert store.damaged(Partition(0)) == 0
 
 
@@ -271,7 +275,7 @@ class TestEventIdsThatCameLast:
     SEEN: ClassVar = {"hash": np.array([7, -8]), "offset": np.array([3, 4])}
 
     def snapshot(self, folder: Path, slab: HistorySlab) -> Snapshot:
-        written = a_store(folder).write(slab, Offset(5), NEVER, self.SEEN)
+        written = a_store(folder).write(slab, reached(5), NEVER, self.SEEN)
         assert written is not None
         return written
 
@@ -331,7 +335,7 @@ def test_nothing_more_stands_on_what_was_found_damaged(
     assert (found is None) is (which == "base")
     feed(other, list(range(1, USERS + 1)), 1)  # read again
     feed(other, [3], 9)
-    written = store.write(other, Offset(10), NEVER)  # the same offset as the damaged one's
+    written = store.write(other, reached(10), NEVER)  # the same offset as the damaged one's
     assert written is not None
     with closing(a_slab(USERS, EVENTS)) as restored:
         found = a_store(tmp_path).restore(restored, END)
@@ -348,7 +352,7 @@ def test_nothing_stands_on_one_of_a_topic_that_was_made_anew(
     store = a_store(tmp_path)
     assert store.restore(other, Offset(3)) is None
     feed(other, [5], 1)
-    written = store.write(other, Offset(2), NEVER)
+    written = store.write(other, reached(2), NEVER)
     assert written is not None
     assert written.manifest.base is None
 
@@ -417,7 +421,7 @@ def test_features_are_known_by_name(tmp_path: Path) -> None:
     ):
         slab.append(numbers, numbers, np.zeros(1, np.uint8), numbers, numbers, None, codes)
         store = Store(str(tmp_path))
-        Snapshots(store, TOPIC, GROUP, ("view",), ("a", "b"), 3).write(slab, Offset(2), NEVER)
+        Snapshots(store, TOPIC, GROUP, ("view",), ("a", "b"), 3).write(slab, reached(2), NEVER)
         Snapshots(store, TOPIC, GROUP, ("view",), ("c", "b"), 3).restore(restored, END)
         window = restored.windows(np.zeros(1, np.int32), numbers, 1)
         assert window.codes.tolist() == [[[0, 6]]]
@@ -430,7 +434,7 @@ def test_one_that_is_cancelled_or_fails_leaves_nothing(
     cancel = threading.Event()
     cancel.set()
     with pytest.raises(SnapshotCancelledError):
-        a_store(tmp_path).write(slab, Offset(2), cancel)
+        a_store(tmp_path).write(slab, reached(2), cancel)
 
     store = Store(str(tmp_path))
     written = []
@@ -442,7 +446,7 @@ def test_one_that_is_cancelled_or_fails_leaves_nothing(
 
     monkeypatch.setattr(store, "write", full)
     with pytest.raises(OSError, match="no space"):
-        Snapshots(store, TOPIC, GROUP, ("view",), (), 3).write(slab, Offset(2), NEVER)
+        Snapshots(store, TOPIC, GROUP, ("view",), (), 3).write(slab, reached(2), NEVER)
     assert len(written) == 2
     assert not [one for one in tmp_path.glob("*/*/*") if not one.name.startswith(".")]
 
@@ -526,7 +530,7 @@ class TestErased:
         feed(slab, [1], 6)
         first = write(tmp_path, slab, 7)
         slab.erase(1, Offset(5))  # as it is read again
-        assert a_store(tmp_path).write(slab, Offset(7), NEVER) is None
+        assert a_store(tmp_path).write(slab, reached(7), NEVER) is None
         assert folders(tmp_path) == [first.name]
         assert users_in(tmp_path) == {1, 2, 3, 4}
 
@@ -536,13 +540,36 @@ class TestErased:
         feed(slab, [1, 2, 3, 4], 1)
         before = write(tmp_path, slab, 5)
         slab.erase(1, Offset(7))
-        begun = a_store(tmp_path).write(slab, Offset(6), NEVER)  # as of before the erasure
+        begun = a_store(tmp_path).write(slab, reached(6), NEVER)  # as of before the erasure
         assert begun is not None
         assert slab.erased == {1: 7}
         written = write(tmp_path, slab, 8)
         assert slab.erased == {}
         assert before.name not in folders(tmp_path)
         assert written.name in folders(tmp_path)
+
+    def test_what_another_owner_wrote_further_on_stays(
+        self, slab: HistorySlab, other: HistorySlab, tmp_path: Path
+    ) -> None:
+        feed(slab, [1, 2], 1)
+        slab.erase(1, Offset(3))  # and then we were held up while another went on
+        feed(other, [2], 4)
+        theirs = write(tmp_path, other, 9)
+        ours = write(tmp_path, slab, 4)
+        assert folders(tmp_path) == [ours.name, theirs.name]
+
+    def test_what_is_of_a_topic_made_anew_goes(
+        self, slab: HistorySlab, other: HistorySlab, tmp_path: Path
+    ) -> None:
+        feed(other, [1, 2], 1)
+        write(tmp_path, other, 90)
+        store = a_store(tmp_path)
+        assert store.restore(slab, Offset(5)) is None
+        feed(slab, [2], 1)
+        slab.erase(1, Offset(3))
+        written = store.write(slab, reached(4), NEVER)
+        assert written is not None
+        assert folders(tmp_path) == [written.name]
 
     def test_what_was_not_finished_or_is_damaged_goes_too(
         self, slab: HistorySlab, tmp_path: Path
@@ -571,7 +598,7 @@ class TestErased:
         with closing(a_slab(USERS, EVENTS)) as restarted:
             a_store(tmp_path).restore(restarted, END)
             assert set(histories(restarted)) == {1}
-            assert a_store(tmp_path).write(restarted, Offset(4), NEVER) is None
+            assert a_store(tmp_path).write(restarted, reached(4), NEVER) is None
         assert folders(tmp_path) == [new.name]
 
     def test_read_again_after_a_restart_it_is_as_it_was(

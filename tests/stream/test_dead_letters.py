@@ -4,9 +4,9 @@ import logging
 
 import pytest
 
-from service.errors import DeadLetterReason, InvalidEventError
+from service.errors import ConfigurationError, DeadLetterReason, InvalidEventError
 from service.settings import PrivacySettings, TopicsSettings
-from service.stream.dead_letters import DeadLetters, dead_letter_headers
+from service.stream.dead_letters import DeadLetters, dead_letter_headers, shortened
 from tests.stream.examples import NOW_MS, record
 
 FAULT = InvalidEventError(DeadLetterReason.INVALID, "user_id: Field required")
@@ -41,6 +41,19 @@ def test_headers_say_why_and_whence_after_the_records_own() -> None:
         ("headwater-offset", b"7"),
         ("headwater-timestamp", str(NOW_MS + 5).encode()),
     ]
+
+
+def test_no_header_of_the_records_own_passes_for_one_of_ours() -> None:
+    """A dead letter that was sent to the events topic again has them."""
+    own = (("headwater-user", b"u1"), ("headwater-truncated-from-bytes", b"9"))
+    letter = LETTERS.of(record(b"v" * 100_000, headers=own), FAULT)
+    assert not set(own) & set(letter[3])
+
+    cut = shortened(letter, TopicsSettings().dead_letter)
+    assert len(cut[2] or b"") == 64 * 1024
+    assert dict(cut[3])["headwater-truncated-from-bytes"] == b"100000"
+    with pytest.raises(ConfigurationError, match="raise its max"):
+        shortened(cut, TopicsSettings().dead_letter)
 
 
 def test_a_long_detail_is_cut_and_any_text_can_be_told() -> None:

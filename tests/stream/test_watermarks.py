@@ -86,7 +86,8 @@ class TestBeginning:
         assert self.at(**nothing) == Beginning(Offset(10), Offset(10), Offset(10))
 
     def test_who_does_not_train_does_not_read_for_it_nor_who_does_not_answer(self) -> None:
-        assert self.at(trains=False).read_from == 60
+        assert self.at(trains=False, remembers=False).read_from == 60
+        assert self.at(trains=False).read_from == 50  # for the sake of its memory
         assert self.at(committed=Offset(30), scores=False).read_from == 50
 
     def test_what_retention_removed_is_told_by_what_it_was_wanted_for(self) -> None:

@@ -15,6 +15,7 @@ from service.registry.artifact import Artifact
 from service.registry.servable import build_servable, first_blend
 from service.settings import ClickLoss, ClickSettings, GateSettings, Settings
 from service.state.histories import HistorySlab
+from service.trainer import learner as learner_module
 from service.trainer.challenger import Challenger
 from service.trainer.clicks import Clicks
 from service.trainer.holdout import empty_rows, is_member
@@ -33,6 +34,7 @@ from tests.trainer.examples import (
     quick_training,
     small_settings,
 )
+from tests.trainer.test_learner import REJECTED, break_weights
 
 BY_VALUE = ClickSettings(enabled=True, batch_rows=64)
 BY_CLICK = BY_VALUE.model_copy(update={"followed_by": ("click",), "within_s": 10.0})
@@ -141,7 +143,7 @@ class TestLabels:
         user = user_key(UserId("user-1"))
         patient = BY_CLICK.model_copy(update={"within_s": 50.0})
         clicks = Clicks(settings_with(patient, fraction=0.5), {})
-        for _ in range(2):
+        for number in range(3):
             admit(
                 clicks,
                 stream,
@@ -151,10 +153,13 @@ class TestLabels:
                 clicks, stream, *[(who, item, CLICK, NAN) for who in (1, 2) for item in range(15)]
             )
             clicks.begin_round()
-        kept = (clicks._waiting, clicks.held, clicks._fresh, clicks._past)
+            if number < 2:
+                clicks.end_round()
+        names = ("_waiting", "held", "_fresh", "_again", "_past", "_since_champion")
+        kept = [getattr(clicks, name) for name in names]
         assert all(user in rows.user for rows in kept)
         clicks.erase(np.array([user]))
-        kept = (clicks._waiting, clicks.held, clicks._fresh, clicks._past)
+        kept = [getattr(clicks, name) for name in names]
         assert not any(user in rows.user for rows in kept)
         assert all(len(rows) for rows in kept)
 
@@ -232,6 +237,51 @@ def teach(learner: Learner, stream: Stream, rounds: int) -> int:
         offers = stream.batch(users, shown, kinds=[IMPRESSION] * 30, values=values)
         labels += learner.learn([views, offers]).labels
     return labels
+
+
+class TestUndone:
+    def test_labels_of_a_rejected_challenger_are_taught_again(
+        self, slab: HistorySlab, stream: Stream, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        learner, _, clicks = a_learner(slab, settings_with(BY_VALUE))
+        first = teach(learner, stream, 1)
+        learner.promoted()
+        labels = teach(learner, stream, 1)
+        monkeypatch.setattr(learner_module, "judge", lambda *_: REJECTED)
+        learner.judge()
+        assert learner.learn([stream.batch([], [])]).labels == labels > 0
+        assert len(clicks._past) == first + labels  # each once
+        assert not learner.owes
+
+    def test_those_of_a_diverged_round_are_taught_in_the_next(
+        self, slab: HistorySlab, stream: Stream, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        learner, challenger, clicks = a_learner(slab, settings_with(BY_VALUE))
+        first = teach(learner, stream, 1)
+        break_weights(challenger, monkeypatch, times=1)
+        labels = teach(learner, stream, 1)
+        assert learner.owes
+        assert learner.learn([stream.batch([], [])]).labels == labels > 0
+        assert len(clicks._past) == first + labels
+
+    def test_what_is_rejected_too_often_is_given_up(
+        self, slab: HistorySlab, stream: Stream, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        learner, _, _ = a_learner(slab, settings_with(BY_VALUE))
+        teach(learner, stream, 1)
+        monkeypatch.setattr(learner_module, "judge", lambda *_: REJECTED)
+        for _ in range(quick_training().max_rejections):
+            learner.judge()
+            taught = learner.learn([stream.batch([], [])]).labels
+        assert taught == 0
+        assert not learner.owes
+
+    def test_a_settled_learner_owes_none(self, slab: HistorySlab, stream: Stream) -> None:
+        learner, _, _ = a_learner(slab, settings_with(BY_VALUE))
+        teach(learner, stream, 1)
+        learner.settle()
+        assert not learner.owes
+        assert learner.learn([stream.batch([], [])]).labels == 0
 
 
 def test_the_head_learns_what_a_history_says_of_an_item(slab: HistorySlab, stream: Stream) -> None:

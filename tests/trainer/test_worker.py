@@ -3,7 +3,7 @@
 import multiprocessing
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import replace
 from multiprocessing.connection import Connection
@@ -12,17 +12,20 @@ from typing import Any
 
 import pytest
 
-from service.domain import Erasure, MicroBatch, Offset, UserId
+from service.domain import Erasure, MicroBatch, Offset, Offsets, UserId
 from service.errors import TransientError
 from service.registry.manifest import Manifest, Origin
 from service.registry.registry import Registry
 from service.state.histories import HistorySlab
+from service.trainer import learner as learner_module
 from service.trainer import worker
-from service.trainer.messages import Published, Settle, Settled, Stop
+from service.trainer.gate import GateReport
+from service.trainer.learner import Learner
+from service.trainer.messages import Published, RoundDone, Settle, Settled, Stop
 from service.trainer.worker import Inbox, WorkerArguments, _after
 from tests.state.examples import a_slab
 from tests.trainer.examples import PARTITION, Stream, small_settings
-from tests.trainer.test_learner import CATALOGUE, NO_MEMORY, USERS, a_learner
+from tests.trainer.test_learner import CATALOGUE, NO_MEMORY, REJECTED, USERS, a_learner
 
 WITHIN_S = 120.0
 
@@ -77,6 +80,20 @@ def test_an_erasure_that_the_version_has_is_not_applied_again(
     assert _after(batch, learner).erasures == ()
 
 
+def that_refuses_at_first(connection: Connection, arguments: WorkerArguments) -> None:
+    """A worker's process, of whose challengers the gate turns the first one down."""
+    judge, refusals = Learner.judge, iter([REJECTED])
+
+    def refused(self: Learner) -> tuple[GateReport, int]:
+        with pytest.MonkeyPatch.context() as patch:
+            if (report := next(refusals, None)) is not None:
+                patch.setattr(learner_module, "judge", lambda *_: report)
+            return judge(self)
+
+    Learner.judge = refused  # type: ignore[method-assign]
+    worker.main(connection, arguments)
+
+
 def with_a_full_disk_at_first(connection: Connection, arguments: WorkerArguments) -> None:
     """A worker's process, of whose first versions three are refused."""
     publish, refusals = Registry.publish, iter(range(3))
@@ -91,18 +108,22 @@ def with_a_full_disk_at_first(connection: Connection, arguments: WorkerArguments
     worker.main(connection, arguments)
 
 
-def test_what_the_storage_refused_is_published_later_and_not_given_up(
-    slab: HistorySlab, stream: Stream, tmp_path: Path
-) -> None:
-    """Also where no more events come, and the parent asks for an end of the waiting."""
+def until_published(
+    slab: HistorySlab,
+    stream: Stream,
+    root: Path,
+    main: Callable[[Connection, WorkerArguments], None],
+) -> tuple[list[object], Manifest, Offsets]:
+    """What such a worker tells of one micro-batch, asked for an end of the waiting all the time;
+    the manifest of the version it comes to, and where the micro-batch ended."""
     settings = small_settings()
     lenient = settings.trainer.gate.model_copy(update={"tolerance": 1.0})
     trainer = settings.trainer.model_copy(update={"publish_every_s": 0.2, "gate": lenient})
-    storage = settings.storage.model_copy(update={"root": tmp_path})
+    storage = settings.storage.model_copy(update={"root": root})
     settings = settings.model_copy(
         update={"trainer": trainer, "storage": storage, "memory": NO_MEMORY}
     )
-    registry = Registry(tmp_path / "registry", settings.registry)
+    registry = Registry(root / "registry", settings.registry)
     learner = a_learner(slab, settings)
     registry.publish(
         learner.artifact(),
@@ -116,21 +137,40 @@ def test_what_the_storage_refused_is_published_later_and_not_given_up(
     )
     spawned = multiprocessing.get_context("spawn")
     ours, theirs = spawned.Pipe()
-    arguments = WorkerArguments(settings, (slab.address,))
-    process = spawned.Process(target=with_a_full_disk_at_first, args=(theirs, arguments))
+    process = spawned.Process(
+        target=main, args=(theirs, WorkerArguments(settings, (slab.address,)))
+    )
     process.start()
     try:
         batch = stream.walk(USERS, CATALOGUE, steps=4)
         ours.send(batch)
         told: list[object] = []
-        while not any(isinstance(one, Published) for one in told):
+        while not told or not isinstance(told[-1], Published):
             assert ours.poll(WITHIN_S)
             told.append(ours.recv())
             ours.send(Settle())
-        assert not any(isinstance(one, Settled) for one in told)
-        manifest = registry.manifest(registry.versions()[-1])
-        assert (manifest.origin, manifest.trained_through) == (Origin.TRAINED, batch.next_offsets)
         ours.send(Stop())
         process.join(WITHIN_S)
     finally:
         process.kill()
+    return told, registry.manifest(told[-1].version), batch.next_offsets
+
+
+def test_what_the_storage_refused_is_published_later_and_not_given_up(
+    slab: HistorySlab, stream: Stream, tmp_path: Path
+) -> None:
+    """Also where no more events come, and the parent asks for an end of the waiting."""
+    told, manifest, end = until_published(slab, stream, tmp_path, with_a_full_disk_at_first)
+    assert not any(isinstance(one, Settled) for one in told)
+    assert (manifest.origin, manifest.trained_through) == (Origin.TRAINED, end)
+
+
+def test_what_the_gate_refused_has_its_next_chance_before_it_is_given_up(
+    slab: HistorySlab, stream: Stream, tmp_path: Path
+) -> None:
+    told, manifest, end = until_published(slab, stream, tmp_path, that_refuses_at_first)
+    assert not any(isinstance(one, Settled) for one in told)
+    first, again = (one.report for one in told if isinstance(one, RoundDone))
+    assert (first.sequences, again.batches) == (again.sequences, 0)
+    assert first.sequences > 0
+    assert (manifest.origin, manifest.trained_through) == (Origin.TRAINED, end)
