@@ -5,9 +5,10 @@ events travel as the columns of a `MicroBatch`: numpy arrays and offsets, no obj
 """
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from functools import cached_property
 from typing import Annotated, Any, NamedTuple, NewType
 
 import numpy as np
@@ -193,7 +194,7 @@ class Trace:
     state: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Erasure:
     """A user is to be forgotten: all events that stand before this place in its partition."""
 
@@ -201,7 +202,7 @@ class Erasure:
     offset: Offset
     user_id: UserId
 
-    @property
+    @cached_property
     def user(self) -> UserKey:
         return user_key(self.user_id)
 
@@ -257,7 +258,7 @@ class Events:
             [self.traces[row] for row in chosen],
         )
 
-    def erased(self, erasures: Iterable[Erasure]) -> Bools:
+    def erased(self, erasures: Collection[Erasure]) -> Bools:
         """Which of the events are to be forgotten."""
         return are_erased(self.partition, self.offset, self.user, erasures)
 
@@ -313,19 +314,21 @@ class MicroBatch:
             self.erasures,
         )
 
-    def without(self, erasures: Iterable[Erasure]) -> "MicroBatch":
+    def without(self, erasures: Collection[Erasure]) -> "MicroBatch":
         """Without the events that these erase."""
         gone = are_erased(self.partition, self.offset, self.user, erasures)
         return self.take(np.flatnonzero(~gone)) if gone.any() else self
 
 
 def are_erased(
-    partition: Int32s, offset: Int64s, user: Int64s, erasures: Iterable[Erasure]
+    partition: Int32s, offset: Int64s, user: Int64s, erasures: Collection[Erasure]
 ) -> Bools:
     """Which events, by place and user key, stand before an erasure of their user."""
     gone = np.zeros(len(user), np.bool_)
+    named = {one.user for one in erasures}.intersection(user.tolist())  # few: mostly none
     for one in erasures:
-        gone |= (user == one.user) & (partition == one.partition) & (offset < one.offset)
+        if one.user in named:
+            gone |= (user == one.user) & (partition == one.partition) & (offset < one.offset)
     return gone
 
 

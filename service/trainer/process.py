@@ -86,11 +86,11 @@ class UntrainedBatches:
 
     @property
     def events_at_worker(self) -> int:
-        return sum(len(self._batches[i]) for i in range(self._taken, self._sent))
+        return sum(_size(self._batches[i]) for i in range(self._taken, self._sent))
 
     def add(self, batch: MicroBatch) -> None:
         self._batches.append(batch)
-        self.events += len(batch)
+        self.events += _size(batch)
 
     def next_to_send(self, max_events: int) -> MicroBatch | None:
         """The next unsent batch, unless the worker has `max_events` in hand already."""
@@ -102,7 +102,7 @@ class UntrainedBatches:
     def erase(self, erasures: Sequence[Erasure]) -> None:
         """Leave out the events that these erase, also of what is sent again."""
         self._batches = deque(batch.without(erasures) for batch in self._batches)
-        self.events = sum(map(len, self._batches))
+        self.events = sum(map(_size, self._batches))
 
     def learned(self, batches: int) -> None:
         self._taken = min(self._taken + batches, self._sent)
@@ -112,7 +112,7 @@ class UntrainedBatches:
         done = []
         while self._batches and is_covered(self._batches[0].next_offsets, through):
             batch = self._batches.popleft()
-            self.events -= len(batch)
+            self.events -= _size(batch)
             self._sent = max(self._sent - 1, 0)
             self._taken = max(self._taken - 1, 0)
             done.append(batch)
@@ -121,6 +121,11 @@ class UntrainedBatches:
     def send_again(self) -> None:
         """The worker is gone: nothing counts as sent."""
         self._sent = self._taken = 0
+
+
+def _size(batch: MicroBatch) -> int:
+    """Its events and erasures."""
+    return len(batch) + len(batch.erasures)
 
 
 def is_covered(offsets: Offsets, through: Mapping[Partition, Offset]) -> bool:
