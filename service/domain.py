@@ -5,7 +5,7 @@ events travel as the columns of a `MicroBatch`: numpy arrays and offsets, no obj
 """
 
 import hashlib
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property

@@ -8,6 +8,7 @@ given secrets. A module receives its own section, never the tree.
 
 import enum
 import os
+import re
 import tomllib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -15,6 +16,7 @@ from types import UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     ConfigDict,
     Field,
@@ -214,7 +216,9 @@ class EventsSettings(Section):
     )
     max_bytes: PositiveInt = Field(default=65_536, description="Larger records are dead-lettered.")
     max_future_s: PositiveFloat = Field(
-        default=3600.0, description="Events dated further ahead than this are dead-lettered."
+        # So a clock of ours that is an hour behind costs no event.
+        default=7200.0,
+        description="Events dated further ahead than this are dead-lettered.",
     )
     deduplicate: NonNegativeInt = Field(
         # Two minutes of retries, as long as Kafka's producers try, at 800 events/s in a partition.
@@ -947,13 +951,23 @@ class RegistrySettings(Section):
     )
 
 
+def _without_password(url: str) -> str:
+    """It is printed, so it may hold no secret."""
+    if re.match(r"[\w.+-]+://[^/]*:[^/]*@", url):
+        raise ValueError(
+            "a password does not belong into the URL: give it to the storage's client, by its own "
+            "environment or as FSSPEC_<PROTOCOL>_<OPTION>"
+        )
+    return url
+
+
 class StorageSettings(Section):
     """Where versions and state snapshots are kept."""
 
     root: Path = Field(
         default=Path("headwater-data"), description="Folder of all that outlives the process."
     )
-    snapshots: str | None = Field(
+    snapshots: Annotated[str, AfterValidator(_without_password)] | None = Field(
         default=None,
         description="Folder or URL of state snapshots, as fsspec reads them (`s3://...`, with its "
         "client installed); `snapshots` in `root` when unset.",

@@ -297,6 +297,7 @@ class TestErase:
         self, capsys: pytest.CaptureFixture[str]
     ) -> None:
         assert "1 to 512 characters" in refused(capsys, "erase", "")
+        assert "UTF-8" in refused(capsys, "erase", "\udcff")  # as a shell hands over a broken byte
 
     def test_without_a_kind_for_it_there_is_no_erasure(
         self, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch

@@ -32,7 +32,8 @@ async def erase(settings: Settings, user_id: UserId, wait_s: float | None) -> No
     kept_ms = await retention_ms(settings.kafka, names)
     said = [
         f"sent to {len(through)} partitions of topic {topics.events!r}; the service forgets the "
-        "user's history and held-out rows when it reads it, and trains on no event from before"
+        "user's history and held-out rows when it reads it, and trains on no event from before, "
+        "unless it crashes and reads some of them again first"
         if wait_s is None
         else "the service has forgotten the user's history, and ended the recommendations with a "
         f"tombstone in {topics.recommendations!r}",
@@ -77,7 +78,10 @@ def what_stays(settings: Settings, through: Offsets, kept_ms: dict[str, int]) ->
     past = ", ".join(f"{partition}: {offset}" for partition, offset in sorted(through.items()))
     lines = [
         "weights: what they have learned from the user is not stored by user, cannot be taken out, "
-        "and fades as later events are learned",
+        "and fades as later events are learned; only a registry that begins anew is without it",
+        "popularity: how often items were met lately, by nobody in particular; it halves every "
+        f"{settings.scorer.popularity_half_life_events:,} events "
+        "(scorer.popularity_half_life_events)",
     ]
     if settings.memory.enabled:
         lines.append(
@@ -94,6 +98,7 @@ def what_stays(settings: Settings, through: Offsets, kept_ms: dict[str, int]) ->
         f"{settings.registry.keep_versions} newer ones are published (registry.keep_versions); "
         "in a pinned one until it is unpinned. After a rollback to one of them, erase again",
         _of_snapshots(settings),
+        *_of_event_ids(settings.events.deduplicate),
         f"topic {topics.events!r}: the user's events, and the erasure, "
         f"{_until(topics.events, kept_ms)}",
         f"topic {topics.recommendations!r}: earlier recommendations, until compaction or "
@@ -114,6 +119,15 @@ def _of_snapshots(settings: Settings) -> str:
         f"state snapshots: until the next one, which a running service begins within "
         f"{ERASED_WITHIN_S:g} s"
     )
+
+
+def _of_event_ids(window: int) -> list[str]:
+    if not window:
+        return []
+    return [
+        "hashes of event_ids, in memory and state snapshots, by which repeats are told: until "
+        f"{window:,} more offsets have been read (events.deduplicate)"
+    ]
 
 
 def _until(topic: str, kept_ms: dict[str, int]) -> str:

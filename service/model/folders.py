@@ -21,6 +21,8 @@ _MAX_CONFIG_BYTES = 1_000_000
 _MAX_PARTS = 1_000
 # Words and poolers need not be in the files; a gigabyte holds those of any published model.
 _MAX_ABSENT_WEIGHTS = 1 << 28
+# What torch has. For any other transformers may fetch code.
+_ATTENTION = (None, "eager", "sdpa")
 # No format stores more weights than this in a byte.
 _WEIGHTS_PER_BYTE = 8
 
@@ -47,9 +49,11 @@ def require_sensible(name: str, config: PretrainedConfig, family: Any) -> None:
     for key, count in _counts(plain):
         if count > _MAX_PARTS:
             raise ValueError(f"its config.json has {key} = {count}, more than {_MAX_PARTS}")
-    attention = str(getattr(config, "_attn_implementation", None))
-    if "/" in attention:
-        raise ValueError("its config.json names an attention kernel to be fetched and run")
+    for one in _configs(config):
+        if getattr(one, "_attn_implementation", None) not in _ATTENTION:
+            raise ValueError("its config.json names an attention kernel to be fetched and run")
+        if getattr(one, "quantization_config", None) is not None:
+            raise ValueError("it is quantized: save it in full precision first")
     if not Path(name).is_dir():
         return
     with torch.device("meta"):  # which takes no memory
@@ -60,6 +64,14 @@ def require_sensible(name: str, config: PretrainedConfig, family: Any) -> None:
         raise ValueError(
             f"its config.json wants {wanted:,} weights, its files have {stored:,} bytes"
         )
+
+
+def _configs(config: PretrainedConfig) -> Iterator[PretrainedConfig]:
+    """This one and those within it."""
+    yield config
+    for value in vars(config).values():
+        if isinstance(value, PretrainedConfig):
+            yield from _configs(value)
 
 
 def _counts(plain: dict[str, Any]) -> Iterator[tuple[str, int]]:

@@ -1,7 +1,7 @@
 """Bytes to events and recommendations to bytes."""
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -158,6 +158,8 @@ def encode_erasure(settings: EventsSettings, user_id: UserId, now_ms: int) -> by
         raise ConfigurationError("events.erase is empty: no record has a user forgotten")
     if not 0 < len(user_id) <= MAX_ID:
         raise ConfigurationError(f"a user id has 1 to {MAX_ID} characters")
+    if not user_id.isascii() and user_id != user_id.encode(errors="replace").decode():
+        raise ConfigurationError("a user id is text in UTF-8")
     fields, record = settings.fields, dict[str, Any]()
     for name, value in (
         (fields.user_id, user_id),
@@ -204,7 +206,8 @@ class CatalogueCodec:
         try:
             found = CatalogueRecord.model_validate(_json_object(record.value))
         except ValidationError as error:
-            raise InvalidEventError(DeadLetterReason.INVALID, _first_fault(error)) from None
+            known = [source.name for source in self._sources]
+            raise InvalidEventError(DeadLetterReason.INVALID, _first_fault(error, known)) from None
         if found.item_id != named:
             raise InvalidEventError(
                 DeadLetterReason.INVALID,
@@ -288,6 +291,10 @@ def encode_offsets(offsets: Offsets) -> orjson.Fragment:
     return orjson.Fragment(orjson.dumps({str(p): o for p, o in offsets.items()}))
 
 
-def _first_fault(error: ValidationError) -> str:
+def _first_fault(error: ValidationError, known: Container[str] = ()) -> str:
+    """Where it lies. Of the keys within a field only the `known` are named: the others are the
+    record's own words."""
     fault = error.errors(include_url=False, include_context=False, include_input=False)[0]
-    return f"{'.'.join(map(str, fault['loc'])) or 'event'}: {fault['msg']}"
+    field, *inside = fault["loc"] or ("event",)
+    path = [field, *(part for part in inside if isinstance(part, int) or part in known)]
+    return f"{'.'.join(map(str, path))}: {fault['msg']}"

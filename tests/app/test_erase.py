@@ -5,6 +5,7 @@ import pytest
 from service.app.erase import behind, what_stays
 from service.domain import Offset, Partition
 from service.settings import (
+    EventsSettings,
     MemorySettings,
     RegistrySettings,
     Settings,
@@ -29,14 +30,19 @@ def test_the_figures_are_those_of_the_settings_and_of_kafka() -> None:
     text = said(settings, {"e": 7 * DAY_MS, "r": -1})
     assert "trained_through is not yet at 0: 20, 1: 30: held-out rows, " in text
     assert "until 4 newer ones are published (registry.keep_versions)" in text
+    assert "only a registry that begins anew is without it" in text
     assert "halve every 123,456 events (memory.half_life_events)" in text
+    assert "halves every 20,000 events (scorer.popularity_half_life_events)" in text
+    assert "until 100,000 more offsets have been read (events.deduplicate)" in text
     assert "'e': the user's events, and the erasure, for 7 days" in text
     assert "'r': earlier recommendations, until compaction or for ever" in text
     assert "'d': records of the user that were no events, until its retention" in text
 
 
 def test_what_is_not_there_is_not_named() -> None:
-    assert "the memory" not in said(Settings(memory=MemorySettings(enabled=False)))
+    off = Settings(memory=MemorySettings(enabled=False), events=EventsSettings(deduplicate=0))
+    assert "the memory" not in said(off)
+    assert "event_id" not in said(off)
 
 
 def test_without_snapshots_old_ones_are_the_operators_to_remove() -> None:

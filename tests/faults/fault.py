@@ -2,7 +2,7 @@
 
 import random
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from tests.faults.cluster import Kafka, ProxiedKafka
 from tests.faults.run import Run, Strike
@@ -31,3 +31,13 @@ class Fault:
     again: bool = True  # some events come again
     apart: bool = False  # a process of its own trains
     disk_mb: int | None = None  # the storage is a disk of its own of that size, which takes root
+
+    def exactly_once(self) -> "Fault":
+        """The same for output within transactions."""
+        return replace(
+            self,
+            name=f"exactly-once-{self.name}",
+            what=f"exactly-once output: {self.what}",
+            settings={**self.settings, **EXACTLY_ONCE},
+            once=True,
+        )

@@ -67,6 +67,14 @@ def a_kernel(folder: Path) -> None:
     configured(folder, _attn_implementation="somebody/kernel")
 
 
+def a_kernel_by_name(folder: Path) -> None:
+    configured(folder, _attn_implementation="flash_attention_2")
+
+
+def quantized(folder: Path) -> None:
+    configured(folder, quantization_config={"quant_method": "bitsandbytes", "load_in_8bit": True})
+
+
 def wide(folder: Path) -> None:
     configured(folder, n_embd=10**7, n_inner=10**9)
 
@@ -94,6 +102,8 @@ HOSTILE: list[tuple[Callable[[Path], None], str]] = [
     (files_outside, "names files outside of it"),
     (an_adapter, "it holds an adapter"),
     (a_kernel, "attention kernel"),
+    (a_kernel_by_name, "attention kernel"),
+    (quantized, "it is quantized"),
     (wide, "weights, its files have"),
     (endless, "n_layer = 1000000000"),
     (many_words, "weights, its files have"),

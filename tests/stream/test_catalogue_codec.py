@@ -47,6 +47,7 @@ def test_vectors_of_known_sources_are_read_and_others_ignored() -> None:
         ({"image": [1, 2, None]}, "vectors.image.2: "),
         ({"image": [1, 2, True]}, "vectors.image.2: "),
         ({"image": "[1, 2, 3]"}, "vectors.image: "),
+        ({"ann's own": [1, None]}, "vectors.1: "),
     ],
 )
 def test_a_vector_that_does_not_fit_its_source_says_why(told: object, said: str) -> None:

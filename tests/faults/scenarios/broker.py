@@ -4,7 +4,7 @@ import random
 import time
 from functools import partial
 
-from tests.faults.fault import EXACTLY_ONCE, Fault
+from tests.faults.fault import Fault
 from tests.faults.run import Run, Strike
 
 
@@ -38,15 +38,14 @@ def _over(run: Run, at_s: float, lasted_s: float) -> Strike:
     return Strike(at_s, lasted_s, waiting + run.unanswered_at(at_s), recovery_s)
 
 
+_KILL = Fault("broker-kill", "kill -9 of the broker, started again on the same data", killed)
+# Longer than a transaction may last.
+_PAUSE = Fault("broker-pause-60", "SIGSTOP of the broker for 60 s", partial(paused, seconds=60.0))
+
 FAULTS = [
-    Fault("broker-kill", "kill -9 of the broker, started again on the same data", killed),
-    Fault(
-        "exactly-once-broker-kill",
-        "exactly-once output: kill -9 of the broker, started again on the same data",
-        killed,
-        EXACTLY_ONCE,
-        once=True,
-    ),
+    _KILL,
+    _KILL.exactly_once(),
     Fault("broker-pause-15", "SIGSTOP of the broker for 15 s", partial(paused, seconds=15.0)),
-    Fault("broker-pause-60", "SIGSTOP of the broker for 60 s", partial(paused, seconds=60.0)),
+    _PAUSE,
+    _PAUSE.exactly_once(),
 ]

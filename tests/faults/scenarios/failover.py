@@ -37,11 +37,11 @@ def _leader(run: Run, partition: int) -> int:
     return int(admin.list_topics(topic, _ANSWER_S).topics[topic].partitions[partition].leader)
 
 
-FAULTS = [
-    Fault(
-        "leader-kill",
-        "kill -9 of a leader among three brokers, acks=all; back after 15 s",
-        leader_killed,
-        kafka=ThreeBrokers,
-    )
-]
+_LEADER_KILL = Fault(
+    "leader-kill",
+    "kill -9 of a leader among three brokers, acks=all; back after 15 s",
+    leader_killed,
+    kafka=ThreeBrokers,
+)
+
+FAULTS = [_LEADER_KILL, _LEADER_KILL.exactly_once()]

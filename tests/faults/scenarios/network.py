@@ -23,17 +23,20 @@ def ailing(run: Run, chance: random.Random, *, network: Network, seconds: float)
     return Strike(at_s, seconds, run.unanswered_at(at_s + seconds), recovery_s)
 
 
+_HALF_OPEN = Fault(
+    "network-half-open",
+    "connections to Kafka stay open and deliver nothing for 20 s",
+    partial(ailing, network=Network.HALF_OPEN, seconds=20.0),
+)
+
 FAULTS = [
     Fault(
         "network-cut",
         "connections to Kafka reset and refused for 15 s",
         partial(ailing, network=Network.CUT, seconds=15.0),
     ),
-    Fault(
-        "network-half-open",
-        "connections to Kafka stay open and deliver nothing for 20 s",
-        partial(ailing, network=Network.HALF_OPEN, seconds=20.0),
-    ),
+    _HALF_OPEN,
+    _HALF_OPEN.exactly_once(),
     Fault(
         "network-slow",
         "half a second each way to Kafka for 15 s",

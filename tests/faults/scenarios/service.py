@@ -6,7 +6,7 @@ import time
 from dataclasses import replace
 from functools import partial
 
-from tests.faults.fault import EXACTLY_ONCE, Fault
+from tests.faults.fault import Fault
 from tests.faults.orders import Blow
 from tests.faults.run import Run, Strike
 
@@ -103,8 +103,14 @@ _PUBLISH = {
     "published": "after publishing, before the parent is told",
 }
 
+_KILL = Fault("service-kill", "kill -9 of the service at any moment", killed)
+_SIGTERM = Fault(
+    "sigterm", "SIGTERM and a new start, again and again", terminated, strikes=_fifty, once=True
+)
+
 FAULTS = [
-    Fault("service-kill", "kill -9 of the service at any moment", killed),
+    _KILL,
+    _KILL.exactly_once(),
     *(
         Fault(
             f"commit-kill-{point}",
@@ -124,21 +130,12 @@ FAULTS = [
         either_killed,
         apart=True,
     ),
-    Fault(
-        "exactly-once-kill",
-        "exactly-once output: kill -9 of the service at any moment",
-        killed,
-        EXACTLY_ONCE,
-        once=True,
-    ),
     *(
         Fault(
-            f"exactly-once-kill-{point}",
-            f"exactly-once output: kill -9 of the service {when}",
+            f"kill-{point}",
+            f"kill -9 of the service {when}",
             partial(killed_at, point=point, blow=Blow.KILL, passes=10),
-            EXACTLY_ONCE,
-            once=True,
-        )
+        ).exactly_once()
         for point, when in _TRANSACTION.items()
     ),
     *(
@@ -159,7 +156,6 @@ FAULTS = [
         "kill -9 of the service after a file of a state snapshot is written",
         partial(killed_at, point="snapshot", blow=Blow.KILL, passes=10),
     ),
-    Fault(
-        "sigterm", "SIGTERM and a new start, again and again", terminated, strikes=_fifty, once=True
-    ),
+    _SIGTERM,
+    _SIGTERM.exactly_once(),
 ]

@@ -157,7 +157,5 @@ FAULTS = [
         "clock",
         "the service's wall clock is an hour off for 10 s",
         clock_jumps,
-        # By default what is just more than an hour ahead is no event.
-        {"HEADWATER_EVENTS__MAX_FUTURE_S": "7200"},
     ),
 ]
