@@ -80,7 +80,7 @@ class Snapshotter:
         while self._every_s is not None:
             await self._until_due(self._every_s)
             async with lock:
-                writing = self._start(reached())
+                writing = await self._start(reached())
             await self._written(writing)
 
     async def _written(self, writing: asyncio.Future[None]) -> None:
@@ -99,7 +99,7 @@ class Snapshotter:
     async def last(self, reached: Mapping[Partition, Reached]) -> None:
         """Once more, before the slabs go; given up where it takes too long. Under the lock."""
         if await self.settle() and self._every_s is not None:
-            await asyncio.wait([self._start(reached)], timeout=_LAST_WITHIN_S)
+            await asyncio.wait([await self._start(reached)], timeout=_LAST_WITHIN_S)
             await self.settle()
 
     async def settle(self) -> bool:
@@ -115,11 +115,13 @@ class Snapshotter:
             writing.set_result(None)
         return bool(done)
 
-    def _start(self, reached: Mapping[Partition, Reached]) -> asyncio.Future[None]:
+    async def _start(self, reached: Mapping[Partition, Reached]) -> asyncio.Future[None]:
+        """Under the lock, so that nothing changes while it is copied."""
         loop = asyncio.get_running_loop()
         cancel, writing = threading.Event(), loop.create_future()
         due = [(self._slabs[partition], at) for partition, at in reached.items()]
-        seen = self._duplicates.dump()
+        # A millisecond a partition at the default window.
+        seen = await asyncio.to_thread(self._duplicates.dump)
 
         def end() -> None:
             if not writing.done():

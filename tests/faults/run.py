@@ -3,8 +3,8 @@
 import os
 import tempfile
 import time
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self, cast
@@ -180,6 +180,13 @@ class Run:
         """Once the service has ended. Returns before it is ready."""
         self.service = self._new_service()
         self.service.start()
+
+    @contextmanager
+    def replica(self) -> Iterator[Service]:
+        """Another process that scores, ready, beside the service, until it is ended or this is
+        left. Of a run whose training is apart."""
+        with self._new_service() as one:
+            yield one
 
     def newest(self) -> int:
         return lineage.newest_number(self.storage)

@@ -9,21 +9,22 @@ from aiokafka import AIOKafkaConsumer
 
 from tests.faults.fault import Fault
 from tests.faults.run import Run, Strike
+from tests.integration.running import Service
 
 _EVERY_S = 3.0
 _LASTS_S = 120.0
+_MOVED_WITHIN_S = 60.0
 
 
 def coming_and_going(run: Run, chance: random.Random) -> Strike:
     """One joins or leaves every 3 s for 2 minutes."""
     run.flow(chance.uniform(0.5, 3.0))
     at_s = time.monotonic()
-    rebalances = run.service.metric("headwater_rebalances_total")
+    rebalances = _rebalances(run)
     asyncio.run(_come_and_go(run, at_s + _LASTS_S))
     recovery_s = run.answered_after(at_s + _LASTS_S) + _LASTS_S
-    run.wait(lambda: run.service.metric("headwater_assigned_partitions") == 4, "partition", 60)
-    gone_through = run.service.metric("headwater_rebalances_total") - rebalances
-    return Strike(at_s, _LASTS_S, int(gone_through), recovery_s)
+    run.wait(lambda: _partitions(run.service) == 4, "partition", _MOVED_WITHIN_S)
+    return Strike(at_s, _LASTS_S, _rebalances(run) - rebalances, recovery_s)
 
 
 async def _come_and_go(run: Run, until_s: float) -> None:
@@ -50,10 +51,43 @@ async def _come_and_go(run: Run, until_s: float) -> None:
         await member.stop()
 
 
+def replica_comes_and_goes(run: Run, chance: random.Random) -> Strike:
+    """Half of the partitions move to another process that scores, with their state, and back when
+    that is stopped or killed."""
+    run.flow(chance.uniform(0.5, 3.0))
+    at_s = time.monotonic()
+    rebalances = _rebalances(run)
+    with run.replica() as other:
+        run.wait(lambda: _partitions(other) == 2, "partition of the other", _MOVED_WITHIN_S)
+        run.flow(chance.uniform(0.5, 3.0))
+        gone_s = time.monotonic()
+        if chance.random() < 0.5:
+            other.kill()
+        elif other.stop() != 0:
+            raise AssertionError(f"did not stop in order:\n{other.words()}")
+    recovery_s = run.answered_after(gone_s)
+    run.wait(lambda: _partitions(run.service) == 4, "partition", _MOVED_WITHIN_S)
+    return Strike(at_s, gone_s - at_s, _rebalances(run) - rebalances, recovery_s + gone_s - at_s)
+
+
+def _rebalances(run: Run) -> int:
+    return int(run.service.metric("headwater_rebalances_total"))
+
+
+def _partitions(service: Service) -> int:
+    return int(service.metric("headwater_assigned_partitions"))
+
+
 FAULTS = [
+    Fault(
+        "replicas",
+        "another process that scores joins, and is stopped or killed",
+        replica_comes_and_goes,
+        apart=True,
+    ),
     Fault(
         "members",
         f"a member of the group joins or leaves every 3 s for {math.floor(_LASTS_S / 60)} minutes",
         coming_and_going,
-    )
+    ),
 ]

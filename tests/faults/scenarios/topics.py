@@ -2,6 +2,7 @@
 
 import contextlib
 import random
+import signal
 import time
 from collections.abc import Iterator
 
@@ -21,6 +22,8 @@ from tests.faults.run import Run, Strike
 _ANSWER_S = 60.0
 _ENDS_WITHIN_S = 90.0
 _TO_SET_RIGHT = 2
+_LOST = "headwater_offsets_lost_total"
+_REBALANCES = "headwater_rebalances_total"
 _LARGE = str(16 * 1024 * 1024)
 _BROKEN = b'{"user_id": "user-1", "item_id": '
 
@@ -114,20 +117,53 @@ def overrun(run: Run, chance: random.Random) -> Strike:
     run.flow(3.0)
     partition = chance.randrange(2)  # those of the other two are still judged whole
     committed = {one: _committed(run, one) for one in (*run.removed, partition)}
-    end = max(one.place[1] + 1 for one in list(run.producing.sent) if one.place[0] == partition)
-    gone = TopicPartition(run.stream.events, partition, end)
-    admin = AdminClient(client_settings(run.bootstrap))
-    for removed in admin.delete_records([gone]).values():
-        removed.result(_ANSWER_S)
+    end = _remove(run, partition)
     run.restart()
     recovery_s = run.answered_after(at_s)
-    told = run.service.metric("headwater_offsets_lost_total")
-    run.removed[partition] = end
+    told = run.service.metric(_LOST)
     # Where nothing was committed since the last time, that is told again.
     lost = sum(max(run.removed[one] - at, 0) for one, at in committed.items())
     if told != lost or "retention removed" not in run.service.text():
         raise AssertionError(f"{lost} records were removed, and it tells of {told}")
     return Strike(at_s, 0.0, end - committed[partition], recovery_s)
+
+
+def overtaken(run: Run, chance: random.Random) -> Strike:
+    """Retention removes what a service that runs has not read yet, since it stood still for 3 s."""
+    run.flow(chance.uniform(0.5, 3.0))
+    told, rebalances = run.service.metric(_LOST), run.service.metric(_REBALANCES)
+    partition = chance.randrange(2)  # those of the other two are still judged whole
+    gone_before = run.removed.get(partition, 0)
+    at_s = time.monotonic()
+    run.service.running.send_signal(signal.SIGSTOP)
+    try:
+        run.flow(3.0)
+        end = _remove(run, partition)
+    finally:
+        run.service.running.send_signal(signal.SIGCONT)
+    lasted_s = time.monotonic() - at_s
+    recovery_s = run.answered_after(at_s + lasted_s) + lasted_s
+    run.wait(lambda: run.service.metric(_LOST) > told, "word of what is lost", _ANSWER_S)
+    lost = int(run.service.metric(_LOST) - told)
+    places = [one.place for one in list(run.producing.sent)]
+    sent = [one for one in places if one[0] == partition and gone_before <= one[1] < end]
+    read = {place for place in sent if place[1] < end - lost}
+    run.wait(lambda: read <= run.tail.first.keys(), "answer of what was read", _ANSWER_S)
+    # Of a member that was expelled meanwhile, what it had not committed counts as lost.
+    if run.service.metric(_REBALANCES) == rebalances and (set(sent) - read) & run.tail.first.keys():
+        raise AssertionError(f"tells of {lost} records before {end}, some of which it answered")
+    return Strike(at_s, lasted_s, lost, recovery_s)
+
+
+def _remove(run: Run, partition: int) -> int:
+    """As retention does: all that is in a partition now. Gives the offset that comes next."""
+    end = max(one.place[1] + 1 for one in list(run.producing.sent) if one.place[0] == partition)
+    gone = TopicPartition(run.stream.events, partition, end)
+    admin = AdminClient(client_settings(run.bootstrap))
+    for removed in admin.delete_records([gone]).values():
+        removed.result(_ANSWER_S)
+    run.removed[partition] = end
+    return end
 
 
 def clock_jumps(run: Run, chance: random.Random) -> Strike:
@@ -152,6 +188,12 @@ FAULTS = [
         "retention removes events before they are answered",
         overrun,
         again=False,  # where the first of two is gone, the second counts
+    ),
+    Fault(
+        "retention-running",
+        "retention removes what a service that runs has not read yet",
+        overtaken,
+        again=False,
     ),
     Fault(
         "clock",
