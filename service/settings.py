@@ -953,7 +953,7 @@ class RegistrySettings(Section):
 
 def _without_password(url: str) -> str:
     """It is printed, so it may hold no secret."""
-    if re.match(r"[\w.+-]+://[^/]*:[^/]*@", url):
+    if re.search(r"://[^/]*:[^/]*@", url):
         raise ValueError(
             "a password does not belong into the URL: give it to the storage's client, by its own "
             "environment or as FSSPEC_<PROTOCOL>_<OPTION>"

@@ -134,6 +134,20 @@ def test_an_unknown_key_is_an_error_that_names_it(environ: dict[str, str], where
     assert "headwater config" in message
 
 
+@pytest.mark.parametrize(
+    "url", ["sftp://ann:secret@host/there", "simplecache::s3://key:secret@bucket"]
+)
+def test_a_url_that_is_shown_holds_no_password(url: str) -> None:
+    with pytest.raises(ConfigurationError, match="a password does not belong into") as caught:
+        load_settings(None, {"HEADWATER_STORAGE__SNAPSHOTS": url})
+    assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize("url", ["s3://bucket/a:b@c", "sftp://ann@host:22/there", "/a:b@c"])
+def test_a_url_without_a_password_is_taken(url: str) -> None:
+    assert load_settings(None, {"HEADWATER_STORAGE__SNAPSHOTS": url}).storage.snapshots == url
+
+
 def test_an_unknown_key_of_the_file_is_an_error(tmp_path: Path) -> None:
     message = _fault(_file(tmp_path, "[scorer]\ntop_n = 3\n"))
     assert message.startswith("unknown setting scorer.top_n;")

@@ -327,7 +327,8 @@ class Pipeline:
             for age_ms in (now_ms - appended).tolist():
                 self._metrics.event_to_recommendation.observe(age_ms / 1000)
             freed = self._tracker.done(ticket)
-            self._answered.update(freed)
+            for one, at in freed.items():  # also of what was answered before a start
+                self._answered[one] = max(self._answered.get(one, at), at)
             if self._transactions is None:
                 self._free.update(freed)
         except AbandonedError as reason:

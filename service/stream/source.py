@@ -45,7 +45,7 @@ class Assigned:
     partition: Partition
     start: Offset  # the first record that is still there
     end: Offset  # of the record that comes next
-    committed: Offset | None  # everything before it is acknowledged; None: nothing ever was
+    committed: Offset | None  # everything before it is acknowledged; None: not known
 
 
 AssignHandler = Callable[[list[Assigned]], Awaitable[Offsets]]  # gives where reading begins

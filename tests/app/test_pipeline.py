@@ -12,7 +12,7 @@ import pytest
 
 from service.app import pipeline
 from service.app.pipeline import Letters, Pipeline
-from service.domain import Erasure, ItemId, Offset, Offsets, Partition
+from service.domain import Erasure, ItemId, Offset, Offsets, Partition, Reached
 from service.errors import AbandonedError
 from service.metrics import Metrics
 from service.scorer.scorer import Scorer
@@ -139,7 +139,8 @@ def run_to_the_end(
     lanes: Lanes | None = None,
     metrics: Metrics | None = None,
     committed: int = 0,
-) -> None:
+) -> dict[Partition, Reached]:
+    """How far it came."""
     settings = small(root)
     scorer = Scorer(
         a_servable([ItemId("i1")]),
@@ -150,7 +151,7 @@ def run_to_the_end(
         settings.model.max_length,
     )
 
-    async def run(thread: ThreadPoolExecutor) -> None:
+    async def run(thread: ThreadPoolExecutor) -> dict[Partition, Reached]:
         duplicates = Duplicates(settings.events.deduplicate)
         duplicates.own([PARTITION])
         pipeline = Pipeline(
@@ -168,9 +169,10 @@ def run_to_the_end(
         async with asyncio.timeout(10):
             await pipeline.run(source.stop)
             await pipeline.drain()
+        return pipeline.reached
 
     with ThreadPoolExecutor(1) as thread:
-        asyncio.run(run(thread))
+        return asyncio.run(run(thread))
 
 
 def test_a_slow_dead_letter_does_not_let_later_recommendations_overtake(
@@ -230,6 +232,15 @@ def test_the_committed_offset_does_not_go_back_while_histories_catch_up(
     source = Batches([event(0), event(1)], [event(2), event(3)])
     run_to_the_end(source, Topics(letters_after=0), slab, tmp_path, committed=3)
     assert source.committed == [{PARTITION: 4}]
+
+
+def test_what_is_answered_does_not_go_back_either(slab: HistorySlab, tmp_path: Path) -> None:
+    source = Batches([event(0), event(1)])
+    reached = run_to_the_end(source, Topics(letters_after=0), slab, tmp_path, committed=9)
+    assert reached == {PARTITION: (2, 9)}
+    source = Batches([event(2), event(3)])
+    reached = run_to_the_end(source, Topics(letters_after=0), slab, tmp_path, committed=3)
+    assert reached == {PARTITION: (4, 4)}
 
 
 def test_a_long_read_is_answered_a_few_at_a_time(slab: HistorySlab, tmp_path: Path) -> None:
