@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from aiokafka import TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, RecordsToDelete
+from confluent_kafka.admin import AdminClient
 
 from tests.integration.running import Service
 from tests.integration.traffic import (
@@ -82,6 +83,22 @@ def test_histories_outlive_retention(stream: Stream, tmp_path: Path) -> None:
         # All three are seen: the first two are known from the snapshot alone.
         assert not {"item-0", "item-1", "item-2"} & set(items)
         assert service.metric("headwater_history_users") == USERS
+
+
+def test_a_group_that_kafka_has_forgotten_goes_on_where_it_was(
+    stream: Stream, tmp_path: Path
+) -> None:
+    """As after a week without a member: its committed offsets are gone."""
+    with Service(stream, tmp_path, OFTEN):
+        expected = produce(stream, range(USERS))
+        recommendations(stream, len(expected), WITHIN_S)
+    admin = AdminClient({"bootstrap.servers": stream.bootstrap})
+    admin.delete_consumer_groups([stream.name])[stream.name].result(WITHIN_S)
+
+    with Service(stream, tmp_path, OFTEN):
+        expected += produce(stream, range(USERS, 2 * USERS))
+        found = recommendations(stream, len(expected), WITHIN_S)
+    assert sorted(one.rec_id for one in found) == sorted(expected)  # none of the first ones again
 
 
 @pytest.mark.slow
