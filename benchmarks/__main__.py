@@ -9,7 +9,7 @@ from benchmarks.clicks import click_rows
 from benchmarks.delivery import delivery_rows
 from benchmarks.event_profile import profile_rows
 from benchmarks.hot_swap import hot_swap_rows
-from benchmarks.rows import REPORT, Row, print_rows, write_report
+from benchmarks.rows import REPORT, Row, print_rows, too_much, write_report
 from benchmarks.scale import FULL, QUICK, Scale
 from benchmarks.snapshots import snapshot_rows
 from benchmarks.soak import slow_output_rows, slow_worker_rows, soak_rows
@@ -50,7 +50,10 @@ def main() -> int:
         write_report(rows)  # what is there stays if a later one fails
     print_rows(rows)
     print(f"written to {REPORT}")
-    return 0
+    passed = too_much(rows)
+    if passed:
+        print(f"past its limit: {', '.join(passed)}", file=sys.stderr)
+    return 1 if passed else 0
 
 
 def measure(names: Sequence[str], scale: Scale) -> Iterator[list[Row]]:

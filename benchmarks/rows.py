@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 REPORT = Path("reports/bench.json")
+LIMIT = "limit"  # a reference that must not be passed, whatever the machine
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +48,11 @@ def make_row(
         len(values),
         max(values) - min(values),
     )
+
+
+def too_much(rows: Sequence[Row]) -> list[str]:
+    """The names of those that passed their limit."""
+    return [row.name for row in rows if row.reference == LIMIT and not (row.ratio or 0.0) <= 1.0]
 
 
 def percentile(values: Sequence[float], share: float) -> float:

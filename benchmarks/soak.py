@@ -15,7 +15,7 @@ import numpy as np
 import orjson
 
 from benchmarks.programs import Serve
-from benchmarks.rows import REPORT, Row, make_row
+from benchmarks.rows import LIMIT, REPORT, Row, make_row
 from benchmarks.scale import Scale
 from service.sandbox.kafka import LocalKafka
 from service.settings import KafkaSettings, TopicsSettings
@@ -32,6 +32,7 @@ _MARKS = (0.1, 0.5, 1.0)
 _STANDSTILL_S = 300.0
 _HOT_SHARE = 0.01
 _FAR_S = 0.1  # each way
+_STALLED_S = 1.0  # of the event loop
 _NEW_ITEM_SHARE = 0.2
 # A shop answers what leads somewhere; the rest only teaches.
 _KINDS = ("view", "click", "buy")
@@ -140,7 +141,7 @@ def _rows(
         make_row(f"{name}/rate", [events / seconds], "events/s"),
         make_row(f"{name}/trained", [trained], "events", "read", [events]),
         make_row(f"{name}/version", [versions], "versions"),
-        make_row(f"{name}/event_loop_delay_below", [late], "s"),
+        make_row(f"{name}/event_loop_delay_below", [late], "s", LIMIT, [_STALLED_S]),
     ]
     for share, peaks in zip(_MARKS, passed.at_marks, strict=True):
         for process, peak_mb in peaks.items():
