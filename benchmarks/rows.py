@@ -52,7 +52,7 @@ def make_row(
 
 def too_much(rows: Sequence[Row]) -> list[str]:
     """The names of those that passed their limit."""
-    return [row.name for row in rows if row.reference == LIMIT and not (row.ratio or 0.0) <= 1.0]
+    return [row.name for row in rows if row.reference == LIMIT and (row.ratio or 0.0) > 1.0]
 
 
 def percentile(values: Sequence[float], share: float) -> float:

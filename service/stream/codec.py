@@ -158,8 +158,10 @@ def encode_erasure(settings: EventsSettings, user_id: UserId, now_ms: int) -> by
         raise ConfigurationError("events.erase is empty: no record has a user forgotten")
     if not 0 < len(user_id) <= MAX_ID:
         raise ConfigurationError(f"a user id has 1 to {MAX_ID} characters")
-    if not user_id.isascii() and user_id != user_id.encode(errors="replace").decode():
-        raise ConfigurationError("a user id is text in UTF-8")
+    try:
+        user_id.encode()
+    except UnicodeEncodeError:
+        raise ConfigurationError("a user id is text in UTF-8") from None
     fields, record = settings.fields, dict[str, Any]()
     for name, value in (
         (fields.user_id, user_id),

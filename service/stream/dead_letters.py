@@ -53,7 +53,7 @@ def dead_letter_headers(
     """The record's own headers, then why, whence, and the hash that stands for its user. What has a
     name of ours is left out: a dead letter that was sent again has them from before."""
     return [
-        *(header for header in record.headers if not header[0].startswith(_OURS)),
+        *(header for header in record.headers if not _is_ours(header)),
         *([("headwater-user", user.encode())] if user else []),
         ("headwater-reason", error.reason.encode()),
         ("headwater-detail", error.detail.encode(errors="replace")[:1024]),
@@ -77,11 +77,15 @@ def shortened(message: Outgoing, dead_letter: str) -> Outgoing:
         key[:_TRUNCATED_BYTES] if key else key,
         value[:_TRUNCATED_BYTES],
         [
-            *(header for header in headers if header[0].startswith(_OURS)),
+            *filter(_is_ours, headers),
             (_TRUNCATED, str(len(value)).encode()),
             ("headwater-sha256", hashlib.sha256(value).hexdigest().encode()),
         ],
     )
+
+
+def _is_ours(header: Header) -> bool:
+    return header[0].startswith(_OURS)
 
 
 def _is_truncated(headers: list[Header]) -> bool:

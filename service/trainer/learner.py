@@ -594,7 +594,7 @@ class Learner:
 
     def _stopping_score(self) -> float:
         """Of the weights alone: the memory is the same before and after a pass."""
-        newest = self.held.take(slice(-_STOPPING_ROWS, None))
+        newest = self.held.last(_STOPPING_ROWS)
         return float(self._evaluate(newest, [], (1.0,)).mean()) if len(newest) else 0.0
 
     def _evaluate(

@@ -3,8 +3,8 @@
 import os
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self, cast
@@ -181,12 +181,13 @@ class Run:
         self.service = self._new_service()
         self.service.start()
 
-    @contextmanager
-    def replica(self) -> Iterator[Service]:
-        """Another process that scores, ready, beside the service, until it is ended or this is
-        left. Of a run whose training is apart."""
-        with self._new_service() as one:
-            yield one
+    def replica(self) -> Service:
+        """Another process that scores, to be entered, for a run whose training is apart."""
+        return self._new_service()
+
+    def rebalances(self) -> int:
+        """How often the service was given partitions."""
+        return int(self.service.metric("headwater_rebalances_total"))
 
     def newest(self) -> int:
         return lineage.newest_number(self.storage)

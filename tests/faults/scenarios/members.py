@@ -20,11 +20,11 @@ def coming_and_going(run: Run, chance: random.Random) -> Strike:
     """One joins or leaves every 3 s for 2 minutes."""
     run.flow(chance.uniform(0.5, 3.0))
     at_s = time.monotonic()
-    rebalances = _rebalances(run)
+    rebalances = run.rebalances()
     asyncio.run(_come_and_go(run, at_s + _LASTS_S))
     recovery_s = run.answered_after(at_s + _LASTS_S) + _LASTS_S
     run.wait(lambda: _partitions(run.service) == 4, "partition", _MOVED_WITHIN_S)
-    return Strike(at_s, _LASTS_S, _rebalances(run) - rebalances, recovery_s)
+    return Strike(at_s, _LASTS_S, run.rebalances() - rebalances, recovery_s)
 
 
 async def _come_and_go(run: Run, until_s: float) -> None:
@@ -56,7 +56,7 @@ def replica_comes_and_goes(run: Run, chance: random.Random) -> Strike:
     that is stopped or killed."""
     run.flow(chance.uniform(0.5, 3.0))
     at_s = time.monotonic()
-    rebalances = _rebalances(run)
+    rebalances = run.rebalances()
     with run.replica() as other:
         run.wait(lambda: _partitions(other) == 2, "partition of the other", _MOVED_WITHIN_S)
         run.flow(chance.uniform(0.5, 3.0))
@@ -67,11 +67,7 @@ def replica_comes_and_goes(run: Run, chance: random.Random) -> Strike:
             raise AssertionError(f"did not stop in order:\n{other.words()}")
     recovery_s = run.answered_after(gone_s)
     run.wait(lambda: _partitions(run.service) == 4, "partition", _MOVED_WITHIN_S)
-    return Strike(at_s, gone_s - at_s, _rebalances(run) - rebalances, recovery_s + gone_s - at_s)
-
-
-def _rebalances(run: Run) -> int:
-    return int(run.service.metric("headwater_rebalances_total"))
+    return Strike(at_s, gone_s - at_s, run.rebalances() - rebalances, recovery_s + gone_s - at_s)
 
 
 def _partitions(service: Service) -> int:

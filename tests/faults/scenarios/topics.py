@@ -23,7 +23,6 @@ _ANSWER_S = 60.0
 _ENDS_WITHIN_S = 90.0
 _TO_SET_RIGHT = 2
 _LOST = "headwater_offsets_lost_total"
-_REBALANCES = "headwater_rebalances_total"
 _LARGE = str(16 * 1024 * 1024)
 _BROKEN = b'{"user_id": "user-1", "item_id": '
 
@@ -131,7 +130,7 @@ def overrun(run: Run, chance: random.Random) -> Strike:
 def overtaken(run: Run, chance: random.Random) -> Strike:
     """Retention removes what a service that runs has not read yet, since it stood still for 3 s."""
     run.flow(chance.uniform(0.5, 3.0))
-    told, rebalances = run.service.metric(_LOST), run.service.metric(_REBALANCES)
+    told, rebalances = run.service.metric(_LOST), run.rebalances()
     partition = chance.randrange(2)  # those of the other two are still judged whole
     gone_before = run.removed.get(partition, 0)
     at_s = time.monotonic()
@@ -150,7 +149,7 @@ def overtaken(run: Run, chance: random.Random) -> Strike:
     read = {place for place in sent if place[1] < end - lost}
     run.wait(lambda: read <= run.tail.first.keys(), "answer of what was read", _ANSWER_S)
     # Of a member that was expelled meanwhile, what it had not committed counts as lost.
-    if run.service.metric(_REBALANCES) == rebalances and (set(sent) - read) & run.tail.first.keys():
+    if run.rebalances() == rebalances and (set(sent) - read) & run.tail.first.keys():
         raise AssertionError(f"tells of {lost} records before {end}, some of which it answered")
     return Strike(at_s, lasted_s, lost, recovery_s)
 
