@@ -86,7 +86,7 @@ def test_events_reach_the_weights_that_serve(live: Service, stream: Stream) -> N
 
 def test_what_cannot_become_an_event_is_a_dead_letter(live: Service, stream: Stream) -> None:
     good = event(3)
-    ahead_ms = good["timestamp"] + 7_200_000 if isinstance(good["timestamp"], int) else 0
+    ahead_ms = good["timestamp"] + 10_800_000 if isinstance(good["timestamp"], int) else 0
     cases: dict[bytes, tuple[bytes | None, str]] = {
         b"not-json": (b"{broken", "malformed"),
         b"not-utf8": (b'{"user_id": "\xff"}', "malformed"),
