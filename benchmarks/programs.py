@@ -88,7 +88,7 @@ class Serve:
     @contextmanager
     def worker_frozen(self) -> Iterator[None]:
         """Training off: the worker keeps its memory and gets no CPU."""
-        pid = self._worker_pid()
+        _, pid = self._worker_pids()
         os.kill(pid, signal.SIGSTOP)
         try:
             yield
@@ -125,10 +125,12 @@ class Serve:
         )
 
     def memory_mb(self) -> dict[str, float]:
-        """Of the main process and the worker, what they share counted in parts (Pss)."""
+        """Of the main process and of the worker with its template, what they share counted in
+        parts (Pss)."""
+        template, worker = self._worker_pids()
         return {
             "service": _pss_mb(self._process.pid),
-            "worker": _pss_mb(self._worker_pid()),
+            "worker": _pss_mb(template) + _pss_mb(worker),
         }
 
     def settle(self, within_s: float) -> float:
@@ -138,12 +140,12 @@ class Serve:
             time.sleep(0.25)
         return self.metric("headwater_untrained_events")
 
-    def _worker_pid(self) -> int:
-        pid = self._process.pid
-        for task in Path(f"/proc/{pid}/task").iterdir():
-            for child in (task / "children").read_text().split():
-                if b"spawn_main" in Path(f"/proc/{child}/cmdline").read_bytes():
-                    return int(child)
+    def _worker_pids(self) -> tuple[int, int]:
+        """Of the template and of the worker that was forked from it."""
+        for template in _children(self._process.pid):
+            if b"forkserver" in Path(f"/proc/{template}/cmdline").read_bytes():
+                for worker in _children(template):
+                    return template, worker
         raise RuntimeError("headwater serve has no worker process")
 
     def _wait_until_ready(self) -> None:
@@ -182,6 +184,11 @@ def frozen(program: Program) -> Iterator[None]:
         yield
     finally:
         os.kill(program.pid, signal.SIGCONT)
+
+
+def _children(pid: int) -> list[int]:
+    tasks = Path(f"/proc/{pid}/task").iterdir()
+    return [int(child) for task in tasks for child in (task / "children").read_text().split()]
 
 
 def _pss_mb(pid: int) -> float:

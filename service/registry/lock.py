@@ -25,7 +25,7 @@ def only_service(root: Path) -> Iterator[None]:
     """Holds the registry under `root`; raises ConfigurationError while another service does.
 
     The kernel lets go when the process ends, however it ends, and the worker, which is
-    spawned, does not inherit it: the next service need not wait for it. The file stays.
+    no fork of it, does not inherit it: the next service need not wait for it. The file stays.
     """
     with storage_faults(root):
         make_folder(root)

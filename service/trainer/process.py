@@ -11,9 +11,10 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import Future, wait
+from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import islice
-from multiprocessing import get_context
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 
@@ -21,7 +22,7 @@ from service.domain import Erasure, ItemKey, MicroBatch, Offset, Offsets, Partit
 from service.settings import Settings
 from service.state.catalogue import CatalogueItem
 from service.state.histories import SlabAddress
-from service.trainer import worker
+from service.trainer import template, worker
 from service.trainer.messages import (
     Catalogued,
     FromWorker,
@@ -255,16 +256,19 @@ class TrainerProcess:
             self._stopping.wait(delay_s)
 
     def _one_life(self, slabs: tuple[SlabAddress, ...]) -> str:
-        """Spawn a worker and serve it until it ends; say why it did."""
+        """Start a worker and serve it until it ends; say why it did."""
         with self._changed:
             self._untrained.send_again()
             self._settling = None  # this one has yet to learn what its predecessor had
             self._untold = dict(self._catalogue)
             arguments = worker.WorkerArguments(self._settings, slabs, frozenset(self._catalogue))
         try:
-            process, ours = self._spawn(arguments)
-        except OSError as error:
-            return f"it could not be spawned: {error}"
+            forked = self._fork(arguments)
+        except (OSError, EOFError) as error:
+            return f"it could not be started: {error}"
+        if forked is None:
+            return "stopped"
+        process, ours = forked
         self._process = process
         ended = threading.Event()
         sender = threading.Thread(
@@ -285,23 +289,37 @@ class TrainerProcess:
             ours.close()
             self._process = None
 
-    def _spawn(self, arguments: worker.WorkerArguments) -> tuple[BaseProcess, Connection]:
-        """Raises OSError where there are no more processes, open files or memory to be had."""
-        context = get_context("spawn")
+    def _fork(self, arguments: worker.WorkerArguments) -> tuple[BaseProcess, Connection] | None:
+        """A worker and our end of its pipe; None when asked to stop before it has begun, as the
+        first one waits for the template. What comes of it finds nobody at the pipe, and ends.
+
+        Raises OSError where there are no more processes, open files or memory to be had, and
+        EOFError where the template dies meanwhile: the next worker has a new one."""
+        context = template.ensure_running()
         ours, theirs = context.Pipe()
-        try:
-            process = context.Process(
-                target=worker.main,
-                args=(theirs, arguments),
-                name="headwater-trainer",
-                daemon=True,
-            )
-            process.start()
-        except BaseException:
-            ours.close()
-            raise
-        finally:
-            theirs.close()  # so that its death is the end of our file
+        process = context.Process(
+            target=worker.main, args=(theirs, arguments), name="headwater-trainer", daemon=True
+        )
+        started: Future[None] = Future()
+
+        def start() -> None:
+            try:
+                process.start()
+            except BaseException as error:  # noqa: BLE001  # raised where it is waited for
+                started.set_exception(error)
+            else:
+                started.set_result(None)
+            finally:
+                theirs.close()  # so that its death is the end of our file
+
+        with ExitStack() as undo:
+            undo.callback(ours.close)
+            threading.Thread(target=start, name="trainer-start", daemon=True).start()
+            while not wait([started], _POLL_S).done:
+                if self._stopping.is_set():
+                    return None
+            started.result()
+            undo.pop_all()
         return process, ours
 
     def _send(self, connection: Connection, ended: threading.Event) -> None:

@@ -68,7 +68,7 @@ class WorkerArguments:
 
 
 def main(connection: Connection, arguments: WorkerArguments) -> None:
-    """Entry point of the spawned process."""
+    """Entry point of the process."""
     # Ctrl-C reaches the whole process group; the parent says when to stop.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     logging.basicConfig(

@@ -19,7 +19,7 @@ class Blow(enum.StrEnum):
     """What happens to the process that comes to the point."""
 
     KILL = "kill"  # kill -9
-    KILL_SERVICE = "kill_service"  # kill -9 of a worker's parent, then of the worker
+    KILL_SERVICE = "kill_service"  # kill -9 of the service that has this worker, then of the worker
     FREEZE = "freeze"  # SIGSTOP
     HANG = "hang"  # the thread goes no further; others do
     EXHAUST = "exhaust"  # the process may have no more memory, and asks for it

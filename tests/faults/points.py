@@ -7,6 +7,7 @@ that it starts; a name that is gone fails at once, so that no scenario passes by
 import functools
 import importlib
 import inspect
+import multiprocessing
 import os
 import resource
 import signal
@@ -96,7 +97,10 @@ def _deal(blow: Blow) -> None:
         case Blow.KILL:
             os.kill(os.getpid(), signal.SIGKILL)
         case Blow.KILL_SERVICE:
-            os.kill(os.getppid(), signal.SIGKILL)
+            service = multiprocessing.parent_process()
+            assert service is not None
+            assert service.pid is not None
+            os.kill(service.pid, signal.SIGKILL)
             os.kill(os.getpid(), signal.SIGKILL)
         case Blow.FREEZE:
             os.kill(os.getpid(), signal.SIGSTOP)

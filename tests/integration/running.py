@@ -213,7 +213,8 @@ class Service:
 
     def worker_pid(self) -> int | None:
         """The trainer worker's process id; None while there is none."""
-        return next((pid for pid in children(self.pid) if "spawn_main" in command(pid)), None)
+        template = (pid for pid in children(self.pid) if "forkserver" in command(pid))
+        return next((pid for one in template for pid in children(one)), None)
 
     def ready_worker(self, besides: int | None = None) -> int:
         """Wait for a worker, another than `besides`, that answers."""

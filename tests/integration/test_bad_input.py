@@ -161,8 +161,7 @@ def test_bad_records_are_told_and_good_ones_answered_and_nobody_is_named(
 
     # A worker that crashes, and a line about it.
 
-    for child in map(int, _children(live.pid)):
-        os.kill(child, signal.SIGKILL)
+    os.kill(live.ready_worker(), signal.SIGKILL)
     live.wait_for(lambda: "trainer worker ended" in live.text(), "the end of the worker", 60)
     live.wait_for(lambda: live.metric("headwater_worker_up") == 1, "the next worker", 60)
     again = send(stream, CANARY.encode(), named(item_id="item-after"))
@@ -182,12 +181,3 @@ def test_bad_records_are_told_and_good_ones_answered_and_nobody_is_named(
     (named_by,) = hashes
     assert named_by is not None
     assert named_by.decode() in log
-
-
-def _children(pid: int) -> list[str]:
-    """Process ids of those that this process started, whichever of its threads did."""
-    found = []
-    for task in os.scandir(f"/proc/{pid}/task"):
-        with open(f"{task.path}/children") as file:  # noqa: PTH123  # of the kernel
-            found += file.read().split()
-    return found

@@ -1,10 +1,17 @@
 """Which micro-batches the parent keeps, sends, sends again and lets go."""
 
 import multiprocessing
+import os
+import queue
 import resource
+import signal
+import subprocess
+import sys
 import threading
 import time
 from dataclasses import replace
+from multiprocessing import forkserver
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -21,14 +28,21 @@ from service.domain import (
     no_codes,
     stable_key,
 )
-from service.settings import RestartSettings, Settings, TrainerSettings
+from service.settings import RestartSettings, Settings, StorageSettings, TrainerSettings
 from service.state.catalogue import CatalogueItem
 from service.trainer.messages import Catalogued
-from service.trainer.process import TrainerProcess, UntrainedBatches, WorkerEnded, is_covered
+from service.trainer.process import (
+    Listener,
+    TrainerProcess,
+    UntrainedBatches,
+    WorkerEnded,
+    is_covered,
+)
 from tests.trainer.examples import known
 
 FIRST, SECOND = Partition(0), Partition(1)
 MANY = 1_000_000
+WITHIN_S = 60.0
 
 
 def a_batch(events: int, through: int) -> MicroBatch:
@@ -248,7 +262,7 @@ def test_a_worker_for_which_there_are_no_files_is_tried_again() -> None:
     try:
         assert isinstance(heard[0], WorkerEnded)
         assert heard[0].restarts
-        assert "could not be spawned: [Errno 24]" in heard[0].reason
+        assert "could not be started: [Errno 24]" in heard[0].reason
         deadline_s = time.monotonic() + 30
         while trainer.pid is None and time.monotonic() < deadline_s:
             time.sleep(0.01)
@@ -256,3 +270,75 @@ def test_a_worker_for_which_there_are_no_files_is_tried_again() -> None:
     finally:
         trainer.stop()
     assert trainer.pid is None
+
+
+def test_a_template_that_dies_is_replaced(tmp_path: Path) -> None:
+    ends: queue.SimpleQueue[str] = queue.SimpleQueue()
+    trainer = TrainerProcess(without_versions(tmp_path), told_ends(ends))
+    trainer.start(())
+    try:
+        assert ends.get(timeout=WITHIN_S) == "exit code 1"
+        killed = template()
+        os.kill(killed, signal.SIGKILL)
+        while template() == killed:
+            ends.get(timeout=WITHIN_S)
+        assert "exit code 1" in [ends.get(timeout=WITHIN_S) for _ in range(3)]
+    finally:
+        trainer.stop()
+
+
+# What the first worker says of its end.
+PROGRAM = """
+import queue
+from pathlib import Path
+from service.trainer.process import TrainerProcess
+from tests.trainer.test_process import told_ends, without_versions
+
+if __name__ == "__main__":
+    ends = queue.SimpleQueue()
+    trainer = TrainerProcess(without_versions(Path.cwd()), told_ends(ends))
+    trainer.start(())
+    print(ends.get(timeout=60))
+    trainer.stop()
+"""
+
+
+def test_workers_have_no_modules_of_the_folder_where_the_service_is_run(tmp_path: Path) -> None:
+    script, folder = tmp_path / "program.py", tmp_path / "elsewhere"
+    script.write_text(PROGRAM, encoding="utf-8")
+    (folder / "service").mkdir(parents=True)
+    (folder / "service" / "__init__.py").write_text("raise SystemExit('a stranger')")
+    told = subprocess.run(
+        [sys.executable, script],
+        cwd=folder,
+        env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])},
+        capture_output=True,
+        text=True,
+        timeout=WITHIN_S,
+        check=False,
+    )
+    assert told.stdout == "exit code 1\n", told.stderr
+    assert "a stranger" not in told.stderr
+
+
+def template() -> int:
+    pid: int = forkserver._forkserver._forkserver_pid  # type: ignore[attr-defined]
+    return pid
+
+
+def told_ends(ends: queue.SimpleQueue[str]) -> Listener:
+    """A listener that passes on why workers ended, and nothing else."""
+
+    def listen(said: object) -> None:
+        if isinstance(said, WorkerEnded):
+            ends.put(said.reason)
+
+    return listen
+
+
+def without_versions(root: Path) -> Settings:
+    """A worker ends at once: the registry is empty."""
+    settings = Settings(
+        trainer=TrainerSettings(restart=RestartSettings(first_delay_s=0.01, max_delay_s=0.1))
+    )
+    return settings.model_copy(update={"storage": StorageSettings(root=root)})
