@@ -1,37 +1,50 @@
-"""What a worker finds when it is forked."""
+"""What a worker finds when it is forked. In a process of its own: each has one template."""
 
 import os
+import subprocess
 import sys
-from multiprocessing.connection import Connection
+from pathlib import Path
+
+WITHIN_S = 120.0
+
+PROGRAM = """
+import os
+import sys
 from pathlib import Path
 
 import torch
 
 from service.trainer import template
 
-WITHIN_S = 120.0
 
-
-def look_round(connection: Connection) -> None:
-    """In the forked process. Nothing that this module imports brings the worker's modules."""
+def look_round(connection):
     threads = len(list(Path(f"/proc/{os.getppid()}/task").iterdir()))
-    connection.send(
-        (
-            "service.trainer.worker" in sys.modules,
-            threads,
-            torch.cuda._is_in_bad_fork(),
-        )
-    )
+    worker = sys.modules.get("service.trainer.worker")
+    connection.send((worker is not None, threads, torch.cuda._is_in_bad_fork()))
 
 
-def test_all_is_imported_and_nothing_was_begun_that_a_fork_would_break() -> None:
+if __name__ == "__main__":
     context = template.ensure_running()
     ours, theirs = context.Pipe()
     process = context.Process(target=look_round, args=(theirs,))
     process.start()
-    assert ours.poll(WITHIN_S)
-    imported, threads_of_template, cannot_use_a_gpu = ours.recv()
-    process.join(WITHIN_S)
-    assert imported
-    assert threads_of_template == 1
-    assert not cannot_use_a_gpu
+    print(*ours.recv())
+    process.join()
+"""
+
+
+def test_all_is_imported_and_nothing_was_begun_that_a_fork_would_break(tmp_path: Path) -> None:
+    script = tmp_path / "program.py"
+    script.write_text(PROGRAM, encoding="utf-8")
+    told = subprocess.run(
+        [sys.executable, script],
+        env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])},
+        capture_output=True,
+        text=True,
+        timeout=WITHIN_S,
+        check=False,
+    )
+    imported, threads_of_template, cannot_use_a_gpu = told.stdout.split()
+    assert imported == "True"
+    assert threads_of_template == "1"
+    assert cannot_use_a_gpu == "False"
