@@ -10,7 +10,7 @@ import shlex
 import sys
 import time
 from collections.abc import Sequence
-from contextlib import nullcontext, suppress
+from contextlib import nullcontext
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -74,19 +74,20 @@ def _run(arguments: argparse.Namespace) -> int:
 
 
 def _serve(arguments: argparse.Namespace, settings: Settings) -> int:
-    from service.trainer import template
-
-    if settings.trains:
-        with suppress(OSError):  # it is tried again for the first worker, and told then
-            template.ensure_running()  # it imports what a worker needs while we import ours
-    from service.app.server import serve
     from service.registry.lock import only_service
+    from service.trainer import template
 
     with only_service(settings.storage.root / "registry") if settings.trains else nullcontext():
         try:
+            if settings.trains:
+                template.ensure_running()  # it imports what a worker needs while we import ours
+            from service.app.server import serve
+
             asyncio.run(serve(settings))
         except ExceptionGroup as group:
             raise _only_fault(group) from None
+        finally:
+            template.end()
     return 0
 
 

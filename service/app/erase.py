@@ -4,7 +4,7 @@ import time
 from collections.abc import Mapping
 from contextlib import aclosing
 
-from service.app.snapshotter import ERASED_WITHIN_S
+from service.app.snapshotter import ERASED_REST, ERASED_WITHIN_S
 from service.domain import Offsets, UserId
 from service.errors import TransientError
 from service.settings import Settings
@@ -117,7 +117,7 @@ def _of_snapshots(settings: Settings) -> str:
         )
     return (
         f"state snapshots: until the next one, which a running service begins within "
-        f"{ERASED_WITHIN_S:g} s"
+        f"{ERASED_WITHIN_S:g} s, or {ERASED_REST} times as long after the last one as that took"
     )
 
 

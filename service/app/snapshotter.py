@@ -24,6 +24,8 @@ log = logging.getLogger(__name__)
 _NICE = 10
 # Erasures of so long share a snapshot, which may have to be full.
 ERASED_WITHIN_S = 5.0
+# Under a run of erasures it rests for so many times as long as the last snapshot took.
+ERASED_REST = 4
 # When partitions are given up the next owner, or who stops us, waits for it.
 _LAST_WITHIN_S = 5.0
 # A snapshot that takes longer counts as one that failed, again and again.
@@ -71,17 +73,24 @@ class Snapshotter:
         self._duplicates = duplicates
         self._cancel = threading.Event()
         self._writing: asyncio.Future[None] | None = None
+        self._took_s = 0.0  # the last one
 
     async def run(
         self, lock: asyncio.Lock, reached: Callable[[], Mapping[Partition, Reached]]
     ) -> None:
         """Every now and then, and soon after an erasure, for ever. Under `lock` no event is being
         applied."""
-        while self._every_s is not None:
+        while self._every_s is None:  # nobody asks what was erased
+            await asyncio.sleep(ERASED_WITHIN_S)
+            for slab in self._slabs.values():
+                slab.erased.clear()
+        while True:
             await self._until_due(self._every_s)
             async with lock:
                 writing = await self._start(reached())
+            started_s = time.monotonic()
             await self._written(writing)
+            self._took_s = time.monotonic() - started_s
 
     async def _written(self, writing: asyncio.Future[None]) -> None:
         """Wait for it, and tell of one that takes too long: it holds up the next."""
@@ -91,8 +100,9 @@ class Snapshotter:
 
     async def _until_due(self, every_s: float) -> None:
         due_s = time.monotonic() + every_s
+        rest_s = max(ERASED_WITHIN_S, ERASED_REST * self._took_s)
         while (left_s := due_s - time.monotonic()) > 0:
-            await asyncio.sleep(min(left_s, ERASED_WITHIN_S))
+            await asyncio.sleep(min(left_s, rest_s))
             if any(slab.erased for slab in self._slabs.values()):
                 return
 

@@ -31,7 +31,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from safetensors.numpy import load, save
 
 from service.domain import Int32s, Offset, Partition, Reached
-from service.errors import DamagedSnapshotError, SnapshotCancelledError
+from service.errors import DamagedSnapshotError, SnapshotCancelledError, TransientError
 from service.state.duplicates import Arrays
 from service.state.histories import HistorySlab
 from service.state.snapshot_parts import UserHistories, decode, encode
@@ -46,6 +46,8 @@ SEEN_FILE = "seen.safetensors"
 _PART_USERS = 16_384
 # Copied at once: some milliseconds, in which the interpreter may be held.
 _COPY_USERS = 1_024
+# Before each attempt to read what the storage does not give.
+_READ_AFTER_S = (0.0, 0.1, 1.0, 5.0)
 # A delta of more users than this share of its base would be read beside most of the base.
 _FULL_FROM = 0.5
 
@@ -298,6 +300,7 @@ class Snapshots:
         """Fill an empty slab from the newest snapshot that is intact; None where there is none.
 
         One past `end`, the partition's end, is of a topic that was made anew: it is passed over.
+        Raises TransientError where the storage does not give what it has.
         """
         partition = slab.address.partition
         found = self._intact(partition)
@@ -320,6 +323,11 @@ class Snapshots:
                 slab.restore(part)
             slab.begin(snapshot.manifest.offset)
             return snapshot
+        if self.damaged(partition):
+            log.error(
+                "no snapshot of partition %d is whole: histories begin with what Kafka has left",
+                partition,
+            )
         return None
 
     def damaged(self, partition: Partition) -> int:
@@ -388,9 +396,9 @@ class Snapshots:
 
     def _read_checked(self, snapshot: Snapshot, file: str, sha256: str) -> bytes:
         try:
-            data = self._store.read(*self._at(snapshot.manifest.partition), snapshot.name, file)
-        except OSError as error:
-            raise DamagedSnapshotError(f"{file} cannot be read: {error}") from error
+            data = self._read(snapshot.manifest.partition, snapshot.name, file)
+        except FileNotFoundError:
+            raise DamagedSnapshotError(f"{file} is gone") from None
         if hashlib.sha256(data).hexdigest() != sha256:
             raise DamagedSnapshotError(f"{file} is truncated or altered")
         return data
@@ -433,7 +441,7 @@ class Snapshots:
 
     def _manifest(self, partition: Partition, name: str) -> SnapshotManifest:
         try:
-            data = self._store.read(*self._at(partition), name, MANIFEST_FILE)
+            data = self._read(partition, name, MANIFEST_FILE)
             manifest = SnapshotManifest.model_validate_json(unseal(data))
         except FileNotFoundError:
             raise DamagedSnapshotError("it has no manifest: it was not finished") from None
@@ -441,13 +449,30 @@ class Snapshots:
             raise DamagedSnapshotError(
                 f"the manifest was not written by this release of Headwater: {error.errors()[0]}"
             ) from None
-        except (OSError, ValueError) as error:
+        except ValueError as error:
             raise DamagedSnapshotError(f"the manifest cannot be used: {error}") from error
         if (manifest.topic, manifest.partition) != (self._topic, partition):
             raise DamagedSnapshotError(
                 f"it belongs to partition {manifest.partition} of {manifest.topic!r}"
             )
         return manifest
+
+    def _read(self, partition: Partition, name: str, file: str) -> bytes:
+        """A file of a snapshot. One that the storage does not give is not damaged for it: that
+        raises TransientError, and FileNotFoundError where there is none."""
+        fault: OSError | None = None
+        for pause_s in _READ_AFTER_S:
+            time.sleep(pause_s)
+            try:
+                return self._store.read(*self._at(partition), name, file)
+            except FileNotFoundError:
+                raise
+            except OSError as error:
+                fault = error
+        raise TransientError(
+            f"snapshot {name} of partition {partition}: {file} cannot be read now ({fault}). Mend "
+            "the storage; to go on without what is in that snapshot, remove its folder"
+        ) from fault
 
     def _base_of(self, snapshot: Snapshot | None, found: list[Snapshot]) -> Snapshot | None:
         """The full snapshot on which one stands, itself maybe; None where it is gone."""

@@ -7,12 +7,14 @@ worker stops reading, one listens and watches.
 """
 
 import logging
+import os
+import signal
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future, wait
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from itertools import islice
 from multiprocessing.connection import Connection
@@ -264,7 +266,8 @@ class TrainerProcess:
             arguments = worker.WorkerArguments(self._settings, slabs, frozenset(self._catalogue))
         try:
             forked = self._fork(arguments)
-        except (OSError, EOFError) as error:
+        except (OSError, EOFError, RuntimeError) as error:
+            template.end()
             return f"it could not be started: {error}"
         if forked is None:
             return "stopped"
@@ -274,18 +277,19 @@ class TrainerProcess:
         sender = threading.Thread(
             target=self._send, args=(ours, ended), name="trainer-sender", daemon=True
         )
-        sender.start()
         try:
+            try:
+                sender.start()
+            except RuntimeError as error:
+                return f"it could not be served: {error}"
             return self._listen(ours, process)
         finally:
             ended.set()
-            process.join(0.0)  # `_listen` has waited for those that end by themselves
-            if process.is_alive():
-                process.kill()  # works on a stopped process too
-                process.join()
+            _end(process)
             with self._changed:
                 self._changed.notify_all()
-            sender.join()
+            if sender.ident is not None:
+                sender.join()
             ours.close()
             self._process = None
 
@@ -293,8 +297,9 @@ class TrainerProcess:
         """A worker and our end of its pipe; None when asked to stop before it has begun, as the
         first one waits for the template. What comes of it finds nobody at the pipe, and ends.
 
-        Raises OSError where there are no more processes, open files or memory to be had, and
-        EOFError where the template dies meanwhile: the next worker has a new one."""
+        Raises OSError where there are no more processes, open files or memory to be had, or the
+        template does not answer, EOFError where that dies meanwhile, and RuntimeError where there
+        are no more threads."""
         context = template.ensure_running()
         ours, theirs = context.Pipe()
         process = context.Process(
@@ -312,12 +317,15 @@ class TrainerProcess:
             finally:
                 theirs.close()  # so that its death is the end of our file
 
+        late_s = time.monotonic() + self._settings.trainer.restart.start_timeout_s
         with ExitStack() as undo:
             undo.callback(ours.close)
             threading.Thread(target=start, name="trainer-start", daemon=True).start()
             while not wait([started], _POLL_S).done:
                 if self._stopping.is_set():
                     return None
+                if time.monotonic() > late_s:
+                    raise TimeoutError("its template does not answer")
             started.result()
             undo.pop_all()
         return process, ours
@@ -362,7 +370,8 @@ class TrainerProcess:
                 message = connection.recv() if connection.poll(_POLL_S) else None
             except (EOFError, OSError):
                 process.join(_STOP_WITHIN_S)
-                return f"exit code {process.exitcode}"
+                code = process.exitcode
+                return "its pipe closed" if code is None else f"exit code {code}"
             now_s = time.monotonic()
             if message is not None:
                 moved = not isinstance(message, Heartbeat) or not message.busy
@@ -380,10 +389,11 @@ class TrainerProcess:
                 stop_by_s = stop_by_s or now_s + _STOP_WITHIN_S
                 # One that is still starting has nothing to finish.
                 if now_s > stop_by_s or not signs.ready:
+                    _kill(process)
                     return "stopped"
             health = diagnose(signs, now_s, settings)
             if health is not Health.WELL:
-                process.kill()
+                _kill(process)
                 return health.value
 
     def _heard(self, message: FromWorker) -> None:
@@ -397,3 +407,21 @@ class TrainerProcess:
                 covered = self._untrained.covered(message.trained_through)
             published = Published(message.version, message.trained_through)
             self._listener(Covered(published, tuple(batch.opened_s for batch in covered)))
+
+
+def _kill(process: BaseProcess) -> None:
+    """One that was just heard of, or is not reaped. `process.kill` takes it for dead once its
+    template is."""
+    if process.pid is not None:
+        with suppress(ProcessLookupError):
+            os.kill(process.pid, signal.SIGKILL)  # works on a stopped process too
+
+
+def _end(process: BaseProcess) -> None:
+    """However it stands. Only the template can see to one that is dead."""
+    if process.exitcode is None:
+        _kill(process)
+        process.join(_STOP_WITHIN_S)
+    if process.exitcode is None:
+        log.error("the template of the workers stands still: the next has a new one")
+        template.end()

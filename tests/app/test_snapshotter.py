@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -62,6 +63,55 @@ def test_an_erasure_does_not_wait_for_the_next_in_its_time(
     slab.erase(1, Offset(8))
     assert len(begun(slab, tmp_path, within_s=2.0)) == 1
     assert slab.erased == {}
+
+
+def test_under_a_run_of_erasures_it_rests_longer_than_it_writes(
+    slab: HistorySlab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(snapshotter, "ERASED_WITHIN_S", 0.01)
+    settings = Settings(storage=StorageSettings(root=tmp_path, snapshot_every_s=3600.0))
+    append(slab, [1, 2], [5, 6])
+    writes: list[float] = []
+    twice = threading.Event()
+
+    def slow(*_: object) -> None:
+        """Fails, so that what was erased is still to be removed."""
+        writes.append(time.monotonic())
+        if len(writes) > 1:
+            twice.set()
+        time.sleep(0.2)
+        raise OSError("no space")
+
+    async def run() -> None:
+        made = a_snapshotter(settings, slab)
+        monkeypatch.setattr(made._snapshots, "write", slow)
+        slab.erase(1, Offset(8))
+        running = asyncio.create_task(made.run(asyncio.Lock(), lambda: REACHED))
+        assert await asyncio.to_thread(twice.wait, 60)
+        running.cancel()
+        await made.settle()
+
+    asyncio.run(run())
+    assert writes[1] - writes[0] > 0.9
+
+
+def test_without_snapshots_it_is_not_kept_who_was_erased(
+    slab: HistorySlab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(snapshotter, "ERASED_WITHIN_S", 0.01)
+    settings = Settings(storage=StorageSettings(root=tmp_path, snapshot_every_s=None))
+    append(slab, [1], [5])
+    slab.erase(1, Offset(8))
+
+    async def run() -> None:
+        made = a_snapshotter(settings, slab)
+        running = asyncio.create_task(made.run(asyncio.Lock(), lambda: REACHED))
+        await asyncio.wait([running], timeout=0.5)
+        running.cancel()
+
+    asyncio.run(run())
+    assert slab.erased == {}
+    assert list(tmp_path.glob("snapshots/*/*/*/manifest.json")) == []
 
 
 @pytest.mark.parametrize("call", ["folders", "write"])

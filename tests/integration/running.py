@@ -211,6 +211,10 @@ class Service:
         registry = Registry(self.storage / "registry", RegistrySettings())
         return [registry.manifest(version) for version in registry.versions()]
 
+    def template_pid(self) -> int:
+        """The process that workers are forked from."""
+        return next(pid for pid in children(self.pid) if "forkserver" in command(pid))
+
     def worker_pid(self) -> int | None:
         """The trainer worker's process id; None while there is none."""
         template = (pid for pid in children(self.pid) if "forkserver" in command(pid))

@@ -180,6 +180,25 @@ def test_a_frozen_worker_is_replaced_while_scoring_goes_on(stream: Stream, tmp_p
     assert (result.missing, result.unexpected, result.duplicates) == (0, 0, 0)
 
 
+def test_workers_outlive_what_they_are_forked_from(stream: Stream, tmp_path: Path) -> None:
+    with Service(stream, tmp_path) as service:
+        first = service.ready_worker()
+        os.kill(service.template_pid(), signal.SIGSTOP)
+        os.kill(first, signal.SIGKILL)
+        second = service.ready_worker(besides=first)
+        os.kill(service.template_pid(), signal.SIGKILL)
+        moment_ms = now_ms()
+        expected = produce(stream, range(500))
+        service.wait_for(
+            lambda: bool(service.versions_since(moment_ms)), "a version of the second", WITHIN_S
+        )
+        os.kill(second, signal.SIGSTOP)
+        assert service.stop() == 0, service.words()
+        assert eventually(lambda: is_gone(second), 20)
+        result = tally(recommendations(stream, len(expected), WITHIN_S), expected)
+    assert (result.missing, result.unexpected, result.duplicates) == (0, 0, 0)
+
+
 def test_a_second_process_joins_and_leaves_the_group(stream: Stream, tmp_path: Path) -> None:
     enough = threading.Event()
     numbers = itertools.takewhile(lambda _: not enough.is_set(), itertools.count())

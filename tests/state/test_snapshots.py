@@ -1,5 +1,6 @@
 """What a snapshot promises: the histories at its offset, or nothing, whatever happened since."""
 
+import errno
 import threading
 from collections.abc import Iterator
 from contextlib import closing
@@ -12,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from service.domain import NO_KEY, Int64s, Offset, Partition, Reached
-from service.errors import DamagedSnapshotError, SnapshotCancelledError
+from service.errors import DamagedSnapshotError, SnapshotCancelledError, TransientError
 from service.state.histories import SLACK, HistorySlab
 from service.state.snapshot_parts import UserHistories, decode, encode
 from service.state.snapshots import (
@@ -449,6 +450,43 @@ def test_one_that_is_cancelled_or_fails_leaves_nothing(
         Snapshots(store, TOPIC, GROUP, ("view",), (), 3).write(slab, reached(2), NEVER)
     assert len(written) == 2
     assert not [one for one in tmp_path.glob("*/*/*") if not one.name.startswith(".")]
+
+
+class Away(Store):
+    """A storage that does not give `file`, so many times."""
+
+    def __init__(self, folder: Path, file: str, times: int) -> None:
+        super().__init__(str(folder))
+        self.file, self.times = file, times
+
+    def read(self, *name: str) -> bytes:
+        if name[-1] == self.file and self.times:
+            self.times -= 1
+            raise OSError(errno.ESTALE, "stale file handle")
+        return super().read(*name)
+
+
+@pytest.mark.parametrize("file", [MANIFEST_FILE, "part-00000.safetensors"])
+def test_one_that_cannot_be_read_just_now_is_not_damaged(
+    file: str,
+    slab: HistorySlab,
+    other: HistorySlab,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("service.state.snapshots._READ_AFTER_S", (0.0, 0.0))
+    feed(slab, [1, 2], 1)
+    write(tmp_path, slab, 3)
+
+    away = Away(tmp_path, file, times=2)
+    snapshots = Snapshots(away, TOPIC, GROUP, ("view", "buy"), (), 3)
+    with pytest.raises(TransientError, match=r"stale file handle.*\n?.*remove its folder"):
+        snapshots.restore(other, END)
+    assert snapshots.damaged(Partition(0)) == 0
+
+    away.times = 1
+    assert snapshots.restore(other, END) is not None
+    assert histories(other) == histories(slab)
 
 
 def test_a_user_with_more_events_since_than_are_remembered_is_right_once_they_are_applied(

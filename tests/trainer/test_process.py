@@ -42,7 +42,7 @@ from tests.trainer.examples import known
 
 FIRST, SECOND = Partition(0), Partition(1)
 MANY = 1_000_000
-WITHIN_S = 60.0
+WITHIN_S = 120.0  # the machine may be busy
 
 
 def a_batch(events: int, through: int) -> MicroBatch:
@@ -263,7 +263,7 @@ def test_a_worker_for_which_there_are_no_files_is_tried_again() -> None:
         assert isinstance(heard[0], WorkerEnded)
         assert heard[0].restarts
         assert "could not be started: [Errno 24]" in heard[0].reason
-        deadline_s = time.monotonic() + 30
+        deadline_s = time.monotonic() + WITHIN_S
         while trainer.pid is None and time.monotonic() < deadline_s:
             time.sleep(0.01)
         assert trainer.pid is not None
@@ -283,6 +283,50 @@ def test_a_template_that_dies_is_replaced(tmp_path: Path) -> None:
         while template() == killed:
             ends.get(timeout=WITHIN_S)
         assert "exit code 1" in [ends.get(timeout=WITHIN_S) for _ in range(3)]
+    finally:
+        trainer.stop()
+
+
+@pytest.mark.parametrize("harm", ["frozen", "out of reach"])
+def test_a_template_that_does_not_answer_is_replaced(harm: str, tmp_path: Path) -> None:
+    ends: queue.SimpleQueue[str] = queue.SimpleQueue()
+    trainer = TrainerProcess(without_versions(tmp_path, start_timeout_s=30), told_ends(ends))
+    trainer.start(())
+    try:
+        assert ends.get(timeout=WITHIN_S) == "exit code 1"
+        if harm == "frozen":
+            os.kill(template(), signal.SIGSTOP)
+        else:
+            Path(forkserver._forkserver._forkserver_address).unlink()  # type: ignore[attr-defined]
+        told = [ends.get(timeout=WITHIN_S)]
+        while "could not be started" not in told[-1]:
+            told.append(ends.get(timeout=WITHIN_S))
+        while told[-1] != "exit code 1":
+            told.append(ends.get(timeout=WITHIN_S))
+            assert len(told) < 10, told
+    finally:
+        trainer.stop()
+
+
+def test_a_worker_for_which_there_are_no_threads_is_tried_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ends: queue.SimpleQueue[str] = queue.SimpleQueue()
+    trainer = TrainerProcess(without_versions(tmp_path), told_ends(ends))
+    start, refused = threading.Thread.start, {"trainer-start", "trainer-sender"}
+
+    def few(thread: threading.Thread) -> None:
+        if thread.name in refused:
+            refused.remove(thread.name)
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", few)
+    trainer.start(())
+    try:
+        assert "could not be started: can't start" in ends.get(timeout=WITHIN_S)
+        assert "could not be served: can't start" in ends.get(timeout=WITHIN_S)
+        assert ends.get(timeout=WITHIN_S) == "exit code 1"
     finally:
         trainer.stop()
 
@@ -336,9 +380,8 @@ def told_ends(ends: queue.SimpleQueue[str]) -> Listener:
     return listen
 
 
-def without_versions(root: Path) -> Settings:
+def without_versions(root: Path, start_timeout_s: float = 120.0) -> Settings:
     """A worker ends at once: the registry is empty."""
-    settings = Settings(
-        trainer=TrainerSettings(restart=RestartSettings(first_delay_s=0.01, max_delay_s=0.1))
-    )
+    restart = RestartSettings(first_delay_s=0.01, max_delay_s=0.1, start_timeout_s=start_timeout_s)
+    settings = Settings(trainer=TrainerSettings(restart=restart))
     return settings.model_copy(update={"storage": StorageSettings(root=root)})

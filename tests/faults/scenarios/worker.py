@@ -1,7 +1,9 @@
 """The trainer worker dies or stands still, mostly in the middle of an optimizer step."""
 
 import math
+import os
 import random
+import signal
 import time
 from functools import partial
 
@@ -21,6 +23,12 @@ def struck(
     version = run.newest()
     recovery_s = run.published_after(done.at_s, version)
     return Strike(done.at_s, 0.0, 1, recovery_s)
+
+
+def struck_with_template(run: Run, chance: random.Random, *, harm: signal.Signals) -> Strike:
+    """What the next worker would be forked from is harmed, then the worker is killed."""
+    os.kill(run.service.template_pid(), harm)
+    return struck(run, chance, blow=Blow.KILL)
 
 
 _SOON_STUCK = {"HEADWATER_TRAINER__RESTART__STUCK_AFTER_S": "20"}
@@ -52,6 +60,18 @@ FAULTS = [
         "worker-kill-published",
         "kill -9 of the worker after publishing, before the service hears of it",
         partial(struck, blow=Blow.KILL, point="published", passes=3),
+        once=True,
+    ),
+    Fault(
+        "template-kill",
+        "kill -9 of what workers are forked from, then of the worker mid-step",
+        partial(struck_with_template, harm=signal.SIGKILL),
+        once=True,
+    ),
+    Fault(
+        "template-freeze",
+        "SIGSTOP of what workers are forked from, then kill -9 of the worker mid-step",
+        partial(struck_with_template, harm=signal.SIGSTOP),
         once=True,
     ),
 ]
