@@ -151,6 +151,10 @@ class Worker:
     def __init__(self, connection: Connection, arguments: WorkerArguments) -> None:
         self._connection = connection
         self._sending = threading.Lock()
+        self._progress = 0
+        self._busy = True
+        # One that was asked for before a stop and begins after it ends here: its slabs are gone.
+        self._say(Heartbeat(self._progress, self._busy))
         self._settings = arguments.settings
         self._registry = Registry(
             arguments.settings.storage.root / "registry", arguments.settings.registry
@@ -161,8 +165,6 @@ class Worker:
         self._named = arguments.named
         self._newest = Version(0)  # known to exist, intact or not; another is someone else's
         self._same_frozen = False  # as the newest version: what is never trained is stored there
-        self._progress = 0
-        self._busy = True
 
     def run(self) -> None:
         threading.Thread(target=self._beat, name="heartbeat", daemon=True).start()

@@ -174,3 +174,21 @@ def test_what_the_gate_refused_has_its_next_chance_before_it_is_given_up(
     assert (first.sequences, again.batches) == (again.sequences, 0)
     assert first.sequences > 0
     assert (manifest.origin, manifest.trained_through) == (Origin.TRAINED, end)
+
+
+def test_a_worker_for_whom_nobody_waits_any_more_ends_without_a_word(
+    slab: HistorySlab, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """It was asked for before a stop, and begins after it."""
+    gone = replace(slab.address, name="psm_gone")
+    spawned = multiprocessing.get_context("spawn")
+    ours, theirs = spawned.Pipe()
+    process = spawned.Process(
+        target=worker.main, args=(theirs, WorkerArguments(small_settings(), (gone,)))
+    )
+    ours.close()
+    process.start()
+    theirs.close()
+    process.join(WITHIN_S)
+    assert process.exitcode == 0
+    assert capfd.readouterr().err == ""
