@@ -8,7 +8,7 @@ import orjson
 from pydantic import ValidationError
 
 from service.backtest.options import Options
-from service.backtest.report import plain_options
+from service.backtest.report import SECTIONS, plain_options
 from service.backtest.results import SeedResult
 from service.backtest.scores import Plain
 from service.backtest.table import Table
@@ -47,8 +47,7 @@ def fingerprint(
         name: value for name, value in plain_options(options).items() if name not in _ELSEWHERE
     }
     plain = masked(settings)
-    sections = ("history", "batch", "model", "memory", "trainer", "scorer")
-    plain = {name: dict(plain[name]) for name in sections}
+    plain = {name: dict(plain[name]) for name in SECTIONS}
     plain["model"].pop("seed")
     digest.update(orjson.dumps([asked, plain], option=orjson.OPT_SORT_KEYS))
     return digest.hexdigest()

@@ -14,7 +14,7 @@ from service.backtest.scores import METRICS, Plain, Result, Score, spread
 from service.settings import Settings, masked
 
 # What a backtest follows from; the others are of Kafka, disks and ports.
-_SECTIONS = ("events", "history", "batch", "model", "items", "memory", "click", "trainer", "scorer")
+SECTIONS = ("events", "history", "batch", "model", "items", "memory", "click", "trainer", "scorer")
 
 
 class Data(Plain):
@@ -102,7 +102,7 @@ def make_report(
         notes=notes(options, data),
         overrides=list(overrides),
         options=plain_options(options),
-        settings={name: masked(settings)[name] for name in _SECTIONS},
+        settings={name: masked(settings)[name] for name in SECTIONS},
         environment=dict(environment),
     )
 

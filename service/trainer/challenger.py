@@ -25,6 +25,7 @@ from service.trainer.row_adam import RowAdam
 from service.trainer.sequences import pairs
 
 _ITEMS = "items.weight"
+_PROJECTION = "tower.projection.weight"
 _STEPS = "optimizer.steps"
 _MET = "items.met"
 _CLICK = "click.weight"
@@ -160,18 +161,42 @@ class Challenger:
         self.item_optimizer.keep(at)
         self.met = self.met[rows]
 
-    def describe(self, described: Described) -> None:
+    def describe(self, described: Described, checkpoint: Checkpoint | None = None) -> None:
         """Give items of the catalogue rows, and what is known of them. New ones of which nothing
-        is begin as the mean of those in their category."""
+        is begin as the mean of those in their category. In `checkpoint`, too, those that were
+        taught keep their vectors."""
         before = len(self.vocabulary)
         self.learn_items(list(described.items))
         rows = self.vocabulary.rows(described.keys)
+        known = self._frozen_of(rows)
         self.model.describe(rows, described.frozen, described.digests, ~self._are_taught(rows))
+        if checkpoint is not None:
+            self._keep_vectors(checkpoint, rows, known)
         for place, keys in described.alike.items():
             alike = self.vocabulary.rows(keys)
             alike = alike[(alike != NO_ROW) & (alike < before)]
             if rows[place] >= before and len(alike):
                 self.model.settle(np.full(len(alike), rows[place]), alike, own=0.0)
+
+    def _frozen_of(self, rows: Int64s) -> Tensor | None:
+        """Frozen vectors of `rows`. [rows, width]"""
+        tower = self.model.tower
+        return tower.frozen[torch.from_numpy(rows)].float() if tower else None
+
+    @torch.no_grad()
+    def _keep_vectors(self, checkpoint: Checkpoint, rows: Int64s, known: Tensor | None) -> None:
+        """What its projection says otherwise of `rows` than when they were `known` so is taken off
+        the checkpoint's id vectors, if a step had moved them."""
+        now = self._frozen_of(rows)
+        if known is None or now is None:
+            return
+        steps = checkpoint.items["steps"]
+        at = torch.from_numpy(rows)
+        taught = at < len(steps)
+        taught[taught.clone()] = (steps[at[taught]] > 0).cpu()
+        projection = checkpoint.weights.get(_PROJECTION, self.model.state_dict()[_PROJECTION])
+        change = (known - now)[taught] @ projection.T  # [taught, dim]
+        checkpoint.weights[_ITEMS][at[taught]] += change
 
     def settle(self, items: Int64s) -> None:
         """Let items that no step has moved begin beside those they are met with.

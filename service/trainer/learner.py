@@ -208,6 +208,7 @@ class Learner:
             self.blend,
             dict(self._asked_scores) if rows is None else {},
         )
+        self._champion_fits = self._by_share, self._fits
         self._since_champion: deque[Sequences] = deque(maxlen=_ROUNDS_KEPT)
         self._forgotten = 0  # sequences since the champion that are remembered no more
         return before - self.items
@@ -279,7 +280,7 @@ class Learner:
     def describe(self, described: Described) -> None:
         """Let the challenger know items of the catalogue; the next version knows them too."""
         self._asked_scores = {}
-        self._challenger.describe(described)
+        self._challenger.describe(described, self._champion_at)
         self._challenger.meet(described.keys, np.full(len(described.items), self._latest_ms))
         # While events wait to be taught again, `trained_through` is past them: publish nothing.
         self.has_news = not len(self._retry)
@@ -622,7 +623,8 @@ class Learner:
         chosen = 0
         if fits and np.isfinite(gains).all():  # the gate refuses what is not a number
             self._fits += 1
-            self._by_share += (gains.mean(axis=1) - self._by_share) * max(1 / self._fits, _NEWS)
+            news = max(1 / self._fits, _NEWS)
+            self._by_share = self._by_share + (gains.mean(axis=1) - self._by_share) * news
             pull = _PULL * (np.array(_SHARES) - self._prior_share) ** 2
             chosen = int((self._by_share - pull).argmax())
             self.blend = replace(self.blend, share=_SHARES[chosen])
@@ -717,7 +719,9 @@ class Learner:
         self._older, self._promotions = self._champion, 0
 
     def _back_to_champion(self) -> None:
+        """Its weights and its mixture: what others were mixed with says nothing of it."""
         self._challenger.restore(self._champion_at)
+        self.blend, (self._by_share, self._fits) = self._champion.blend, self._champion_fits
         if self._clicks:
             self._clicks.undone()
 

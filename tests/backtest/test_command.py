@@ -176,6 +176,14 @@ def test_a_fingerprint_does_not_depend_on_seeds_or_places() -> None:
     one = partial.fingerprint(tables, SETTINGS, Options(seeds=(1,), out=Path("a.json")))
     assert one == partial.fingerprint(tables, SETTINGS, Options(seeds=(2,), resume=True))
     assert one != partial.fingerprint(tables, SETTINGS, Options(gate_every=9))
+    for section, change in (
+        ("events", {"weights": {"view": 2.0}}),
+        ("click", {"enabled": True}),
+        ("items", {"max_rows": 10}),
+    ):
+        changed = getattr(SETTINGS, section).model_copy(update=change)
+        settings = SETTINGS.model_copy(update={section: changed})
+        assert one != partial.fingerprint(tables, settings, Options()), section
     assert one != partial.fingerprint(tables[:1], SETTINGS, Options())
 
 

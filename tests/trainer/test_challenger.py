@@ -309,6 +309,20 @@ def test_a_restored_challenger_still_knows_what_was_described_since() -> None:
     assert len(challenger.described()["digests"]) == 31
 
 
+def test_taught_items_keep_their_vectors_in_a_checkpoint_when_their_texts_change() -> None:
+    challenger = a_describing_challenger()
+    train(challenger, [1, 2, 3, 4])
+    champion = challenger.checkpoint()
+    table = challenger.model.table(10).clone()
+    taught = challenger.item_optimizer.steps[:10] > 0
+    train(challenger, [1, 2, 3, 4])
+    challenger.describe(some_described(0, 9, seed=1), champion)
+    train(challenger, [4, 3, 2, 1])
+    challenger.restore(champion)
+    assert taught.sum() >= 4
+    torch.testing.assert_close(challenger.model.table(10)[taught], table[taught], atol=1e-5, rtol=0)
+
+
 def test_a_description_goes_to_the_row_of_its_item() -> None:
     one = a_describing_challenger()
     backwards = some_described(0, 9, seed=1)

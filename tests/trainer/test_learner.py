@@ -64,6 +64,7 @@ from tests.trainer.examples import (
     PARTITION,
     Stream,
     a_challenger,
+    described_items,
     keys,
     known,
     quick_training,
@@ -71,6 +72,7 @@ from tests.trainer.examples import (
 )
 
 USERS, CATALOGUE = 40, 20
+HELD = GateReport(Verdict.HOLD, 10, 0.0, 0.1, 1.0, 1.0)
 REJECTED = GateReport(Verdict.REJECT, 10, -1.0, 0.1, 1.0, 0.0)
 NO_MEMORY = MemorySettings(enabled=False)  # so that what is measured is the weights'
 WILD = 1000 * 1e-2  # a learning rate at which training falls apart
@@ -389,6 +391,44 @@ def test_what_may_not_wait_is_given_up_and_the_champion_goes_on(
     assert learner.trained_through == through
     assert not learner.has_news
     assert learner.learn([stream.batch([], [])]).sequences == 0  # nothing is taught again
+
+
+def test_the_mixture_of_what_was_turned_down_goes_with_it(
+    slab: HistorySlab, stream: Stream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    challenger = a_champion(slab, stream)
+    settings = small_settings(quick_training(learning_rate=WILD, max_epochs=1, fraction=0.3))
+    learner = a_learner(slab, settings, challenger, memory=MemorySettings())
+    champion = learner.blend
+    for ended in (learner.judge, learner.settle):
+        learner.learn([stream.walk(USERS, CATALOGUE, steps=4)])
+        with monkeypatch.context() as patch:
+            patch.setattr(learner_module, "judge", lambda *_: HELD)
+            learner.judge()
+        assert learner.blend != champion  # the memory does better than weights gone wild
+        monkeypatch.setattr(learner_module, "judge", lambda *_: REJECTED)
+        ended()
+        assert learner.blend == champion
+        assert not learner._fits
+
+
+def test_a_champion_keeps_its_vectors_where_texts_change_before_a_rejection(
+    slab: HistorySlab, stream: Stream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(learner_module, "judge", lambda *_: REJECTED)
+    settings = small_settings()
+    texts = described_items(CATALOGUE)
+    challenger = a_challenger(settings, described=texts)
+    learner = a_learner(slab, settings, challenger)
+    learner.learn([stream.walk(USERS, CATALOGUE, steps=4)])
+    learner.promoted()
+    table = challenger.model.table(CATALOGUE + 1).clone()
+
+    learner.learn([stream.walk(USERS, CATALOGUE, steps=4)])
+    learner.describe(replace(texts, frozen=-texts.frozen, digests=texts.digests + 100))
+    learner.learn([stream.walk(USERS, CATALOGUE, steps=4)])
+    learner.judge()
+    torch.testing.assert_close(challenger.model.table(CATALOGUE + 1), table, atol=1e-4, rtol=0)
 
 
 def test_a_champion_that_has_got_worse_little_by_little_is_no_measure(
