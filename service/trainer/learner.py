@@ -12,13 +12,14 @@ import math
 import statistics
 import time
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import zip_longest
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from service.domain import (
     NO_KEY,
@@ -86,6 +87,7 @@ _STOPPING_ROWS = 128
 _SHARES = tuple(tenth / 10 for tenth in range(11))
 _NEWS = 0.1
 _PULL = 0.01
+_GAINS, _FITS = "mixture.gains", "mixture.fits"  # among a version's tensors for the trainer
 # A loss spike is worse than this part of what a guess among the candidates would lose.
 _WORSE_THAN_A_GUESS = 1.2
 _SLOWEST = 1 / 64  # of the learning rate, after rejections
@@ -631,6 +633,13 @@ class Learner:
         mixed: Float32s = gains[chosen]
         return mixed
 
+    def resume_fits(self, trainer: Mapping[str, Tensor]) -> None:
+        """Go on from how well each share did so far, as an `artifact` has it."""
+        gains = trainer.get(_GAINS)
+        if self._memory is not None and gains is not None and len(gains) == len(_SHARES):
+            self._champion_fits = gains.numpy(), int(trainer[_FITS])
+            self._by_share, self._fits = self._champion_fits
+
     def judge(self) -> tuple[GateReport, int]:
         """Ask the gate and follow it, except for publishing, after which call `promoted`.
 
@@ -784,6 +793,8 @@ class Learner:
                 **self.held.tensors(features=self._features),
                 **(self._memory.tensors() if self._memory else {}),
                 **(self._clicks.tensors() if self._clicks else {}),
+                _GAINS: torch.from_numpy(self._by_share),
+                _FITS: torch.tensor([self._fits]),
             },
             described=self._challenger.described(rows),
         )

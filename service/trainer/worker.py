@@ -255,6 +255,7 @@ class Worker:
             Clicks.of(settings, kept),
             self._named,
         )
+        learner.resume_fits(kept)
         return learner, manifest.version
 
     def _ask_gate(self, learner: Learner, parent: Version) -> Version | None:

@@ -1016,6 +1016,11 @@ class TestFitBlend:
 
         assert [share_after(0.2) for _ in range(3)] == [0.2, 0.2, 0.2]
         assert share_after(0.9) == 0.2
+        kept = learner.artifact().trainer
+        learner = a_learner(slab, tree, memory=MemorySettings())
+        learner.resume_fits(kept)
+        learner.learn([stream.walk(USERS, CATALOGUE, steps=4)])
+        assert share_after(0.9) == 0.2  # nor after a restart
         assert [share_after(0.2) for _ in range(3)] == [0.2, 0.2, 0.2]
         assert [share_after(0.9) for _ in range(12)][-1] == 0.9
 
