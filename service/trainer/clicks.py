@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from service.domain import Bools, Float32s, Int32s, Int64s, MicroBatch
+from service.domain import Bools, Float32s, Int32s, Int64s, MicroBatch, earlier
 from service.model.click_head import ClickHead, echoes
 from service.model.click_metrics import ClickScores, click_scores, is_click
 from service.model.clicks import foretold
@@ -17,7 +17,7 @@ from service.model.recommender import Recommender
 from service.model.vocabulary import NO_ROW, Vocabulary
 from service.settings import ClickLoss, ClickSettings, Settings
 from service.state.features import keys_of
-from service.trainer.holdout import are_released, is_member
+from service.trainer.holdout import are_released, capped, is_member
 from service.trainer.labels import LabelledRows, followed, labelled_from, no_rows
 from service.trainer.step import ClickBatch
 
@@ -35,6 +35,11 @@ class Clicks:
         """`tensors` is what `tensors` of a predecessor gave, or nothing."""
         self._settings = settings.click
         self._holdout = settings.trainer.holdout
+        # Of one user: in what is held out as large a part as of the next-item targets, and in what
+        # a micro-batch teaches.
+        window = max(settings.click.window_rows, self._holdout.window_rows)
+        self._max_user_held = window * self._holdout.max_user_rows // self._holdout.window_rows
+        self._max_user_taught = settings.trainer.max_user_events
         self._kinds = settings.events.codes(settings.click.kinds)
         self._acts = settings.events.codes(settings.click.followed_by)
         length = settings.model.max_length
@@ -121,12 +126,16 @@ class Clicks:
         return replace(known, label=np.nan_to_num(known.label)), acts[by[held]]
 
     def _sort(self, known: LabelledRows, now_ms: int) -> LabelledRows:
-        """Hold out what belongs there; the rest, and what is held no more, is taught and given."""
+        """Hold out what belongs there; the rest, and what is held no more, is taught and given. Of
+        one user no more than so many rows are held, and of what more comes the newest taught."""
         member = self._is_member(known.user, known.item)
+        member = capped(member, known.user, self.held.user, self._max_user_held)
         held = self.held.joined(known.take(np.flatnonzero(member)))
         out = are_released(held.time, self._settings.window_rows, self._holdout.max_age_s, now_ms)
         self.held = held.take(np.flatnonzero(~out))
         taught = known.take(np.flatnonzero(~member)).joined(held.take(np.flatnonzero(out)))
+        later = earlier(taught.user[::-1])[::-1]
+        taught = taught.take(np.flatnonzero(later < self._max_user_taught))
         self._fresh = self._fresh.joined(taught)
         return taught
 

@@ -338,21 +338,17 @@ class Learner:
         settings = self._settings.holdout
         turned_down = np.isin(batch.kind, self._negative)
         chosen = is_member(batch.user, batch.item, batch.timestamp, settings.fraction)
-        member = capped(
-            chosen & ~turned_down,
-            batch.user,
-            self.held.user,
-            settings.max_user_rows,
-        )
+        chosen &= ~turned_down
         before, times, codes = contexts(batch, self._slabs, batch.ordinal, self._length)
         owner = np.broadcast_to(batch.user[:, None], before.shape)
         # Whatever is a member may be held; a released one is missed as context, no more.
         clean = np.where(is_member(owner, before, times, settings.fraction), 0, before)
         head = self._challenger.model.click
         if self._clicks and head:
-            member |= self._clicks.admit(
+            chosen |= self._clicks.admit(
                 batch, before, clean, codes, self._latest_ms, head, self._challenger.vocabulary
             )
+        member = capped(chosen, batch.user, self.held.user, settings.max_user_rows)
         done = np.flatnonzero(~np.isin(batch.kind, self._shown))
         batch, member, before, clean = batch.take(done), member[done], before[done], clean[done]
         codes, taken = codes[done], np.flatnonzero(~turned_down[done])

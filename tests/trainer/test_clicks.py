@@ -216,6 +216,20 @@ class TestLabels:
         restarted = Clicks(settings, clicks.tensors())
         assert restarted.held.item.tolist() == held.item.tolist()
 
+    def test_one_user_neither_fills_the_holdout_nor_a_round(self, stream: Stream) -> None:
+        settings = settings_with(BY_VALUE.model_copy(update={"window_rows": 100}), fraction=0.5)
+        trainer = settings.trainer.model_copy(update={"max_user_events": 30})
+        clicks = Clicks(settings.model_copy(update={"trainer": trainer}), {})
+        for start in (0, 100):
+            items = range(start, start + 100)
+            admit(clicks, stream, *[(1, item, IMPRESSION, item % 2) for item in items])
+        assert len(clicks.held) == settings.trainer.holdout.max_user_rows == 16
+        assert len(clicks._fresh) == 60
+        newest = [known(number)[0] for number in range(170, 200)]
+        assert clicks._fresh.item[-30:].tolist() == newest
+        admit(clicks, stream, *[(2, item, IMPRESSION, item % 2) for item in range(20)])
+        assert len(set(clicks.held.user.tolist())) == 2
+
     def test_the_click_on_a_held_out_row_is_held_out_too(self, stream: Stream) -> None:
         clicks = Clicks(settings_with(BY_CLICK, fraction=0.999999), {})
         found = admit(clicks, stream, (1, 1, IMPRESSION, NAN), (1, 2, CLICK, NAN),
