@@ -213,12 +213,16 @@ class Service:
 
     def template_pid(self) -> int:
         """The process that workers are forked from."""
-        return next(pid for pid in children(self.pid) if "forkserver" in command(pid))
+        (pid,) = self._templates()
+        return pid
 
     def worker_pid(self) -> int | None:
         """The trainer worker's process id; None while there is none."""
-        template = (pid for pid in children(self.pid) if "forkserver" in command(pid))
-        return next((pid for one in template for pid in children(one)), None)
+        return next((pid for one in self._templates() for pid in children(one)), None)
+
+    def _templates(self) -> list[int]:
+        """One, or none before it is started."""
+        return [pid for pid in children(self.pid) if "forkserver" in command(pid)]
 
     def ready_worker(self, besides: int | None = None) -> int:
         """Wait for a worker, another than `besides`, that answers."""

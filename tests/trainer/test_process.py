@@ -383,5 +383,4 @@ def told_ends(ends: queue.SimpleQueue[str]) -> Listener:
 def without_versions(root: Path, start_timeout_s: float = 120.0) -> Settings:
     """A worker ends at once: the registry is empty."""
     restart = RestartSettings(first_delay_s=0.01, max_delay_s=0.1, start_timeout_s=start_timeout_s)
-    settings = Settings(trainer=TrainerSettings(restart=restart))
-    return settings.model_copy(update={"storage": StorageSettings(root=root)})
+    return Settings(trainer=TrainerSettings(restart=restart), storage=StorageSettings(root=root))
