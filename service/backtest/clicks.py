@@ -52,7 +52,7 @@ def labels(table: Table, settings: Settings) -> Float32s:
         return label
     acts = np.flatnonzero(np.isin(table.kind, kinds.codes(click.followed_by)))
     within_ms = click.within_s * 1000
-    clicked, _ = followed(_of(table, shown), _of(table, acts), within_ms)
+    clicked = followed(_of(table, shown), _of(table, acts), within_ms)
     over = table.timestamp[shown] < table.timestamp.max(initial=0) - within_ms
     label[shown] = np.where(clicked, 1.0, np.where(over, 0.0, np.nan))
     return label

@@ -1,7 +1,7 @@
 """What the trainer keeps for the click head: labels that wait, are held out, or taught again."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -13,12 +13,14 @@ from service.model.click_head import ClickHead, echoes
 from service.model.click_metrics import ClickScores, click_scores, is_click
 from service.model.clicks import foretold
 from service.model.inference import compact_with
+from service.model.memory import Recollection
 from service.model.recommender import Recommender
 from service.model.vocabulary import NO_ROW, Vocabulary
 from service.settings import ClickLoss, ClickSettings, Settings
 from service.state.features import keys_of
-from service.trainer.holdout import are_released, capped, is_member
-from service.trainer.labels import LabelledRows, followed, labelled_from, no_rows
+from service.trainer.holdout import HoldoutRows, are_released, capped, is_member
+from service.trainer.labels import LabelledRows, followed, labelled_from, no_rows, pairs
+from service.trainer.sequences import strip
 from service.trainer.step import ClickBatch
 
 # Rows remembered in case a challenger is rejected; past this the oldest are given up.
@@ -41,7 +43,10 @@ class Clicks:
         self._max_user_held = window * self._holdout.max_user_rows // self._holdout.window_rows
         self._max_user_taught = settings.trainer.max_user_events
         self._kinds = settings.events.codes(settings.click.kinds)
-        self._acts = settings.events.codes(settings.click.followed_by)
+        # What may tell a label: of a value nobody knows which kinds come of it.
+        events = settings.events
+        told_by = {*events.kinds} - {*settings.click.kinds, *events.shown, *events.negative}
+        self._acts = settings.events.codes(settings.click.followed_by or sorted(told_by))
         length = settings.model.max_length
         self._features = keys_of(settings.model.context)
         self._waiting = labelled_from(tensors, "click.waiting", length, self._features)
@@ -51,6 +56,8 @@ class Clicks:
         self._again = self._none  # these and earlier ones, which are taught beside them
         self._past = self._none
         self._since_champion = self._none  # of the past, what no version has learned
+        # What the memory recalled for what is held or may be, when it was shown; by its marks.
+        self._recollections: dict[int, Recollection] = {}
         self._random = np.random.default_rng(settings.model.seed)
 
     @classmethod
@@ -64,15 +71,16 @@ class Clicks:
         before: Int64s,
         clean: Int64s,
         codes: Int32s,
-        now_ms: int,
         head: ClickHead,
         vocabulary: Vocabulary,
+        recall: Callable[[Int64s], Recollection] | None,
     ) -> Bools:
         """Take in a micro-batch, whose events have the histories `before` [rows, length] with their
         `codes` [rows, length, features], and `clean` without what may be held out; let `head`
-        count what it tells of the items.
+        count what it tells of the items, and ask the memory, which knows nothing of it yet.
 
-        Gives the events that must be held out because they are the act of a held-out row.
+        Gives the events that must be held out because they tell the label of a held-out row.
+        Then call `sort`.
         """
         rows = np.flatnonzero(np.isin(batch.kind, self._kinds))
         item = vocabulary.rows(batch.item)
@@ -92,52 +100,96 @@ class Clicks:
             label_of(batch.value[rows], self._settings),
             standing,
         )
-        betrays = np.zeros(len(batch), np.bool_)
         if self._settings.followed_by:
-            came, acts = self._wait(came, batch, now_ms)
-            betrays[acts] = True
-        known = came.take(np.flatnonzero(np.isfinite(came.label)))
-        head.begin(known.label)
-        taught = self._sort(replace(known, label=head.within_reach(known.label)), now_ms)
-        head.hear(vocabulary.rows(taught.item), taught.label)
+            came = replace(came, label=np.full(len(came), np.nan, np.float32))
+        else:
+            came = came.take(np.flatnonzero(np.isfinite(came.label)))
+        self._waiting = self._waiting.joined(came)
+        self._follow(batch)
+        if recall:
+            asked = came.take(np.flatnonzero(self._is_member(came.user, came.item)))
+            for mark, context in zip(asked.marks().tolist(), asked.context, strict=True):
+                self._recollections[mark] = recall(strip(context)).kept()
+        acts = np.isin(batch.kind, self._acts) & ~counted
+        shown_to = np.concatenate([_pairs(self._waiting), _pairs(self.held)])
+        betrays: Bools = acts & np.isin(_pairs(batch), shown_to)
         return betrays
+
+    def _follow(self, batch: MicroBatch) -> None:
+        """Let what waits know that an act has followed it."""
+        if self._settings.followed_by:
+            acts, waiting = (
+                batch.take(np.flatnonzero(np.isin(batch.kind, self._acts))),
+                self._waiting,
+            )
+            within_ms = self._settings.within_s * 1000
+            clicked = followed(
+                (waiting.user, waiting.item, waiting.time),
+                (acts.user, acts.item, acts.timestamp),
+                within_ms,
+            )
+            waiting.label[clicked] = 1.0
+
+    def sort(
+        self,
+        batch: MicroBatch,
+        freed: HoldoutRows,
+        now_ms: int,
+        head: ClickHead,
+        vocabulary: Vocabulary,
+    ) -> None:
+        """Find out which labels are known by now, and hold out or teach these.
+
+        `batch` are the events of the micro-batch that are taught as targets, and `freed` those that
+        are held out as targets no more. A label that these tell is held out no more either; nor,
+        once its own holdout lets go of one, is what was shown before it: else silence would stay
+        for longer than clicks.
+        """
+        at_once = _pairs(batch)[np.isin(batch.kind, self._acts)]
+        later = _pairs(freed)[np.isin(freed.kind, self._acts)]
+        told = np.concatenate([at_once, later])
+        known = self._known(now_ms, told)
+        head.begin(known.label)
+        known = replace(known, label=head.within_reach(known.label))
+        # Of one user no more than so many rows are held, and of what more comes the newest taught.
+        member = self._is_member(known.user, known.item) & ~np.isin(_pairs(known), told)
+        member = capped(member, known.user, self.held.user, self._max_user_held)
+        held = self.held.joined(known.take(np.flatnonzero(member)))
+        out = are_released(held.time, self._settings.window_rows, self._holdout.max_age_s, now_ms)
+        out |= np.isin(_pairs(held), at_once)
+        out[: np.flatnonzero(np.isin(_pairs(held), later)).max(initial=-1) + 1] = True
+        self.held = held.take(np.flatnonzero(~out))
+        taught = known.take(np.flatnonzero(~member)).joined(held.take(np.flatnonzero(out)))
+        newer = earlier(taught.user[::-1])[::-1]
+        taught = taught.take(np.flatnonzero(newer < self._max_user_taught))
+        self._fresh = self._fresh.joined(taught)
+        self._forget_recollections()
+        head.hear(vocabulary.rows(taught.item), taught.label)
 
     def _is_member(self, user: Int64s, item: Int64s) -> Bools:
         """All events of a user with an item or none: their labels often come from one act."""
         return is_member(user, item, np.zeros_like(user), self._holdout.fraction)
 
-    def _wait(
-        self, came: LabelledRows, batch: MicroBatch, now_ms: int
-    ) -> tuple[LabelledRows, Int64s]:
-        """The rows whose labels are known by now, and the events that are held-out rows' acts."""
-        waiting = self._waiting.joined(replace(came, label=np.full(len(came), np.nan, np.float32)))
-        acts = np.flatnonzero(np.isin(batch.kind, self._acts))
-        within_ms = self._settings.within_s * 1000
-        clicked, by = followed(
-            (waiting.user, waiting.item, waiting.time),
-            (batch.user[acts], batch.item[acts], batch.timestamp[acts]),
-            within_ms,
-        )
-        waiting.label[clicked] = 1.0
-        held = self._is_member(waiting.user, waiting.item)[clicked]
-        over = are_released(waiting.time, _WAITING_ROWS, self._settings.within_s, now_ms)
+    def _known(self, now_ms: int, told: Int64s) -> LabelledRows:
+        """What waits no more: its label is known, or it may not be held out since it was `told`."""
+        waiting = self._waiting
+        over = np.ones(len(waiting), np.bool_)
+        if self._settings.followed_by:
+            over = are_released(waiting.time, _WAITING_ROWS, self._settings.within_s, now_ms)
+            over |= np.isin(_pairs(waiting), told) & self._is_member(waiting.user, waiting.item)
         self._waiting = waiting.take(np.flatnonzero(~over))
         known = waiting.take(np.flatnonzero(over))
-        return replace(known, label=np.nan_to_num(known.label)), acts[by[held]]
+        return replace(known, label=np.nan_to_num(known.label))
 
-    def _sort(self, known: LabelledRows, now_ms: int) -> LabelledRows:
-        """Hold out what belongs there; the rest, and what is held no more, is taught and given. Of
-        one user no more than so many rows are held, and of what more comes the newest taught."""
-        member = self._is_member(known.user, known.item)
-        member = capped(member, known.user, self.held.user, self._max_user_held)
-        held = self.held.joined(known.take(np.flatnonzero(member)))
-        out = are_released(held.time, self._settings.window_rows, self._holdout.max_age_s, now_ms)
-        self.held = held.take(np.flatnonzero(~out))
-        taught = known.take(np.flatnonzero(~member)).joined(held.take(np.flatnonzero(out)))
-        later = earlier(taught.user[::-1])[::-1]
-        taught = taught.take(np.flatnonzero(later < self._max_user_taught))
-        self._fresh = self._fresh.joined(taught)
-        return taught
+    def _forget_recollections(self) -> None:
+        """Of what is neither held nor may be."""
+        if self._recollections:
+            waiting = self._waiting
+            member = waiting.take(np.flatnonzero(self._is_member(waiting.user, waiting.item)))
+            kept = {*self.held.marks().tolist(), *member.marks().tolist()}
+            self._recollections = {
+                mark: one for mark, one in self._recollections.items() if mark in kept
+            }
 
     def erase(self, users: Int64s) -> None:
         """Forget all labels of these users."""
@@ -145,6 +197,7 @@ class Clicks:
         self._fresh, self._past = self._fresh.without(users), self._past.without(users)
         self._again = self._again.without(users)
         self._since_champion = self._since_champion.without(users)
+        self._forget_recollections()
 
     def begin_round(self) -> int:
         """Labels that are to be taught in this round for the first time; from then on they may also
@@ -211,15 +264,29 @@ class Clicks:
         )
         return click_scores(expected, held.label, self._settings)
 
-    def held_clicks(self) -> LabelledRows:
-        """The held-out rows that were clicks."""
-        return self.held.take(np.flatnonzero(is_click(self.held.label, self._settings)))
+    def held_clicks(
+        self, recall: Callable[[Int64s], Recollection] | None
+    ) -> tuple[LabelledRows, list[Recollection]]:
+        """The held-out rows that were clicks, and what the memory recalled for each before it was
+        shown; of what was held before a restart, what it recalls first after it."""
+        clicks = self.held.take(np.flatnonzero(is_click(self.held.label, self._settings)))
+        if recall is None:
+            return clicks, []
+        marks = clicks.marks().tolist()
+        for mark, context in zip(marks, clicks.context, strict=True):
+            if mark not in self._recollections:
+                self._recollections[mark] = recall(strip(context)).kept()
+        return clicks, [self._recollections[mark] for mark in marks]
 
     def tensors(self) -> dict[str, Tensor]:
         return {
             **self._waiting.tensors("click.waiting", self._features),
             **self.held.tensors("click.held", self._features),
         }
+
+
+def _pairs(rows: HoldoutRows | MicroBatch) -> Int64s:
+    return pairs(rows.user, rows.item)
 
 
 def label_of(value: Float32s, settings: ClickSettings) -> Float32s:

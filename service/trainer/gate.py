@@ -9,7 +9,7 @@ difference. Pairing cancels how hard this hour's events happen to be, which woul
 otherwise hide what a few micro-batches can change.
 
 A challenger that loses a little passes, and many such little losses in a row would add up without
-a sign. So it is also compared with a version that was published long before.
+a sign. So it is also compared with versions that were published long before.
 """
 
 import enum
@@ -39,7 +39,7 @@ class GateReport:
     margin: float  # half-width of the interval around mean_gain
     champion: float  # mean scores
     challenger: float
-    older: float | None = None  # mean score of the older version, where there is one
+    older: float | None = None  # mean score of the best older version, where there is one
 
 
 def judge(champion: Float32s, challenger: Float32s, settings: GateSettings) -> GateReport:
@@ -70,7 +70,7 @@ def against_older(report: GateReport, older: GateReport) -> GateReport:
     over the same rows. One that has plainly fallen behind that is rejected."""
     if report.verdict is Verdict.PROMOTE and older.verdict is Verdict.REJECT:
         report = replace(report, verdict=Verdict.REJECT)
-    return replace(report, older=older.champion)
+    return replace(report, older=max(older.champion, report.older or 0.0))
 
 
 def _verdict(mean_gain: float, margin: float, tolerance: float) -> Verdict:

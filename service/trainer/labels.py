@@ -43,24 +43,16 @@ def labelled_from(
 
 def followed(
     shown: tuple[Int64s, Int64s, Int64s], acts: tuple[Int64s, Int64s, Int64s], within_ms: float
-) -> tuple[Bools, Int64s]:
-    """Which shown events an act followed; and of these, in order, by which act first.
-
-    Both are given by user, item and time; acts in the order of time, as far as users go.
-    """
-    pair, act = _pairs(shown), _pairs(acts)
-    is_followed, by = np.zeros(len(pair), np.bool_), []
+) -> Bools:
+    """Which shown events an act followed. Both are given by user, item and time."""
+    pair, act = pairs(*shown[:2]), pairs(*acts[:2])
+    is_followed = np.zeros(len(pair), np.bool_)
     for row in np.flatnonzero(np.isin(pair, act)).tolist():
         later_ms = acts[2] - shown[2][row]
-        fits = np.flatnonzero((act == pair[row]) & (later_ms >= 0) & (later_ms <= within_ms))
-        if len(fits):
-            is_followed[row] = True
-            by.append(int(fits[0]))
-    return is_followed, np.array(by, np.int64)
+        is_followed[row] = ((act == pair[row]) & (later_ms >= 0) & (later_ms <= within_ms)).any()
+    return is_followed
 
 
-def _pairs(
-    events: tuple[Int64s, Int64s, Int64s],
-) -> np.ndarray[tuple[int, ...], np.dtype[np.uint64]]:
-    user, item, time = events
-    return event_hash(user, item, np.zeros_like(time))
+def pairs(user: Int64s, item: Int64s) -> Int64s:
+    """A hash of each event's user and item."""
+    return event_hash(user, item, np.zeros_like(user)).view(np.int64)

@@ -12,7 +12,7 @@ import math
 import statistics
 import time
 from collections import deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import zip_longest
 from typing import Any
@@ -44,6 +44,7 @@ from service.model.temperature import temperature_for
 from service.model.vocabulary import Vocabulary
 from service.registry.artifact import Artifact
 from service.registry.manifest import Taught
+from service.registry.servable import Servable
 from service.settings import HerdingReplay, RecencyReplay, Settings
 from service.state.catalogue import CatalogueItem
 from service.state.features import keys_of
@@ -192,6 +193,7 @@ class Learner:
         self._crown()
         self._older = self._champion
         self._promotions = 0  # since it was the champion
+        self._pinned: _Measure | None = None
 
     def _crown(self) -> int:
         """What the challenger is now is the champion, but for items that have expired, so many.
@@ -345,8 +347,9 @@ class Learner:
         clean = np.where(is_member(owner, before, times, settings.fraction), 0, before)
         head = self._challenger.model.click
         if self._clicks and head:
+            vocabulary = self._challenger.vocabulary
             chosen |= self._clicks.admit(
-                batch, before, clean, codes, self._latest_ms, head, self._challenger.vocabulary
+                batch, before, clean, codes, head, vocabulary, self._recall
             )
         member = capped(chosen, batch.user, self.held.user, settings.max_user_rows)
         done = np.flatnonzero(~np.isin(batch.kind, self._shown))
@@ -356,6 +359,9 @@ class Learner:
         self.held, released = admit(
             self.held, added.take(np.flatnonzero(member)), settings, self._latest_ms
         )
+        if self._clicks and head:
+            taught = batch.take(np.flatnonzero(~member))
+            self._clicks.sort(taught, released, self._latest_ms, head, vocabulary)
         if self._memory is not None:
             self._remind(
                 self._memory,
@@ -398,6 +404,10 @@ class Learner:
         for mark in freed.marks().tolist():
             if mark not in held:  # the same event may be there twice
                 self._recollections.pop(mark, None)
+
+    @property
+    def _recall(self) -> Callable[[Int64s], Recollection] | None:
+        return self._memory.recall if self._memory is not None else None
 
     def recalled(self) -> list[Recollection]:
         """Of each held-out row, what the memory recalled before it knew anything that came after.
@@ -644,9 +654,8 @@ class Learner:
         self.has_news = False
         champion, challenger = self._scores_of(self._champion), self.fit_blend()
         report = judge(champion, challenger, self._settings.gate)
-        if self._older is not self._champion:
-            older = judge(self._scores_of(self._older), challenger, self._settings.gate)
-            report = against_older(report, older)
+        for older in self._older_versions(champion):
+            report = against_older(report, judge(older, challenger, self._settings.gate))
         if self._crowned_ndcg is not None:
             self.shift = report.champion - self._crowned_ndcg
         self._asked_ndcg = report.challenger
@@ -663,6 +672,22 @@ class Learner:
             skipped += self._try_again(taught)
         self.given_up += skipped
         return report, skipped
+
+    def compare_with(self, pinned: Servable | None) -> None:
+        """Let no challenger fall behind the version that is pinned, either."""
+        self._pinned = None
+        if pinned:
+            self._pinned = _Measure(pinned.model, pinned.vocabulary, pinned.blend, {})
+
+    def _older_versions(self, champion: Float32s) -> Iterator[Float32s]:
+        """The scores of those that a challenger must not fall behind, beside the champion's."""
+        if self._older is not self._champion:
+            yield self._scores_of(self._older)
+        if self._pinned:
+            scores = self._scores_of(self._pinned)
+            # Whoever pinned it may have done so because the champion is worse: that has to go on.
+            if judge(scores, champion, self._settings.gate).verdict is not Verdict.REJECT:
+                yield scores
 
     def _scores_of(self, version: _Measure) -> Float32s:
         """NDCG@10 of each row of the holdout."""
@@ -689,12 +714,13 @@ class Learner:
         if self._clicks is None or head is None:
             return
         model, vocabulary = self._challenger.model, self._challenger.vocabulary
+        clicks, recollections = self._clicks.held_clicks(self._recall)
         gains = reranked(
             model,
             head,
             vocabulary,
-            self._clicks.held_clicks(),
-            self._memory,
+            clicks,
+            recollections,
             self.blend,
             candidates=self._candidates,
             exclude_seen=self._exclude_seen,
@@ -742,8 +768,9 @@ class Learner:
         self._rejections = 0
         if self._clicks:
             self._clicks.give_up()
-        # What the older version knew may be out of reach by now: it must not hold up all to come.
+        # What older versions knew may be out of reach by now: they must not hold up all to come.
         self._measure_from_now()
+        self._pinned = None
         return len(taught)
 
     def settle(self) -> int:

@@ -5,6 +5,7 @@ history, as the mixture gives it and as the head would reorder its best items.
 """
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,13 +15,13 @@ from service.domain import Float32s
 from service.model.click_head import ClickHead
 from service.model.click_metrics import ClickScores
 from service.model.clicks import ranks_after, reordered, without_history
-from service.model.memory import Memory
+from service.model.memory import Recollection
 from service.model.mixture import Blend, best, ranks
 from service.model.ranking import ndcg
 from service.model.recommender import Recommender
 from service.model.vocabulary import Vocabulary
 from service.settings import GateSettings
-from service.trainer.evaluation import CUTOFF, questions, recalled
+from service.trainer.evaluation import CUTOFF, questions
 from service.trainer.labels import LabelledRows
 
 # Exponents of the click probability that are tried; the first leaves the order as it is.
@@ -41,16 +42,18 @@ def reranked(
     head: ClickHead,
     vocabulary: Vocabulary,
     clicks: LabelledRows,
-    memory: Memory | None,
+    recollections: Iterable[Recollection],
     blend: Blend,
     *,
     candidates: int,
     exclude_seen: bool,
 ) -> Float32s:
-    """NDCG@10 of every click under each of `WEIGHTS`. [weights, clicks]"""
+    """NDCG@10 of every click under each of `WEIGHTS`. [weights, clicks]
+
+    `recollections` are what the memory recalls for each; none where the model ranks alone.
+    """
     parts = [np.zeros((len(WEIGHTS), 0), np.float32)]
-    told = recalled(memory, clicks)
-    for asked in questions(model, vocabulary, clicks, told, exclude_seen=exclude_seen):
+    for asked in questions(model, vocabulary, clicks, recollections, exclude_seen=exclude_seen):
         mixture = asked.mixture(blend)
         rank = ranks(mixture, asked.target)
         chance, column = best(mixture, candidates)

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 
 from service.domain import ItemKey, MicroBatch, Version
-from service.errors import TransientError
+from service.errors import ConfigurationError, DamagedVersionError, TransientError
 from service.model.item_tower import Source
 from service.model.memory import Memory
 from service.model.mixture import Blend
@@ -27,7 +27,7 @@ from service.model.recommender import Recommender
 from service.model.vocabulary import Vocabulary
 from service.registry.manifest import GateSummary, Manifest, Origin
 from service.registry.registry import Registry
-from service.registry.servable import first_blend, model_identity
+from service.registry.servable import Servable, first_blend, make_servable, model_identity
 from service.settings import Settings
 from service.state.catalogue import CatalogueItem
 from service.state.features import keys_of
@@ -163,16 +163,17 @@ class Worker:
             address.partition: HistorySlab.attach(address) for address in arguments.slabs
         }
         self._named = arguments.named
+        self._device = choose_device(self._settings.trainer.device)
         self._newest = Version(0)  # known to exist, intact or not; another is someone else's
         self._same_frozen = False  # as the newest version: what is never trained is stored there
+        self._pin: Version | None = None
 
     def run(self) -> None:
         threading.Thread(target=self._beat, name="heartbeat", daemon=True).start()
-        device = choose_device(self._settings.trainer.device)
-        describer = Describer(self._settings.items, device)
-        learner, version = self._resume(device, describer.sources)
+        describer = Describer(self._settings.items, self._device)
+        learner, version = self._resume(describer.sources)
         inbox = Inbox(self._connection)
-        self._say(Started(version, dict(learner.trained_through), str(device)))
+        self._say(Started(version, dict(learner.trained_through), str(self._device)))
         settings = self._settings.trainer
         ask_at = time.monotonic() + settings.publish_every_s
         while not inbox.stopping:
@@ -214,7 +215,7 @@ class Worker:
             self._progress += 1
         describer.remember(items)
 
-    def _resume(self, device: torch.device, sources: Sequence[Source]) -> tuple[Learner, Version]:
+    def _resume(self, sources: Sequence[Source]) -> tuple[Learner, Version]:
         """A learner on top of the newest intact version, which the parent made sure exists."""
         settings = self._settings
         self._newest = self._registry.versions()[-1]
@@ -231,7 +232,7 @@ class Worker:
         if not model.fit_click_head(settings.click):
             anew += ["click.weight"]
             kept = {name: one for name, one in kept.items() if not name.startswith("click.")}
-        challenger = Challenger(model, vocabulary, settings.trainer, device)
+        challenger = Challenger(model, vocabulary, settings.trainer, self._device)
         moments = {name: one for name, one in kept.items() if not name.endswith(tuple(anew))}
         challenger.load_optimizer(moments)
         self._same_frozen = artifact.frozen == challenger.model.frozen
@@ -261,11 +262,33 @@ class Worker:
     def _ask_gate(self, learner: Learner, parent: Version) -> Version | None:
         """The newest version after the gate has spoken; None when this worker has to end
         because the lineage that it stands on was rolled back."""
+        self._look_at_pin(learner)
         report, skipped = learner.judge()
         self._say(Judged(report, skipped, learner.shift, learner.click_report))
         if report.verdict is not Verdict.PROMOTE:
             return parent
         return self._publish(learner, parent, Origin.TRAINED, report)
+
+    def _look_at_pin(self, learner: Learner) -> None:
+        """Let the gate know the version that is pinned now."""
+        try:
+            pin = self._registry.pinned()
+            if pin == self._pin:
+                return
+            self._pin = pin
+            pinned = None if pin is None else self._load(pin)
+        except (ConfigurationError, DamagedVersionError) as error:
+            log.error("the gate does without the pinned version: %s", error)
+            pinned = None
+        learner.compare_with(pinned)
+
+    def _load(self, version: Version) -> Servable:
+        """With the context features of today."""
+        length = self._settings.model.max_length
+        servable = make_servable(*self._registry.load(version), batch=1, length=length)
+        servable.model.fit_context(self._settings.model.context)
+        servable.model.to(self._device)
+        return servable
 
     def _settle(self, learner: Learner, parent: Version) -> Version | None:
         """As `_ask_gate`, for the champion's weights once more."""

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from service.domain import UserId, user_key
+from service.domain import MicroBatch, UserId, user_key
 from service.model.click_head import ClickHead
 from service.model.memory import Memory
 from service.model.vocabulary import Vocabulary
@@ -18,7 +18,7 @@ from service.state.histories import HistorySlab
 from service.trainer import learner as learner_module
 from service.trainer.challenger import Challenger
 from service.trainer.clicks import Clicks
-from service.trainer.holdout import empty_rows, is_member
+from service.trainer.holdout import HoldoutRows, empty_rows, is_member
 from service.trainer.learner import Learner
 from service.trainer.reranking import WEIGHTS, best_weight
 from service.trainer.sequences import contexts
@@ -77,16 +77,52 @@ def a_learner(slab: HistorySlab, settings: Settings) -> tuple[Learner, Challenge
     return learner, challenger, clicks
 
 
-def admit(clicks: Clicks, stream: Stream, *events: tuple[int, int, int, float]) -> list[bool]:
-    """Give it events of (user, item, kind, value), a second apart; what it wants held out."""
+def admit(
+    clicks: Clicks,
+    stream: Stream,
+    *events: tuple[int, int, int, float],
+    capped: bool = False,
+    freed: HoldoutRows | None = None,
+) -> list[bool]:
+    """Give it events of (user, item, kind, value), a second apart; what it wants held out. Where
+    the holdout of targets is `capped`, it is not; `freed` is what that lets go."""
     users, items, kinds, values = (list(column) for column in zip(*events, strict=True))
     batch = stream.batch(users, items, kinds=kinds, values=values)
-    before, _, codes = contexts(batch, {PARTITION: stream.slab}, batch.ordinal, 8)
     vocabulary = Vocabulary().extended(batch.item_ids)
     head = ClickHead(len(vocabulary), clicks._settings.loss)
+    return admit_with(head, vocabulary, clicks, stream, batch, capped=capped, freed=freed)
+
+
+def admit_with(
+    head: ClickHead,
+    vocabulary: Vocabulary,
+    clicks: Clicks,
+    stream: Stream,
+    batch: MicroBatch,
+    *,
+    capped: bool = False,
+    freed: HoldoutRows | None = None,
+) -> list[bool]:
+    before, _, codes = contexts(batch, {PARTITION: stream.slab}, batch.ordinal, 8)
+    found = clicks.admit(batch, before, before, codes, head, vocabulary, None)
+    taught = batch.take(np.flatnonzero(~found | capped))
     now_ms = int(batch.timestamp.max())
-    found = clicks.admit(batch, before, before, codes, now_ms, head, vocabulary)
+    clicks.sort(taught, freed or empty_rows(8), now_ms, head, vocabulary)
     return [bool(one) for one in found]
+
+
+def targets(*events: tuple[int, int]) -> HoldoutRows:
+    """Clicks of (user, item) as rows of the holdout of targets."""
+    users, items = zip(*events, strict=True)
+    none = np.zeros(len(events), np.int64)
+    return HoldoutRows(
+        np.zeros((len(events), 8), np.int64),
+        np.zeros((len(events), 8, 0), np.int32),
+        np.array([user_key(UserId(f"user-{user}")) for user in users]),
+        keys(items),
+        none,
+        np.full(len(events), CLICK, np.uint8),
+    )
 
 
 def fresh_labels(clicks: Clicks) -> list[float]:
@@ -182,9 +218,7 @@ class TestLabels:
         ):
             stood.append(head.standing(torch.tensor(1)).tolist())
             batch = stream.batch(users, items, kinds=[kind] * len(users))
-            before, _, codes = contexts(batch, {PARTITION: stream.slab}, batch.ordinal, 8)
-            now_ms = int(batch.timestamp.max())
-            clicks.admit(batch, before, before, codes, now_ms, head, vocabulary)
+            admit_with(head, vocabulary, clicks, stream, batch)
         admit(clicks, stream, *[(2, 9, 0, NAN)] * 12)
         assert fresh_labels(clicks) == [1.0]
         assert stood[0] == [0.0, 0.0]
@@ -195,11 +229,9 @@ class TestLabels:
         settings = settings_with(BY_VALUE, fraction=0.5)
         clicks = Clicks(settings, {})
         batch = stream.batch([1] * 40, list(range(40)), kinds=[IMPRESSION] * 40, values=[1.0] * 40)
-        before, _, codes = contexts(batch, {PARTITION: stream.slab}, batch.ordinal, 8)
         vocabulary = Vocabulary().extended(batch.item_ids)
         head = ClickHead(len(vocabulary), ClickLoss.BINARY)
-        now_ms = int(batch.timestamp.max())
-        clicks.admit(batch, before, before, codes, now_ms, head, vocabulary)
+        admit_with(head, vocabulary, clicks, stream, batch)
         counted = vocabulary.rows(clicks.held.item)
         assert 0 < len(counted) < 40
         assert not head.tally[counted].any()
@@ -237,6 +269,70 @@ class TestLabels:
         assert found == [False, False, True]
         admit(clicks, stream, *[(2, 9, 0, NAN)] * 12)
         assert clicks.held.label.tolist() == [1.0]
+
+    def test_so_is_every_other_one_while_the_row_is_held(self, stream: Stream) -> None:
+        clicks = Clicks(settings_with(BY_CLICK, fraction=0.999999), {})
+        found = admit(clicks, stream, (1, 1, IMPRESSION, NAN), *[(1, 1, CLICK, NAN)] * 2)
+        assert found == [False, True, True]
+        admit(clicks, stream, *[(2, 9, 0, NAN)] * 12)
+        assert len(clicks.held) == 1
+        assert admit(clicks, stream, (1, 1, CLICK, NAN)) == [True]
+
+    def test_what_may_come_of_a_held_out_value_is_held_out_too(self, stream: Stream) -> None:
+        clicks = Clicks(settings_with(BY_VALUE, fraction=0.999999), {})
+        found = admit(clicks, stream, (1, 1, IMPRESSION, 1), (1, 1, CLICK, NAN),
+                      (1, 2, CLICK, NAN))  # fmt: skip
+        assert found == [False, True, False]
+        assert admit(clicks, stream, (1, 1, CLICK, NAN)) == [True]
+
+    def test_a_label_whose_act_cannot_be_held_out_is_taught(self, stream: Stream) -> None:
+        clicks = Clicks(settings_with(BY_CLICK, fraction=0.999999), {})
+        admit(clicks, stream, (1, 1, IMPRESSION, NAN), (1, 2, IMPRESSION, NAN))
+        admit(clicks, stream, (1, 1, CLICK, NAN), capped=True)
+        assert fresh_labels(clicks) == [1.0]
+        admit(clicks, stream, *[(2, 9, 0, NAN)] * 12)
+        assert clicks.held.label.tolist() == [0.0]
+        admit(clicks, stream, (1, 2, CLICK, NAN), capped=True)
+        assert len(clicks.held) == 0
+
+    def test_once_an_act_is_taught_its_label_and_those_before_it_are(self, stream: Stream) -> None:
+        clicks = Clicks(settings_with(BY_CLICK, fraction=0.999999), {})
+        admit(clicks, stream, *[(1, item, IMPRESSION, NAN) for item in range(5)])
+        admit(clicks, stream, (1, 1, CLICK, NAN), (1, 3, CLICK, NAN))
+        admit(clicks, stream, *[(2, 9, 0, NAN)] * 17)
+        assert clicks.held.label.tolist() == [0.0, 1.0, 0.0, 1.0, 0.0]
+        admit(clicks, stream, (2, 9, 0, NAN), freed=targets((1, 1)))
+        assert clicks.held.item.tolist() == keys([2, 3, 4]).tolist()
+        assert fresh_labels(clicks) == [0.0, 1.0]
+        admit(clicks, stream, (2, 9, 0, NAN), freed=targets((1, 1), (2, 3)))
+        assert len(clicks.held) == 3
+
+    def test_a_label_that_waits_is_not_held_once_its_act_is_taught(self, stream: Stream) -> None:
+        clicks = Clicks(settings_with(BY_CLICK, fraction=0.999999), {})
+        admit(clicks, stream, (1, 1, IMPRESSION, NAN), (1, 1, CLICK, NAN))
+        admit(clicks, stream, (2, 9, 0, NAN), freed=targets((1, 1)))
+        assert fresh_labels(clicks) == [1.0]
+        assert len(clicks.held) == 0
+
+
+def test_the_memory_is_asked_before_it_knows_what_was_clicked(
+    slab: HistorySlab, stream: Stream
+) -> None:
+    settings = settings_with(BY_VALUE, fraction=0.3)
+    learner, _, clicks = a_learner(slab, settings)
+    learner.learn([stream.batch([1] * 8, list(range(8)))])
+    offers = stream.batch([1] * 30, list(range(30, 60)), kinds=[IMPRESSION] * 30, values=[1.0] * 30)
+    learner.learn([offers])
+    memory = learner._memory
+    assert memory is not None
+    history = keys(list(range(8)))
+    before = set(memory.recall(history).key.tolist()) - {0}
+    for user in range(2, 30):  # others go on to other items
+        learner.learn([stream.batch([user] * 9, [*range(8), 30 + user])])
+    after = set(memory.recall(history).key.tolist()) - {0}
+    held, recollections = clicks.held_clicks(memory.recall)
+    assert len(held) == len(recollections) > 0
+    assert all(set(one.key.tolist()) == before < after for one in recollections)
 
 
 def teach(learner: Learner, stream: Stream, rounds: int) -> int:

@@ -198,7 +198,7 @@ class TestRestart:
     def resumed(self, slab: HistorySlab, settings: Settings) -> Learner:
         connection, _ = multiprocessing.Pipe()
         worker = Worker(connection, WorkerArguments(settings, (slab.address,)))
-        learner, _ = worker._resume(CPU, ())  # what a spawned worker does first
+        learner, _ = worker._resume(())  # what a spawned worker does first
         return learner
 
     @pytest.mark.parametrize("loss", ClickLoss)

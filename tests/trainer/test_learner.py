@@ -23,6 +23,7 @@ from service.domain import (
     Offset,
     Offsets,
     UserId,
+    Version,
     item_key,
     user_key,
 )
@@ -32,8 +33,9 @@ from service.model.mixture import Blend
 from service.model.recommender import Recommender
 from service.model.temperature import temperature_for
 from service.model.vocabulary import NO_ROW, Vocabulary
-from service.registry.servable import first_blend
+from service.registry.servable import build_servable, first_blend
 from service.settings import (
+    GateSettings,
     HerdingReplay,
     HoldoutSettings,
     KeepSettings,
@@ -73,6 +75,7 @@ from tests.trainer.examples import (
 
 USERS, CATALOGUE = 40, 20
 HELD = GateReport(Verdict.HOLD, 10, 0.0, 0.1, 1.0, 1.0)
+PROMOTED = GateReport(Verdict.PROMOTE, 10, 1.0, 0.1, 0.0, 1.0)
 REJECTED = GateReport(Verdict.REJECT, 10, -1.0, 0.1, 1.0, 0.0)
 NO_MEMORY = MemorySettings(enabled=False)  # so that what is measured is the weights'
 WILD = 1000 * 1e-2  # a learning rate at which training falls apart
@@ -456,6 +459,50 @@ def test_a_champion_that_has_got_worse_little_by_little_is_no_measure(
         report, _ = learner.judge()
     assert report.older is None
     assert report.verdict is Verdict.PROMOTE
+
+
+@pytest.mark.parametrize("champion_is_behind", [False, True])
+def test_a_challenger_must_not_fall_behind_the_pinned_version_if_the_champion_has_not(
+    slab: HistorySlab,
+    stream: Stream,
+    monkeypatch: pytest.MonkeyPatch,
+    champion_is_behind: bool,
+) -> None:
+    settings = small_settings(quick_training(fraction=0.3))
+    learner = a_learner(slab, settings, a_champion(slab, stream))
+    pinned = build_servable(learner.shape, learner.artifact(), Version(1), 0, {})
+    learner.compare_with(pinned)
+    learner.learn([stream.walk(USERS, CATALOGUE, steps=4)])
+    said = [PROMOTED, REJECTED if champion_is_behind else PROMOTED, REJECTED]
+    asked: list[tuple[Float32s, Float32s]] = []
+
+    def judge(older: Float32s, newer: Float32s, _: GateSettings) -> GateReport:
+        asked.append((older, newer))
+        return said[len(asked) - 1]
+
+    monkeypatch.setattr(learner_module, "judge", judge)
+    report, _ = learner.judge()
+    (champion, challenger), (of_pinned, again), *third = asked
+    assert np.array_equal(of_pinned, champion)  # it was the champion
+    assert again is champion
+    assert report.verdict is (Verdict.PROMOTE if champion_is_behind else Verdict.REJECT)
+    if third:
+        assert third[0][1] is challenger
+    assert len(third) == (not champion_is_behind)
+
+
+def test_a_pinned_version_holds_up_no_more_when_what_it_knew_is_given_up(
+    slab: HistorySlab, stream: Stream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    learner = a_learner(slab, challenger=a_champion(slab, stream))
+    learner.compare_with(build_servable(learner.shape, learner.artifact(), Version(1), 0, {}))
+    learner.learn([stream.walk(USERS, CATALOGUE, steps=1)])
+    monkeypatch.setattr(learner_module, "judge", lambda *_: REJECTED)
+    for _ in range(quick_training().max_rejections):
+        learner.judge()
+        learner.learn([stream.batch([], [])])
+    monkeypatch.setattr(learner_module, "judge", lambda *_: PROMOTED)
+    assert learner.judge()[0].older is None
 
 
 def test_the_gate_is_not_asked_twice_about_the_same(slab: HistorySlab, stream: Stream) -> None:

@@ -12,17 +12,18 @@ from typing import Any
 
 import pytest
 
-from service.domain import Erasure, MicroBatch, Offset, Offsets, UserId
+from service.domain import Erasure, MicroBatch, Offset, Offsets, UserId, Version
 from service.errors import TransientError
 from service.registry.manifest import Manifest, Origin
 from service.registry.registry import Registry
+from service.registry.servable import Servable
 from service.state.histories import HistorySlab
 from service.trainer import learner as learner_module
 from service.trainer import worker
 from service.trainer.gate import GateReport
 from service.trainer.learner import Learner
 from service.trainer.messages import Published, RoundDone, Settle, Settled, Stop
-from service.trainer.worker import Inbox, WorkerArguments, _after
+from service.trainer.worker import Inbox, Worker, WorkerArguments, _after
 from tests.state.examples import a_slab
 from tests.trainer.examples import PARTITION, Stream, small_settings
 from tests.trainer.test_learner import CATALOGUE, NO_MEMORY, REJECTED, USERS, a_learner
@@ -108,6 +109,19 @@ def with_a_full_disk_at_first(connection: Connection, arguments: WorkerArguments
     worker.main(connection, arguments)
 
 
+def publish_first(registry: Registry, learner: Learner) -> None:
+    registry.publish(
+        learner.artifact(),
+        parent=None,
+        origin=Origin.INITIAL,
+        trained_through={},
+        model=learner.shape,
+        items=0,
+        gate=None,
+        now_ms=0,
+    )
+
+
 def until_published(
     slab: HistorySlab,
     stream: Stream,
@@ -125,16 +139,7 @@ def until_published(
     )
     registry = Registry(root / "registry", settings.registry)
     learner = a_learner(slab, settings)
-    registry.publish(
-        learner.artifact(),
-        parent=None,
-        origin=Origin.INITIAL,
-        trained_through={},
-        model=learner.shape,
-        items=0,
-        gate=None,
-        now_ms=0,
-    )
+    publish_first(registry, learner)
     spawned = multiprocessing.get_context("spawn")
     ours, theirs = spawned.Pipe()
     process = spawned.Process(
@@ -174,6 +179,29 @@ def test_what_the_gate_refused_has_its_next_chance_before_it_is_given_up(
     assert (first.sequences, again.batches) == (again.sequences, 0)
     assert first.sequences > 0
     assert (manifest.origin, manifest.trained_through) == (Origin.TRAINED, end)
+
+
+def test_the_gate_knows_the_version_that_is_pinned(slab: HistorySlab, tmp_path: Path) -> None:
+    settings = small_settings()
+    storage = settings.storage.model_copy(update={"root": tmp_path})
+    settings = settings.model_copy(update={"storage": storage})
+    registry = Registry(tmp_path / "registry", settings.registry)
+    learner = a_learner(slab, settings)
+    for _ in "12":
+        publish_first(registry, learner)
+    told: list[Servable | None] = []
+    learner.compare_with = told.append  # type: ignore[method-assign,assignment]
+    ours, theirs = multiprocessing.Pipe()
+    with closing(ours), closing(theirs):
+        one = Worker(theirs, WorkerArguments(settings, ()))
+        for pin in (None, Version(1), Version(1), Version(2), None):
+            registry.pin(pin)
+            one._look_at_pin(learner)
+        assert [servable and servable.version for servable in told] == [1, 2, None]
+        registry.pin(Version(1))
+        (tmp_path / "registry" / "versions" / "00000001" / "weights.safetensors").unlink()
+        one._look_at_pin(learner)
+    assert told[3:] == [None]
 
 
 def test_a_worker_for_whom_nobody_waits_any_more_ends_without_a_word(
