@@ -17,6 +17,7 @@ from service.backtest.table import Table
 from service.domain import NO_KEY, Int64s, earlier
 from service.model.memory import Memory
 from service.model.mixture import ranks
+from service.model.ranking import MISSED
 from service.registry.servable import Servable
 from service.state.features import gap_codes, gap_place
 from service.trainer.evaluation import Questions, questions, recalled
@@ -95,6 +96,20 @@ def rank(servable: Servable, memory: Memory | None, rows: HoldoutRows) -> Ranks:
         none = np.zeros(0, np.int64)
         return Ranks(none, none, none)
     return Ranks(*(torch.cat(column).cpu().numpy() for column in zip(*found, strict=True)))
+
+
+def popular(items: Int64s, half_life_events: float, asked: Int64s) -> Int64s:
+    """The ranks of the `asked` items among those of the events so far, each of which weighs half as
+    much a half-life later."""
+    keys, place = np.unique(items, return_inverse=True)
+    age = np.arange(len(items))[::-1]
+    counts = np.bincount(place, np.exp2(-age / half_life_events), minlength=len(keys))
+    row = np.searchsorted(keys, asked).clip(max=max(len(keys) - 1, 0))
+    known = np.isin(asked, keys)
+    wanted = counts[row[known]]
+    ranks = np.full(len(asked), MISSED)
+    ranks[known] = len(keys) - np.searchsorted(np.sort(counts), wanted)
+    return ranks
 
 
 def _without_model(asked: Questions) -> Questions:

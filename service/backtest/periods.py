@@ -7,13 +7,23 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from service.backtest.continual import Ranks, asked_events, known_before, queries, rank, test
+from service.backtest.contestants import RECENT
+from service.backtest.continual import (
+    Ranks,
+    asked_events,
+    known_before,
+    popular,
+    queries,
+    rank,
+    test,
+)
 from service.backtest.engine import Engine
 from service.backtest.options import Options
 from service.backtest.progress import Progress
 from service.backtest.results import Part, SeedResult, plain_decision
 from service.backtest.retrain import retrain
 from service.backtest.scores import COLD, Result, mean_of_results, result
+from service.backtest.still import still
 from service.backtest.table import Table, join
 from service.domain import Bools, Int64s
 from service.errors import ConfigurationError
@@ -81,13 +91,20 @@ class _Run:
         started_s = time.perf_counter()
         parts = []
         _, learned = self._stream(0, np.zeros(0, np.int64))
+        start = self._engine.champion, still(self._engine.memory, self._settings.memory)
         for number in range(1, len(self._periods)):
             event = self._queries(number)
             rows = self._rows(number, event)
             started_test_s = time.perf_counter()
             live = test(self._engine, rows)
             test_s = time.perf_counter() - started_test_s
-            ranks = {"live": live.live, "transformer": live.transformer, "memory": live.memory}
+            ranks = {
+                "live": live.live,
+                "transformer": live.transformer,
+                "memory": live.memory,
+                "frozen": rank(*start, rows).live,
+                **self._popular(number, event),
+            }
             retrain_s = 0.0
             if self._options.retrain:
                 found, retrain_s = self._retrained(number, rows)
@@ -144,6 +161,18 @@ class _Run:
         rows = queries(period, known, model.max_length, keys_of(model.context))
         return rows.take(np.flatnonzero(np.isin(asked_events(period, known), event)))
 
+    def _popular(self, number: int, event: Int64s) -> dict[str, Int64s]:
+        """Ranks by how often items were met in the periods before."""
+        kinds, scorer = self._settings.events, self._settings.scorer
+        before, asked = self._periods[:number], self._periods[number].item[event]
+        others = kinds.codes((*kinds.shown, *kinds.negative))
+        items = np.concatenate([period.item[~np.isin(period.kind, others)] for period in before])
+        half_life = scorer.popularity_half_life_events
+        return {
+            "popularity": popular(items, half_life, asked),
+            "recent_popularity": popular(items, half_life * RECENT, asked),
+        }
+
     def _retrained(self, number: int, rows: HoldoutRows) -> tuple[Ranks, float]:
         """Ranks by a model that was taught all periods before this one anew, and the seconds
         that it took."""
@@ -192,10 +221,9 @@ class _Run:
         retrain_s: float,
     ) -> dict[str, Result]:
         cold = self._is_cold(number, event)
-        spent = {"memory": 0.0, "retrain": retrain_s, "retrain_transformer": retrain_s}
-        return {
-            name: result(found, cold, spent.get(name, train_s)) for name, found in ranks.items()
-        }
+        live, retrain = ("live", "transformer"), ("retrain", "retrain_transformer")
+        spent = dict.fromkeys(live, train_s) | dict.fromkeys(retrain, retrain_s)
+        return {name: result(found, cold, spent.get(name, 0.0)) for name, found in ranks.items()}
 
     def _is_cold(self, number: int, event: Int64s) -> Bools:
         """Whether the periods before had few events of the item."""

@@ -13,7 +13,14 @@ import numpy as np
 import torch
 
 from service.backtest.clicks import ClickFigures, click_figures, click_rates, labels
-from service.backtest.contestants import Contestant, Follower, Live, Popular, empty_servable
+from service.backtest.contestants import (
+    RECENT,
+    Contestant,
+    Follower,
+    Live,
+    Popular,
+    empty_servable,
+)
 from service.backtest.engine import Engine
 from service.backtest.options import Options
 from service.backtest.progress import Progress
@@ -29,8 +36,6 @@ from service.settings import BatchSettings, Settings
 from service.tracking.curves import live_values
 from service.tracking.tracker import UNTRACKED, Tracker
 
-# Half-life of the recent popularity, as a share of the service's own.
-_RECENT = 1 / 4
 _LATELY = 20  # batches that the progress bar and the curve look back
 
 
@@ -123,7 +128,7 @@ class _Run:
             "memory": Follower(settings, empty, Memory(settings.memory)),
             "frozen": self._frozen,
             "popularity": Popular(half_life, settings),
-            "recent_popularity": Popular(half_life * _RECENT, settings),
+            "recent_popularity": Popular(half_life * RECENT, settings),
             "retrain": self._retrained,
         }
         self._contestants = {name: one for name, one in contestants.items() if one}

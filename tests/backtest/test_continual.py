@@ -6,8 +6,9 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.backtest.continual import asked_events, known_before, queries
+from service.backtest.continual import asked_events, known_before, popular, queries
 from service.domain import stable_key
+from service.model.ranking import MISSED
 from tests.backtest.examples import table_of
 
 LENGTH = 4
@@ -65,3 +66,23 @@ def test_queries_carry_the_codes_of_their_contexts() -> None:
     assert (rows.codes[..., 1] != 0).tolist() == (rows.context != 0).tolist()
     assert rows.codes[1].tolist() == [[0, 1], [3, 3], [0, 0]]  # before the third event of a
     assert rows.codes[2].tolist() == [[0, 2], [0, 0], [0, 0]]
+
+
+@given(st.lists(st.integers(0, 5), max_size=30), st.floats(0.5, 100.0))
+def test_popular_items_are_those_with_the_most_decayed_events(
+    items: list[int], half_life: float
+) -> None:
+    counts = [
+        sum(
+            0.5 ** ((len(items) - 1 - at) / half_life)
+            for at, one in enumerate(items)
+            if one == item
+        )
+        for item in range(6)
+    ]
+    found = popular(np.array(items, np.int64), half_life, np.arange(6))
+    for item, rank in enumerate(found.tolist()):
+        # As near as this counts may come out alike or not.
+        least = sum(count > counts[item] * (1 + 1e-9) for count in counts)
+        most = sum(count >= counts[item] * (1 - 1e-9) for count in counts if count)
+        assert rank == MISSED if not counts[item] else least < rank <= most

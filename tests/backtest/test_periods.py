@@ -29,6 +29,7 @@ OPTIONS = Options(
     protocol=Protocol.CONTINUAL, files=FILES, gate_every=2, retrain=True, streamed=True,
     retrain_epochs=3,
 )  # fmt: skip
+ALWAYS = {"live", "transformer", "memory", "frozen", "popularity", "recent_popularity"}
 
 
 def run(
@@ -56,8 +57,8 @@ def test_every_period_but_the_first_is_a_part(found: SeedResult) -> None:
 
 
 def test_every_model_ranks_the_same_queries(found: SeedResult) -> None:
-    names = {"live", "transformer", "memory", "retrain", "retrain_transformer", "live_streamed"}
-    assert set(found.models) == names
+    taught = {"retrain", "retrain_transformer", "live_streamed"}
+    assert set(found.models) == ALWAYS | taught
     for part in found.parts:
         assert {model.queries for model in part.models.values()} == {part.queries}
 
@@ -74,6 +75,13 @@ def test_it_learns(found: SeedResult) -> None:
     assert found.models["retrain"].recall_at_10 > 0.6
     assert found.models["live"].train_seconds > 0
     assert found.models["memory"].train_seconds == 0
+    assert found.models["frozen"].train_seconds == 0
+
+
+def test_the_frozen_start_is_what_the_first_period_taught(found: SeedResult) -> None:
+    first, *_, last = found.parts
+    assert first.models["frozen"].ndcg_at_10 == first.models["live"].ndcg_at_10
+    assert last.models["frozen"].ndcg_at_10 < last.models["live"].ndcg_at_10
 
 
 def test_a_period_is_tested_when_exactly_those_before_it_are_learned(
@@ -122,7 +130,7 @@ def test_streaming_a_period_does_not_change_what_is_tested_before_it() -> None:
     plain = Options(protocol=Protocol.CONTINUAL, files=FILES, gate_every=2)
     streamed = Options(protocol=Protocol.CONTINUAL, files=FILES, gate_every=2, streamed=True)
     with_it, without = run(periods(3), streamed), run(periods(3), plain)
-    assert set(without.models) == {"live", "transformer", "memory"}
+    assert set(without.models) == ALWAYS
     for metric in METRICS:
         assert getattr(with_it.models["live"], metric) == getattr(without.models["live"], metric)
 
