@@ -17,6 +17,7 @@ from safetensors import SafetensorError
 
 from service.domain import ItemId
 from service.errors import DamagedVersionError, NonFiniteError
+from service.model.precision import all_finite
 from service.registry.manifest import FileRecord
 from service.registry.reading import read_file
 from service.storage.files import write_synced
@@ -143,7 +144,7 @@ def _plain(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 def _non_finite(tensors: Mapping[str, torch.Tensor]) -> str | None:
     """The name of a tensor that holds NaN or infinity."""
     for name, tensor in tensors.items():
-        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+        if tensor.is_floating_point() and not all_finite(tensor):
             return name
     return None
 

@@ -12,6 +12,7 @@ from torch.optim import SGD, AdamW, Optimizer
 
 from service.domain import Bools, Int64s, ItemId, ItemKey
 from service.model.item_tower import Described
+from service.model.precision import all_finite
 from service.model.recommender import TALLY, Recommender
 from service.model.vocabulary import NO_ROW, Vocabulary
 from service.settings import (
@@ -259,8 +260,7 @@ class Challenger:
         return copy.deepcopy(self.model.folded(), shared).eval()
 
     def is_finite(self) -> bool:
-        weights = (*self.trained.values(), self.model.items.weight)
-        return all(bool(torch.isfinite(weight).all()) for weight in weights)
+        return all(map(all_finite, (*self.trained.values(), self.model.items.weight)))
 
     def weights(self, rows: Int64s | None = None) -> dict[str, Tensor]:
         """The weights on the CPU, what is of items cut to `rows` or the vocabulary; copies of those
