@@ -27,7 +27,7 @@ class TrainingCurves:
                 self._events += report.events
                 values = round_values(report) | live_values(live.hit_rate(), live.ndcg())
                 self._tracker.add(self._events, values | version_values(serving))
-            case Judged(report=report, clicks=clicks):
-                self._tracker.add(self._events, gate_values(report, clicks))
+            case Judged(report=report, shift=shift, clicks=clicks):
+                self._tracker.add(self._events, gate_values(report, shift, clicks))
             case _:
                 pass

@@ -166,7 +166,7 @@ class Engine:
         if report.verdict is Verdict.PROMOTE:
             self._scorer.champion = self._servable(Version(self.champion.version + 1))
             self._learner.promoted()
-        values = gate_values(report, self._learner.click_report)
+        values = gate_values(report, self._learner.shift, self._learner.click_report)
         self._tracker.add(self._events, values | version_values(self.champion.version))
 
     def _servable(self, version: Version) -> Servable:

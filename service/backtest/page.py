@@ -44,7 +44,11 @@ def draw_page(report: Report) -> str:
         *_section("Over the stream", *(_curve(report, name) for name in drawn)),
         *_section("Gate decisions", _gate(report)),
         *_section("Compute", *_compute(report)),
-        *_section("Cold and warm items", _cold(report)),
+        *_section(
+            "Cold and warm items",
+            _cold(report),
+            *(_half_curve(report, drawn[0], half) for half in ("cold", "warm")),
+        ),
         *_section("Parts", *(_parts(report, name) for name in drawn)),
         *_section("Run", _run(report)),
     ]
@@ -135,6 +139,22 @@ def _curve(report: Report, metric: str) -> str:
         for name in report.models
     ]
     label = f"{LABELS[metric]} of each part, with its 95 % interval"
+    return chart(lines, _x_label(report), label) + _key(report.models)
+
+
+def _half_curve(report: Report, metric: str, half: str) -> str:
+    """Of the queries for cold items or for warm ones. A part without any has no point."""
+    lines = []
+    for name in report.models:
+        found = [
+            (x, score)
+            for x, part in zip(_x(report), report.parts, strict=True)
+            if (score := getattr(part.models[name], half)).queries
+        ]
+        x, scores = [x for x, _ in found], [score for _, score in found]
+        values = [getattr(score, metric) for score in scores]
+        lines.append(Line(name, x, values, [score.margin[metric] for score in scores]))
+    label = f"{LABELS[metric]} of {half} items in each part, with its 95 % interval"
     return chart(lines, _x_label(report), label) + _key(report.models)
 
 

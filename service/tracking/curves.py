@@ -22,8 +22,9 @@ def round_values(report: RoundReport) -> Values:
     return values
 
 
-def gate_values(report: GateReport, clicks: ClickReport | None) -> Values:
-    """`clicks` where a click head is trained."""
+def gate_values(report: GateReport, shift: float | None, clicks: ClickReport | None) -> Values:
+    """`shift` is the champion's since it was published, where one was; `clicks` where a click head
+    is trained."""
     values = {
         "holdout/champion_ndcg_at_10": report.champion,
         "holdout/challenger_ndcg_at_10": report.challenger,
@@ -31,6 +32,8 @@ def gate_values(report: GateReport, clicks: ClickReport | None) -> Values:
         "gate/margin": report.margin,
         "gate/verdict": _VERDICTS[report.verdict],
     }
+    if shift is not None:
+        values["holdout/shift_ndcg_at_10"] = shift
     if clicks is not None:
         values |= {
             "click/auc": clicks.scores.auc,

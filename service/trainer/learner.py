@@ -602,9 +602,15 @@ class Learner:
         return temperature_for(self.items, self._temperature)
 
     def _stopping_score(self) -> float:
-        """Of the weights alone: the memory is the same before and after a pass."""
+        """NDCG@10 of the weights alone, as the memory is the same before and after a pass, less the
+        loss of the click head."""
         newest = self.held.last(_STOPPING_ROWS)
-        return float(self._evaluate(newest, [], (1.0,)).mean()) if len(newest) else 0.0
+        score = float(self._evaluate(newest, [], (1.0,)).mean()) if len(newest) else 0.0
+        model = self._challenger.model
+        if self._clicks and model.click:
+            vocabulary = self._challenger.vocabulary
+            score -= self._clicks.held_loss(model, model.click, vocabulary, _STOPPING_ROWS)
+        return score
 
     def _evaluate(
         self, held: HoldoutRows, recalled: Sequence[Recollection], shares: Sequence[float]

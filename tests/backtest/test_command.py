@@ -108,7 +108,7 @@ def test_the_page_needs_nothing_else(protocol: Protocol, tmp_path: Path) -> None
     assert not {"script", "link", "img", "iframe", "object"} & set(page.tags)
     assert not re.search(r"https?://|@import|url\(", text)
     assert "prefers-color-scheme: dark" in text
-    assert page.tags.count("svg") == 4
+    assert page.tags.count("svg") == 6
     assert str(tmp_path) not in text
     assert "$" not in text
 

@@ -9,6 +9,7 @@ import torch
 
 from service.domain import MicroBatch, UserId, user_key
 from service.model.click_head import ClickHead
+from service.model.clicks import foretold
 from service.model.memory import Memory
 from service.model.vocabulary import Vocabulary
 from service.registry.artifact import Artifact
@@ -464,3 +465,43 @@ def test_what_is_shown_names_items_that_get_rows(slab: HistorySlab, stream: Stre
     learner, challenger, _ = a_learner(slab, settings_with(BY_VALUE))
     learner.learn([stream.batch([1], [7], kinds=[IMPRESSION], values=[1.0])])
     assert (challenger.vocabulary.rows(keys([7])) > 0).all()
+
+
+def test_a_pass_that_the_labels_pay_for_is_not_kept(
+    slab: HistorySlab, stream: Stream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = settings_with(BY_VALUE, fraction=0.3)
+    trainer = made.trainer.model_copy(update={"max_epochs": 4})
+    learner, challenger, clicks = a_learner(slab, made.model_copy(update={"trainer": trainer}))
+    losses, after_pass = iter([1.0, 9.0]), []
+
+    def held_loss(*_: object) -> float:
+        after_pass.append(challenger.model.items.weight.detach().clone())
+        return next(losses)
+
+    monkeypatch.setattr(clicks, "held_loss", held_loss)
+    learner.learn([stream.walk(20, 10, steps=4)])
+    assert len(after_pass) == 2
+    assert torch.equal(challenger.model.items.weight, after_pass[0])
+
+
+@pytest.mark.parametrize("loss", ClickLoss)
+def test_what_is_held_out_loses_as_a_step_counts_it(
+    slab: HistorySlab, stream: Stream, loss: ClickLoss
+) -> None:
+    settings = settings_with(BY_VALUE.model_copy(update={"loss": loss, "weight": 0.5}), 0.3)
+    learner, challenger, clicks = a_learner(slab, settings)
+    head, vocabulary = challenger.model.click, challenger.vocabulary
+    assert head is not None
+    assert clicks.held_loss(challenger.model, head, vocabulary, 10) == 0.0
+    values = [float(item % 3 == 0) for item in range(60)]
+    learner.learn([stream.batch([1] * 60, list(range(60)), kinds=[IMPRESSION] * 60, values=values)])
+    learner.learn([stream.batch([1], [61])])
+    vocabulary, held = challenger.vocabulary, clicks.held.last(5)
+    lost = clicks.held_loss(challenger.model, head, vocabulary, 5)
+    label, expected = torch.from_numpy(held.label), torch.from_numpy(
+        foretold(challenger.model, head, vocabulary, held.context, held.item, held.codes,
+                 held.standing)
+    )  # fmt: skip
+    found = expected.logit() if loss is ClickLoss.BINARY else expected
+    assert lost == pytest.approx(0.5 * float(head.mean_loss(found, label)), rel=1e-4)
