@@ -91,16 +91,20 @@ def _places(lengths: Int64s, width: int) -> tuple[Int64s, Int64s]:
     """Row and first column of each sequence, the longest first into the fullest row that holds
     it (best fit decreasing)."""
     row, start = np.zeros(len(lengths), np.int64), np.zeros(len(lengths), np.int64)
-    by_room: dict[int, list[int]] = {}  # rows by the columns they have left
+    by_room: list[list[int]] = [[] for _ in range(width + 1)]  # rows by the columns they have left
+    open_rooms = 0  # bit i: there is a row with so many
     rows = 0
     for sequence in np.argsort(-lengths, kind="stable").tolist():
         length = int(lengths[sequence])
-        room = next((room for room in range(length, width + 1) if by_room.get(room)), None)
-        if room is None:
+        fitting = open_rooms >> length << length
+        if fitting:
+            room = (fitting & -fitting).bit_length() - 1
+            chosen = by_room[room].pop()
+            open_rooms ^= 0 if by_room[room] else 1 << room
+        else:
             chosen, room = rows, width
             rows += 1
-        else:
-            chosen = by_room[room].pop()
         row[sequence], start[sequence] = chosen, width - room
-        by_room.setdefault(room - length, []).append(chosen)
+        by_room[room - length].append(chosen)
+        open_rooms |= 1 << (room - length)
     return row, start

@@ -2,10 +2,18 @@
 
 import numpy as np
 
-from service.domain import NO_KEY, Int32s, Int64s, Offsets
+from service.domain import NO_KEY, Bools, Float32s, Int32s, Int64s, Offsets
 from service.state.histories import HistorySlab
 from service.trainer.holdout import event_hash
-from service.trainer.sequences import Sequences, Slabs, Stretch, empty_sequences, from_lists
+from service.trainer.sequences import (
+    Sequences,
+    Slabs,
+    Stretch,
+    compacted,
+    empty_sequences,
+    from_lists,
+    join,
+)
 from service.trainer.weighing import Weighing
 
 _SPARE = 2
@@ -37,7 +45,7 @@ class Replay:
             return empty_sequences(self._length)
         used = np.array([slab.used for slab in slabs])
         share = self._random.multinomial(min(rows, int(used.sum())), used / used.sum())
-        drawn: list[tuple[Stretch, int]] = []
+        drawn: list[Sequences] = []
         for slab, count in zip(slabs, share.tolist(), strict=True):
             # One event alone teaches nothing: draw more, and leave such users out.
             slot = self._slots(slab, _SPARE * count)
@@ -55,16 +63,23 @@ class Replay:
             keep &= ~np.isin(marks, held)
             weight = self._weighing.replayed(windows.kind, windows.time, now_ms)
             turned_down = np.isin(windows.kind, slab.address.negative)
-            for kept, down, *columns in zip(
-                keep, turned_down, windows.item, windows.codes, weight, strict=True
-            ):
-                taken = Stretch(*(column[kept & ~down] for column in columns))
-                drawn += [(taken, len(taken))] if len(taken) > 1 else []
-                for last in np.flatnonzero(kept & down)[-1:]:
-                    before = (kept & ~down)[:last].sum()
-                    own = Stretch(*(column[last : last + 1] for column in columns))
-                    drawn += [(taken.part(0, before).followed_by(own), 1)] if before else []
-        return from_lists(drawn, self._length)
+            columns = windows.item, windows.codes, weight
+            drawn.append(compacted(keep & ~turned_down, *columns))
+            drawn.append(self._refusals(keep, turned_down, *columns))
+        return join(drawn, self._length)
+
+    def _refusals(
+        self, keep: Bools, turned_down: Bools, item: Int64s, codes: Int32s, weight: Float32s
+    ) -> Sequences:
+        """Of each window in which items were turned down, the last of these after what stands
+        before it."""
+        found: list[tuple[Stretch, int]] = []
+        for row in np.flatnonzero((keep & turned_down).any(axis=1)).tolist():
+            last = int(np.flatnonzero(keep[row] & turned_down[row])[-1])
+            window = Stretch(item[row], codes[row], weight[row])
+            before = window.part(0, last).where((keep & ~turned_down)[row, :last])
+            found += [(before.followed_by(window.part(last, last + 1)), 1)] if len(before) else []
+        return from_lists(found, self._length)
 
     def _slots(self, slab: HistorySlab, count: int) -> Int32s:
         """Users drawn, each the one with the newest event of as many as `recency` says."""

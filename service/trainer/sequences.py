@@ -119,6 +119,24 @@ def from_lists(rows: list[tuple[Stretch, int]], length: int) -> Sequences:
     return Sequences(item, target & (weight != 0), codes, weight, user)
 
 
+def compacted(kept: Bools, item: Int64s, codes: Int32s, weight: Float32s) -> Sequences:
+    """Sequences of what is `kept` [rows, length] of rows of nobody's events, all but the first of
+    which are targets. Rows with fewer than two are left out."""
+    order = np.argsort(~kept, axis=1, kind="stable")
+    events = kept.sum(axis=1)
+    place = np.arange(kept.shape[1])
+    inside = place < events[:, None]
+    weight = np.where(inside, np.take_along_axis(weight, order, axis=1), 0.0).astype(np.float32)
+    sequences = Sequences(
+        np.where(inside, np.take_along_axis(item, order, axis=1), NO_KEY),
+        inside & (place > 0) & (weight != 0),
+        np.where(inside[..., None], np.take_along_axis(codes, order[..., None], axis=1), 0),
+        weight,
+        np.full(len(item), NO_KEY),
+    )
+    return sequences.take(np.flatnonzero(events > 1))
+
+
 def contexts(
     batch: MicroBatch, slabs: Slabs, end: Int64s, length: int
 ) -> tuple[Int64s, Int64s, Int32s]:
