@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from service.domain import NO_KEY, Float32s, Int64s
-from service.model.click_metrics import log_loss
+from service.model.click_metrics import log_losses
 from service.model.vocabulary import NO_ROW
 from service.settings import ClickLoss, ClickSettings
 
@@ -141,11 +141,12 @@ class ClickHead(nn.Module):
             return functional.binary_cross_entropy_with_logits(found, label)
         return functional.mse_loss(found / self.scale, label / self.scale)
 
-    def loss_of(self, expected: Float32s, label: Float32s) -> float:
-        """The same of what is `expected`, a probability or a number."""
+    def losses_of(self, expected: Float32s, label: Float32s) -> Float32s:
+        """The same of each that is `expected`, a probability or a number. [rows]"""
         if self.loss is ClickLoss.BINARY:
-            return log_loss(expected, label)
-        return float(np.square((expected - label) / float(self.scale)).mean())
+            return log_losses(expected, label)
+        losses: Float32s = np.square((expected - label) / max(float(self.scale), _SMALLEST))
+        return losses
 
 
 def head_from(shape: dict[str, Any] | None, rows: int) -> ClickHead | None:

@@ -34,7 +34,7 @@ def click_scores(expected: Float32s, label: Float32s, settings: ClickSettings) -
         rows=len(label),
         clicks=int(clicked.sum()),
         auc=auc(expected, clicked),
-        log_loss=log_loss(expected, clicked) if binary else math.nan,
+        log_loss=float(log_losses(expected, clicked).mean()) if binary else math.nan,
         accuracy=float((guessed == clicked).mean()),
         rmse=math.sqrt(float(np.square(expected.astype(np.float64) - label).mean())),
     )
@@ -61,7 +61,8 @@ def auc(score: Float32s, positive: Bools) -> float:
     return float((middle[place][positive].sum() - ones * (ones + 1) / 2) / (ones * zeros))
 
 
-def log_loss(expected: Float32s, label: Bools | Float32s) -> float:
-    """Mean cross-entropy of labels 0 and 1, in nats."""
+def log_losses(expected: Float32s, label: Bools | Float32s) -> Float32s:
+    """Cross-entropy of each label, 0 or 1, in nats."""
     chance = np.clip(expected.astype(np.float64), _SUREST, 1.0 - _SUREST)
-    return float(-np.log(np.where(label > 0, chance, 1.0 - chance)).mean())
+    losses: Float32s = -np.log(np.where(label > 0, chance, 1.0 - chance)).astype(np.float32)
+    return losses

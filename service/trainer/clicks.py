@@ -264,18 +264,15 @@ class Clicks:
         )
         return click_scores(expected, held.label, self._settings)
 
-    def held_loss(
+    def held_losses(
         self, model: Recommender, head: ClickHead, vocabulary: Vocabulary, rows: int
-    ) -> float:
-        """What a step would count for the newest labels that are held out, so many at most; 0
-        without one."""
+    ) -> Float32s:
+        """What a step would count for each of the newest held-out labels, so many at most."""
         held = self.held.last(rows)
-        if not len(held):
-            return 0.0
         expected = foretold(
             model, head, vocabulary, held.context, held.item, held.codes, held.standing
         )
-        return self._settings.weight * head.loss_of(expected, held.label)
+        return self._settings.weight * head.losses_of(expected, held.label)
 
     def held_clicks(
         self, recall: Callable[[Int64s], Recollection] | None

@@ -52,7 +52,7 @@ from service.trainer.anchor import Anchor
 from service.trainer.augmenting import Augmenter
 from service.trainer.challenger import Challenger, Checkpoint
 from service.trainer.clicks import Clicks
-from service.trainer.early_stopping import EarlyStopping
+from service.trainer.early_stopping import EarlyStopping, Scores
 from service.trainer.evaluation import evaluate, recalled
 from service.trainer.expiry import kept_rows
 from service.trainer.gate import GateReport, Verdict, against_older, judge
@@ -472,7 +472,8 @@ class Learner:
     def _fit(
         self, taught: Sequences, replayable: Offsets, epochs: int, ratio: float
     ) -> list[tuple[float, float]]:
-        """Passes over the sequences until the holdout stops improving; keep the best one.
+        """Passes over the sequences until the holdout stops improving; the last one is kept, unless
+        it is plainly worse than the best.
 
         The first pass is always made, so that every event is in the weights. Gives loss and
         seconds of each step.
@@ -485,19 +486,19 @@ class Learner:
         best: Checkpoint | None = None
         steps: list[tuple[float, float]] = []
         news = len(taught) or (self._clicks and self._clicks.steps())
-        for _ in range(epochs if news else 0):
+        for made in range(epochs if news else 0):
+            if made and stopping.since_best == 0:
+                best = self._challenger.checkpoint()
             steps += self._pass(taught, replayable, ratio)
             if not self._challenger.is_finite():
                 raise NonFiniteError("a weight is not finite")
             self._expect([loss for loss, _ in steps])
             if epochs == 1:
                 break
-            stopping = stopping.saw(self._stopping_score())
-            if stopping.improved:
-                best = self._challenger.checkpoint()
+            stopping = stopping.saw(self._stopping_scores())
             if stopping.stop:
                 break
-        if best and not stopping.improved:
+        if best and not stopping.keeps:
             self._challenger.restore(best)
         return steps
 
@@ -601,16 +602,15 @@ class Learner:
     def _temperature_now(self) -> float:
         return temperature_for(self.items, self._temperature)
 
-    def _stopping_score(self) -> float:
-        """NDCG@10 of the weights alone, as the memory is the same before and after a pass, less the
-        loss of the click head."""
-        newest = self.held.last(_STOPPING_ROWS)
-        score = float(self._evaluate(newest, [], (1.0,)).mean()) if len(newest) else 0.0
+    def _stopping_scores(self) -> Scores:
+        """Of the newest held-out rows: NDCG@10 of the weights alone, as the memory is the same
+        before and after a pass; and of labels what they would lose, below 0."""
+        targets = self._evaluate(self.held.last(_STOPPING_ROWS), [], (1.0,))[0]
         model = self._challenger.model
-        if self._clicks and model.click:
-            vocabulary = self._challenger.vocabulary
-            score -= self._clicks.held_loss(model, model.click, vocabulary, _STOPPING_ROWS)
-        return score
+        if self._clicks is None or model.click is None:
+            return (targets,)
+        vocabulary = self._challenger.vocabulary
+        return targets, -self._clicks.held_losses(model, model.click, vocabulary, _STOPPING_ROWS)
 
     def _evaluate(
         self, held: HoldoutRows, recalled: Sequence[Recollection], shares: Sequence[float]

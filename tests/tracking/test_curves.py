@@ -30,7 +30,9 @@ def test_the_gate_shows_both_sides_the_gain_and_the_verdict() -> None:
         "gate/margin": 0.01,
         "gate/verdict": 1,
     }
-    levels = [gate_values(replace(GATE, verdict=each), None, None)["gate/verdict"] for each in Verdict]
+    levels = [
+        gate_values(replace(GATE, verdict=each), None, None)["gate/verdict"] for each in Verdict
+    ]
     assert len(set(levels)) == 3
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from service.domain import MicroBatch, UserId, user_key
+from service.domain import Float32s, MicroBatch, UserId, user_key
 from service.model.click_head import ClickHead
 from service.model.clicks import foretold
 from service.model.memory import Memory
@@ -475,11 +475,11 @@ def test_a_pass_that_the_labels_pay_for_is_not_kept(
     learner, challenger, clicks = a_learner(slab, made.model_copy(update={"trainer": trainer}))
     losses, after_pass = iter([1.0, 9.0]), []
 
-    def held_loss(*_: object) -> float:
+    def held_losses(*_: object) -> Float32s:
         after_pass.append(challenger.model.items.weight.detach().clone())
-        return next(losses)
+        return np.full(5, next(losses), np.float32)
 
-    monkeypatch.setattr(clicks, "held_loss", held_loss)
+    monkeypatch.setattr(clicks, "held_losses", held_losses)
     learner.learn([stream.walk(20, 10, steps=4)])
     assert len(after_pass) == 2
     assert torch.equal(challenger.model.items.weight, after_pass[0])
@@ -493,15 +493,16 @@ def test_what_is_held_out_loses_as_a_step_counts_it(
     learner, challenger, clicks = a_learner(slab, settings)
     head, vocabulary = challenger.model.click, challenger.vocabulary
     assert head is not None
-    assert clicks.held_loss(challenger.model, head, vocabulary, 10) == 0.0
+    assert len(clicks.held_losses(challenger.model, head, vocabulary, 10)) == 0
     values = [float(item % 3 == 0) for item in range(60)]
     learner.learn([stream.batch([1] * 60, list(range(60)), kinds=[IMPRESSION] * 60, values=values)])
     learner.learn([stream.batch([1], [61])])
     vocabulary, held = challenger.vocabulary, clicks.held.last(5)
-    lost = clicks.held_loss(challenger.model, head, vocabulary, 5)
+    lost = clicks.held_losses(challenger.model, head, vocabulary, 5)
+    assert len(lost) == 5
     label, expected = torch.from_numpy(held.label), torch.from_numpy(
         foretold(challenger.model, head, vocabulary, held.context, held.item, held.codes,
                  held.standing)
     )  # fmt: skip
     found = expected.logit() if loss is ClickLoss.BINARY else expected
-    assert lost == pytest.approx(0.5 * float(head.mean_loss(found, label)), rel=1e-4)
+    assert lost.mean() == pytest.approx(0.5 * float(head.mean_loss(found, label)), rel=1e-4)

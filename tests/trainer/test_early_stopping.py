@@ -1,28 +1,52 @@
 import math
 
-from service.trainer.early_stopping import EarlyStopping
+import numpy as np
+
+from service.trainer.early_stopping import EarlyStopping, Scores
+
+
+def rows(*scores: float) -> Scores:
+    return (np.array(scores, np.float32),)
 
 
 def test_stops_after_as_many_passes_without_improvement_as_it_is_patient() -> None:
-    stopping = EarlyStopping(patience=2).saw(0.5).saw(0.4)
+    stopping = EarlyStopping(patience=2).saw(rows(0.5)).saw(rows(0.4))
     assert not stopping.stop
-    assert stopping.saw(0.5).stop  # as good is not better
+    assert stopping.saw(rows(0.5)).stop  # as good is not better
 
 
 def test_an_improvement_starts_the_count_again() -> None:
-    stopping = EarlyStopping(patience=2).saw(0.5).saw(0.4).saw(0.6)
-    assert stopping.improved
-    assert stopping.best == 0.6
-    assert not stopping.saw(0.1).stop
+    stopping = EarlyStopping(patience=2).saw(rows(0.5)).saw(rows(0.4)).saw(rows(0.6))
+    assert stopping.since_best == 0
+    assert stopping.best == rows(0.6)
+    assert not stopping.saw(rows(0.1)).stop
+
+
+def test_a_pass_is_undone_only_where_it_is_worse_by_more_than_chance() -> None:
+    first = EarlyStopping(patience=3).saw(rows(0.5, 0.5, 0.5, 0.5))
+    by_chance = first.saw(rows(1.0, 0.0, 0.0, 0.7))
+    assert by_chance.keeps
+    assert by_chance.since_best == 1
+    assert not first.saw(rows(0.4, 0.45, 0.4, 0.45)).keeps
+    # Measured is by the best pass, not by the last that was kept.
+    slowly = first.saw(rows(0.5, 0.5, 0.5, 0.4)).saw(rows(0.5, 0.4, 0.4, 0.3))
+    assert not slowly.keeps
+
+
+def test_kinds_of_rows_count_alike_and_one_without_rows_not_at_all() -> None:
+    many, few = np.full(90, 0.5, np.float32), np.full(3, 0.5, np.float32)
+    first = EarlyStopping(patience=3).saw((many, few, few[:0]))
+    assert first.saw((many + 0.1, few - 0.05, few[:0])).since_best == 0
+    assert not first.saw((many + 0.1, few - 0.2, few[:0])).keeps
 
 
 def test_nan_never_improves() -> None:
-    stopping = EarlyStopping(patience=1).saw(math.nan)
+    stopping = EarlyStopping(patience=1).saw(rows(0.5)).saw(rows(math.nan))
     assert stopping.stop
-    assert not stopping.improved
+    assert not stopping.keeps
 
 
 def test_a_pass_does_not_change_the_state_before_it() -> None:
     before = EarlyStopping(patience=1)
-    before.saw(1.0)
+    before.saw(rows(1.0))
     assert before == EarlyStopping(patience=1)

@@ -51,6 +51,7 @@ from service.state.histories import HistorySlab
 from service.trainer import evaluation
 from service.trainer import learner as learner_module
 from service.trainer.challenger import Challenger
+from service.trainer.early_stopping import Scores
 from service.trainer.evaluation import evaluate
 from service.trainer.gate import GateReport, Verdict
 from service.trainer.holdout import empty_rows, is_member, rows_from_tensors
@@ -628,31 +629,43 @@ def test_a_learner_that_always_diverges_gives_up_and_stays_finite(
     learner.artifact()
 
 
-def test_keeps_the_best_pass(
-    slab: HistorySlab, stream: Stream, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("second", "is_kept"),
+    [
+        ([0.1] * 8, False),  # plainly worse
+        ([0.5] * 8, True),  # as good, which ends the round
+        ([0.0, 0.9] * 4, True),  # worse by less than chance
+    ],
+)
+def test_keeps_the_last_pass_unless_it_is_plainly_worse(
+    slab: HistorySlab,
+    stream: Stream,
+    monkeypatch: pytest.MonkeyPatch,
+    second: list[float],
+    is_kept: bool,
 ) -> None:
     challenger = a_challenger(small_settings())
     learner = a_learner(
         slab, small_settings(quick_training(max_epochs=4, fraction=0.3)), challenger
     )
-    scores = iter([0.5, 0.4, 0.9])
+    scores = iter([[0.5] * 8, second])
     after_pass: list[Tensor] = []
 
-    def score() -> float:
+    def score() -> Scores:
         after_pass.append(challenger.model.items.weight.detach().clone())
-        return next(scores)
+        return (np.array(next(scores), np.float32),)
 
-    monkeypatch.setattr(learner, "_stopping_score", score)
+    monkeypatch.setattr(learner, "_stopping_scores", score)
     learner.learn([stream.walk(USERS, CATALOGUE, steps=4)])
     assert len(after_pass) == 2  # one pass without an improvement is enough
-    assert torch.equal(challenger.model.items.weight, after_pass[0])
+    assert torch.equal(challenger.model.items.weight, after_pass[is_kept])
 
 
 def test_a_hurried_round_makes_one_pass_and_does_not_look_at_the_holdout(
     slab: HistorySlab, stream: Stream, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     learner = a_learner(slab, small_settings(quick_training(max_epochs=4, fraction=0)))
-    monkeypatch.setattr(learner, "_stopping_score", lambda: pytest.fail("early stopping"))
+    monkeypatch.setattr(learner, "_stopping_scores", lambda: pytest.fail("early stopping"))
     report = learner.learn([stream.walk(USERS, CATALOGUE, steps=2)], hurry=True)
     assert len(report.step_s) == 2
 
