@@ -894,8 +894,8 @@ class TrainerSettings(Section):
     )
     patience: PositiveInt = Field(
         default=1,
-        description="Passes without a better holdout after which a round of several stops. The last "
-        "one is undone where the holdout is plainly worse after it.",
+        description="Passes without a better holdout after which a round of several stops. The "
+        "last one is undone where the holdout is plainly worse after it.",
     )
     max_round_events: PositiveInt = Field(
         default=4096, description="Waiting micro-batches are joined up to this many events."

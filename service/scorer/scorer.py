@@ -34,7 +34,7 @@ from service.model.vocabulary import NO_ROW
 from service.registry.servable import Servable
 from service.settings import ScorerSettings
 from service.state.features import picked
-from service.state.histories import SLACK, HistorySlab
+from service.state.histories import NOWHERE, SLACK, HistorySlab
 from service.state.popularity import Popularity
 
 RankedItems = list[tuple[ItemId, float]]
@@ -199,7 +199,7 @@ class Scorer:
                     codes[rows],
                 )
                 if self._features:
-                    own = rows[done[rows]]
+                    own = rows[done[rows] & (ordinal[rows] != NOWHERE)]
                     codes[own] = slab.codes(slot[own], ordinal[own])
                 if self.memory is not None:  # an empty one is false
                     before[rows] = slab.windows(slot[rows], ordinal[rows], self._length).item

@@ -35,6 +35,9 @@ from service.state.snapshot_parts import UserHistories
 # be read after the whole batch was appended. A user with more events in one batch splits it.
 SLACK = 64
 
+# The ordinal of an event whose user had a history and has none any more.
+NOWHERE = -1
+
 # Looked through at once, so that a look at all users takes little memory.
 _LOOK_USERS = 16_384
 
@@ -184,7 +187,9 @@ class HistorySlab:
 
         One that is not to `keep` (None: all are) only finds its place: its ordinal is that of the
         event which comes next. So does one that was in the histories when they were restored; its
-        ordinal is the one that it has, or the oldest that is remembered if it is forgotten.
+        ordinal is the one that it has, or the oldest that is remembered if it is forgotten. Where
+        its whole user is, evicted or erased since, nobody makes room: its slot is any, and its
+        ordinal NOWHERE, before which there is nothing.
         Without `codes` [events, features] nothing is known of the context.
 
         No user may have more than SLACK events in one call, or `windows` at the first of
@@ -198,9 +203,14 @@ class HistorySlab:
         restored = offset < self.applied
         if restored.any():
             kept = kept & ~restored
-        for i, (key, stays) in enumerate(zip(user.tolist(), kept.tolist(), strict=True)):
+        for i, (key, stays, is_old) in enumerate(
+            zip(user.tolist(), kept.tolist(), restored.tolist(), strict=True)
+        ):
             place = slots.pop(key, None)
             if place is None:
+                if is_old:
+                    slot[i], ordinal[i] = 0, NOWHERE
+                    continue
                 place = self._take_slot(key)
                 counts[place] = 0
             slots[key] = place  # now the last to be evicted
@@ -210,7 +220,8 @@ class HistorySlab:
             slot[i], ordinal[i] = place, seen
             counts[place] = seen + stays
         if restored.any():
-            ordinal[restored] = self._found(slot[restored], offset[restored])
+            found = np.flatnonzero(restored & (ordinal != NOWHERE))
+            ordinal[found] = self._found(slot[found], offset[found])
         at = slot[kept], ordinal[kept] % self.address.width
         columns.item[at] = item[kept]
         columns.time[at] = time[kept]
@@ -415,7 +426,7 @@ class HistorySlab:
         return item, ordinal, np.isin(columns.kind[slot], negative) & ~missing
 
     def codes(self, slot: Int32s, ordinal: Int64s) -> Int32s:
-        """The codes of events that were just appended. [events, features]"""
+        """The codes of events that were just appended, none of them NOWHERE. [events, features]"""
         return self._open.codes[slot, ordinal % self.address.width]
 
     def users(self, slot: Int32s) -> Int64s:

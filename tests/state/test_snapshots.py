@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from service.domain import NO_KEY, Int64s, Offset, Partition, Reached
 from service.errors import DamagedSnapshotError, SnapshotCancelledError, TransientError
-from service.state.histories import SLACK, HistorySlab
+from service.state.histories import NOWHERE, SLACK, HistorySlab
 from service.state.snapshot_parts import UserHistories, decode, encode
 from service.state.snapshots import (
     MANIFEST_FILE,
@@ -83,16 +83,19 @@ def feed(slab: HistorySlab, users: list[int], start: int) -> None:
 
 @settings(max_examples=60, deadline=None)
 @given(
-    before=st.lists(st.integers(1, USERS), max_size=40),
-    between=st.lists(st.integers(1, USERS), max_size=40),
-    after=st.lists(st.integers(1, USERS), max_size=40),
+    before=st.lists(st.integers(1, USERS + 4), max_size=40),
+    between=st.lists(st.integers(1, USERS + 4), max_size=40),
+    after=st.lists(st.integers(1, USERS + 4), max_size=40),
+    again=st.integers(1, 80),
 )
 def test_with_what_followed_it_is_what_an_uninterrupted_slab_has(
     tmp_path_factory: pytest.TempPathFactory,
     before: list[int],
     between: list[int],
     after: list[int],
+    again: int,
 ) -> None:
+    """Also where users were evicted, and some of whom are read again."""
     folder = tmp_path_factory.mktemp("snapshots")
     first, second, end = (
         1 + len(before),
@@ -109,12 +112,31 @@ def test_with_what_followed_it_is_what_an_uninterrupted_slab_has(
         a_store(folder).restore(restored, END)
         assert restored.applied == second
         # Some that it has already are read again, as training is behind.
-        again = max(second - 3, 1)
+        again = min(again, second)
         feed(restored, (before + between + after)[again - 1 :], again)
 
         assert histories(restored) == histories(slab)
         slot = np.arange(restored.used, dtype=np.int32)
         assert restored.newest(slot).max(initial=-1) == (end - 1 if end > 1 else -1)
+
+
+def test_of_an_erased_user_what_is_read_again_takes_nobodys_place(
+    slab: HistorySlab, other: HistorySlab, tmp_path: Path
+) -> None:
+    feed(slab, list(range(1, USERS + 1)), 1)  # no slot is left
+    slab.erase(USERS, Offset(USERS + 1))
+    feed(slab, [100], USERS + 2)
+    write(tmp_path, slab, USERS + 3)
+    a_store(tmp_path).restore(other, END)
+    assert other.known == USERS
+
+    slot, ordinal = append(other, [USERS, 1], [USERS, USERS + 3])
+
+    assert histories(other) == {**histories(slab), 1: [1, USERS + 3]}
+    assert ordinal.tolist() == [NOWHERE, 1]
+    for end in (ordinal, ordinal + 1):  # before it, and after
+        assert not other.windows(slot, end, EVENTS).item[0].any()
+        assert not other.remembered(slot, end)[0][0].any()
 
 
 def test_events_that_it_has_already_find_the_place_that_they_had(
