@@ -1,20 +1,19 @@
 """Where erasures stand among the records of a read."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 
 from service.domain import Erasure
 from service.stream.codec import Record
 
 
 def between_erasures(
-    records: Iterable[Record], erasure_in: Callable[[Record], Erasure | None]
+    records: Iterable[tuple[Record, Erasure | None]],
 ) -> Iterator[tuple[list[Record], list[Erasure]]]:
-    """The records in their order, cut behind each run of erasures: what stands before a run, and
-    the run."""
+    """The records in their order, each with the erasure that it is, cut behind each run of these:
+    what stands before a run, and the run."""
     others: list[Record] = []
     erasures: list[Erasure] = []
-    for record in records:
-        erasure = erasure_in(record)
+    for record, erasure in records:
         if erasure is not None:
             erasures.append(erasure)
             continue

@@ -35,6 +35,7 @@ _LARGEST = 2**31 - 1
 _LARGEST_FLOAT = 3.4e38
 _ZERO = np.float32(-0.0)  # for the number 0, whose bits would say that there is none
 _HOUR_MS = 3_600_000
+_READ = (str, int, float)  # and bool, which is an int
 
 
 class Features:
@@ -42,7 +43,16 @@ class Features:
 
     def __init__(self, features: Sequence[Feature] = (), kinds: Sequence[str] = ()) -> None:
         self._features = tuple(features)
+        self._names = [
+            one.name for one in features if isinstance(one, CategoryFeature | NumberFeature)
+        ]
         self._kinds = np.array([hashed(kind) for kind in kinds], np.int32)
+
+    def needed(self, context: Context) -> dict[str, Any]:
+        """What of a context is read, by the features' names: a context may be large, and events are
+        held by the thousand."""
+        found = {name: _found([context], name)[0] for name in self._names}
+        return {name: value for name, value in found.items() if isinstance(value, _READ)}
 
     def codes(self, contexts: Sequence[Context | None], kind: Uint8s, timestamp: Int64s) -> Int32s:
         """Of some events. [events, features], without gaps: histories tell those."""

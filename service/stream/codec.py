@@ -83,8 +83,11 @@ class EventCodec:
                 f"{size} bytes; events.max_bytes is {self._settings.max_bytes}",
             )
         plain = _json_object(value)
+        plain = plain if self._is_plain else self._renamed(plain)
+        if isinstance(plain.get("context"), dict):
+            plain["context"] = self._features.needed(plain["context"])
         try:
-            event = Event.model_validate(plain if self._is_plain else self._renamed(plain))
+            event = Event.model_validate(plain)
         except ValidationError as error:
             raise InvalidEventError(DeadLetterReason.INVALID, _first_fault(error)) from None
         if event.event not in self._kinds:

@@ -30,6 +30,24 @@ _KEPT_ROWS = 100_000
 _WAITING_ROWS = 100_000
 
 
+class _Told:
+    """Events that are taught, and tell what came of what their users were shown before."""
+
+    def __init__(self, pair: Int64s, time: Int64s) -> None:
+        order = np.argsort(time, kind="stable")
+        self._pair, first = np.unique(pair[order][::-1], return_index=True)
+        self._time = time[order][::-1][first]  # the latest of each pair
+
+    def of(self, rows: LabelledRows) -> Bools:
+        """Whether one of them is of the same user and item, and not before the row."""
+        if not len(self._pair):
+            return np.zeros(len(rows), np.bool_)
+        pair = _pairs(rows)
+        place = np.searchsorted(self._pair, pair).clip(max=len(self._pair) - 1)
+        told: Bools = (self._pair[place] == pair) & (rows.time <= self._time[place])
+        return told
+
+
 class Clicks:
     """Labels of one trainer, in the order in which they came."""
 
@@ -45,8 +63,9 @@ class Clicks:
         self._kinds = settings.events.codes(settings.click.kinds)
         # What may tell a label: of a value nobody knows which kinds come of it.
         events = settings.events
-        told_by = {*events.kinds} - {*settings.click.kinds, *events.shown, *events.negative}
-        self._acts = settings.events.codes(settings.click.followed_by or sorted(told_by))
+        others = {*events.kinds} - {*settings.click.kinds, *events.shown, *events.negative}
+        self._acts = events.codes(settings.click.followed_by or sorted(others))
+        self._negative = events.codes(events.negative)
         length = settings.model.max_length
         self._features = keys_of(settings.model.context)
         self._waiting = labelled_from(tensors, "click.waiting", length, self._features)
@@ -74,13 +93,11 @@ class Clicks:
         head: ClickHead,
         vocabulary: Vocabulary,
         recall: Callable[[Int64s], Recollection] | None,
-    ) -> Bools:
+    ) -> None:
         """Take in a micro-batch, whose events have the histories `before` [rows, length] with their
         `codes` [rows, length, features], and `clean` without what may be held out; let `head`
-        count what it tells of the items, and ask the memory, which knows nothing of it yet.
-
-        Gives the events that must be held out because they tell the label of a held-out row.
-        Then call `sort`.
+        count what it tells of the items, and ask the memory, which knows nothing of it yet. Then
+        call `sort`.
         """
         rows = np.flatnonzero(np.isin(batch.kind, self._kinds))
         item = vocabulary.rows(batch.item)
@@ -110,18 +127,12 @@ class Clicks:
             asked = came.take(np.flatnonzero(self._is_member(came.user, came.item)))
             for mark, context in zip(asked.marks().tolist(), asked.context, strict=True):
                 self._recollections[mark] = recall(strip(context)).kept()
-        acts = np.isin(batch.kind, self._acts) & ~counted
-        shown_to = np.concatenate([_pairs(self._waiting), _pairs(self.held)])
-        betrays: Bools = acts & np.isin(_pairs(batch), shown_to)
-        return betrays
 
     def _follow(self, batch: MicroBatch) -> None:
         """Let what waits know that an act has followed it."""
         if self._settings.followed_by:
-            acts, waiting = (
-                batch.take(np.flatnonzero(np.isin(batch.kind, self._acts))),
-                self._waiting,
-            )
+            acts = batch.take(np.flatnonzero(np.isin(batch.kind, self._acts)))
+            waiting = self._waiting
             within_ms = self._settings.within_s * 1000
             clicked = followed(
                 (waiting.user, waiting.item, waiting.time),
@@ -141,23 +152,26 @@ class Clicks:
         """Find out which labels are known by now, and hold out or teach these.
 
         `batch` are the events of the micro-batch that are taught as targets, and `freed` those that
-        are held out as targets no more. A label that these tell is held out no more either; nor,
-        once its own holdout lets go of one, is what was shown before it: else silence would stay
-        for longer than clicks.
+        are held out as targets no more. A label that these tell is held out no more either; nor
+        is, once `freed` tell one, what was shown before it: else silence would stay for longer
+        than clicks.
         """
-        at_once = _pairs(batch)[np.isin(batch.kind, self._acts)]
-        later = _pairs(freed)[np.isin(freed.kind, self._acts)]
-        told = np.concatenate([at_once, later])
-        known = self._known(now_ms, told)
+        # What turns an item down is no target of the holdout.
+        tell = batch.take(np.flatnonzero(np.isin(batch.kind, (*self._acts, *self._negative))))
+        freed = freed.take(np.flatnonzero(np.isin(freed.kind, self._acts)))
+        at_once = _Told(_pairs(tell), tell.timestamp)
+        later = _Told(_pairs(freed), freed.time)
+        known = self._known(now_ms, at_once, later)
         head.begin(known.label)
         known = replace(known, label=head.within_reach(known.label))
         # Of one user no more than so many rows are held, and of what more comes the newest taught.
-        member = self._is_member(known.user, known.item) & ~np.isin(_pairs(known), told)
+        member = self._is_member(known.user, known.item)
+        member &= ~at_once.of(known) & ~later.of(known)
         member = capped(member, known.user, self.held.user, self._max_user_held)
         held = self.held.joined(known.take(np.flatnonzero(member)))
         out = are_released(held.time, self._settings.window_rows, self._holdout.max_age_s, now_ms)
-        out |= np.isin(_pairs(held), at_once)
-        out[: np.flatnonzero(np.isin(_pairs(held), later)).max(initial=-1) + 1] = True
+        out |= at_once.of(held)
+        out[: np.flatnonzero(later.of(held)).max(initial=-1) + 1] = True
         self.held = held.take(np.flatnonzero(~out))
         taught = known.take(np.flatnonzero(~member)).joined(held.take(np.flatnonzero(out)))
         newer = earlier(taught.user[::-1])[::-1]
@@ -170,13 +184,15 @@ class Clicks:
         """All events of a user with an item or none: their labels often come from one act."""
         return is_member(user, item, np.zeros_like(user), self._holdout.fraction)
 
-    def _known(self, now_ms: int, told: Int64s) -> LabelledRows:
-        """What waits no more: its label is known, or it may not be held out since it was `told`."""
+    def _known(self, now_ms: int, *told: "_Told") -> LabelledRows:
+        """What waits no more: its label is known, or is a click that may not be held out since it
+        was `told`."""
         waiting = self._waiting
         over = np.ones(len(waiting), np.bool_)
         if self._settings.followed_by:
             over = are_released(waiting.time, _WAITING_ROWS, self._settings.within_s, now_ms)
-            over |= np.isin(_pairs(waiting), told) & self._is_member(waiting.user, waiting.item)
+            is_told = np.any([one.of(waiting) for one in told], axis=0)
+            over |= is_told & (waiting.label > 0) & self._is_member(waiting.user, waiting.item)
         self._waiting = waiting.take(np.flatnonzero(~over))
         known = waiting.take(np.flatnonzero(over))
         return replace(known, label=np.nan_to_num(known.label))

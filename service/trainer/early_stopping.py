@@ -12,6 +12,8 @@ from service.domain import Float32s
 # Of each row of what is held out, a score in which higher is better; some kinds of rows, or none.
 Scores = Sequence[Float32s]
 
+# What fewer rows than this say is chance, and how much chance nobody knows.
+_FEWEST = 10
 # Standard errors by which a pass must be worse to be undone: chance is seldom so large.
 _PLAINLY = 2.0
 
@@ -29,7 +31,7 @@ class EarlyStopping:
 
     def saw(self, scores: Scores) -> "EarlyStopping":
         """The state after one more pass, of the same rows; what is not a number never improves."""
-        if self.best is None:
+        if self.best is None or not _is_finite(self.best):
             return replace(self, best=scores)
         gain, error = _gain(self.best, scores)
         if gain > 0:
@@ -42,12 +44,16 @@ class EarlyStopping:
         return self.since_best >= self.patience
 
 
+def _is_finite(scores: Scores) -> bool:
+    return all(bool(np.isfinite(one).all()) for one in scores)
+
+
 def _gain(before: Scores, after: Scores) -> tuple[float, float]:
-    """The sum of the kinds' mean gains, and its standard error."""
+    """The sum of the kinds' mean gains, and its standard error; of kinds with some rows."""
     gain, variance = 0.0, 0.0
     for one, other in zip(before, after, strict=True):
-        if len(one):
+        if len(one) >= _FEWEST:
             gains = other.astype(np.float64) - one
             gain += float(gains.mean())
-            variance += float(gains.var(ddof=1)) / len(gains) if len(gains) > 1 else 0.0
+            variance += float(gains.var(ddof=1)) / len(gains)
     return gain, math.sqrt(variance)

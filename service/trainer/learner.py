@@ -1,10 +1,11 @@
 """The learning loop: one round of micro-batches at a time.
 
-A round admits new items, moves its share of events into the rolling holdout, fine-tunes the
-challenger on the rest with replayed histories beside them, and keeps the best pass. The gate
-is asked separately, between rounds. An event with a history before it is a new target in one
-round: the one that brings it, or the one in which it leaves the holdout. What a rejected or
-diverged challenger had learned is taught again, more slowly, to the one that follows.
+A round admits new items, moves its share of events into the rolling holdout, and fine-tunes the
+challenger on the rest with replayed histories beside them, in passes of which the last is kept
+unless the holdout is plainly worse after it. The gate is asked separately, between rounds. An
+event with a history before it is a new target in one round: the one that brings it, or the one in
+which it leaves the holdout. What a rejected or diverged challenger had learned is taught again,
+more slowly, to the one that follows.
 """
 
 import logging
@@ -339,18 +340,16 @@ class Learner:
         self._date_unknown()
         settings = self._settings.holdout
         turned_down = np.isin(batch.kind, self._negative)
-        chosen = is_member(batch.user, batch.item, batch.timestamp, settings.fraction)
+        chosen = self._is_member(batch.user, batch.item, batch.timestamp)
         chosen &= ~turned_down
         before, times, codes = contexts(batch, self._slabs, batch.ordinal, self._length)
         owner = np.broadcast_to(batch.user[:, None], before.shape)
         # Whatever is a member may be held; a released one is missed as context, no more.
-        clean = np.where(is_member(owner, before, times, settings.fraction), 0, before)
+        clean = np.where(self._is_member(owner, before, times), 0, before)
         head = self._challenger.model.click
         if self._clicks and head:
             vocabulary = self._challenger.vocabulary
-            chosen |= self._clicks.admit(
-                batch, before, clean, codes, head, vocabulary, self._recall
-            )
+            self._clicks.admit(batch, before, clean, codes, head, vocabulary, self._recall)
         member = capped(chosen, batch.user, self.held.user, settings.max_user_rows)
         done = np.flatnonzero(~np.isin(batch.kind, self._shown))
         batch, member, before, clean = batch.take(done), member[done], before[done], clean[done]
@@ -373,6 +372,12 @@ class Learner:
             )
         rows = self._released(released) + self._new(batch, member, clean, codes)
         return from_lists(rows, self._length + 1)
+
+    def _is_member(self, user: Int64s, item: Int64s, time: Int64s) -> Bools:
+        """Which events may be held out. With a click head all of a user with an item or none, as
+        their labels are: an event tells another one's label, and a label an event."""
+        time = np.zeros_like(time) if self._clicks else time
+        return is_member(user, item, time, self._settings.holdout.fraction)
 
     def _date_unknown(self) -> None:
         """Items that were described before any event, or come from a version that did not say when
@@ -755,6 +760,12 @@ class Learner:
         """The champion is what later challengers must not fall behind."""
         self._older, self._promotions = self._champion, 0
 
+    def _let_older_go(self) -> None:
+        """What was given up may be out of reach of what older versions knew: these must not hold up
+        all to come."""
+        self._measure_from_now()
+        self._pinned = None
+
     def _back_to_champion(self) -> None:
         """Its weights and its mixture: what others were mixed with says nothing of it."""
         self._challenger.restore(self._champion_at)
@@ -774,9 +785,7 @@ class Learner:
         self._rejections = 0
         if self._clicks:
             self._clicks.give_up()
-        # What older versions knew may be out of reach by now: they must not hold up all to come.
-        self._measure_from_now()
-        self._pinned = None
+        self._let_older_go()
         return len(taught)
 
     def settle(self) -> int:
@@ -792,7 +801,7 @@ class Learner:
         if self._clicks:
             self._clicks.give_up()
         self._asked_ndcg, self._asked_scores = self._crowned_ndcg, {}
-        self._measure_from_now()
+        self._let_older_go()
         self.has_news = False
         return skipped
 

@@ -273,14 +273,11 @@ class Worker:
         """Let the gate know the version that is pinned now."""
         try:
             pin = self._registry.pinned()
-            if pin == self._pin:
-                return
-            self._pin = pin
-            pinned = None if pin is None else self._load(pin)
-        except (ConfigurationError, DamagedVersionError) as error:
-            log.error("the gate does without the pinned version: %s", error)
-            pinned = None
-        learner.compare_with(pinned)
+            if pin != self._pin:
+                learner.compare_with(None if pin is None else self._load(pin))
+                self._pin = pin
+        except (ConfigurationError, DamagedVersionError, TransientError) as error:
+            log.error("the gate cannot read which version is pinned, or that version: %s", error)
 
     def _load(self, version: Version) -> Servable:
         """With the context features of today."""

@@ -20,7 +20,7 @@ def test_all_come_in_their_order_and_events_of_one_part_have_no_erasure_between(
     erases: list[bool],
 ) -> None:
     records = [record(b"erase" if one else b"{}", offset=at) for at, one in enumerate(erases)]
-    parts = list(between_erasures(records, erasure_in))
+    parts = list(between_erasures((one, erasure_in(one)) for one in records))
     order = []
     for events, erasures in parts:
         order += [one.offset for one in events] + [one.offset for one in erasures]

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import orjson
@@ -12,14 +12,14 @@ import pytest
 
 from service.app import pipeline
 from service.app.pipeline import Letters, Pipeline
-from service.domain import Erasure, ItemId, Offset, Offsets, Partition, Reached
+from service.domain import Erasure, Event, ItemId, MicroBatch, Offset, Offsets, Partition, Reached
 from service.errors import AbandonedError
 from service.metrics import Metrics
 from service.scorer.scorer import Scorer
 from service.state.duplicates import Duplicates
 from service.state.histories import HistorySlab
 from service.state.popularity import Popularity
-from service.stream.codec import Record
+from service.stream.codec import EventCodec, Record
 from service.stream.once import Message, Share
 from service.stream.sink import Sink
 from service.stream.source import Source
@@ -110,6 +110,7 @@ class NoTrainer:
     batches_at_worker = 0
 
     def erase(self, erasures: list[Erasure]) -> None: ...
+    def offer(self, batch: MicroBatch) -> None: ...
 
 
 @pytest.fixture
@@ -250,6 +251,43 @@ def test_a_long_read_is_answered_a_few_at_a_time(slab: HistorySlab, tmp_path: Pa
     run_to_the_end(source, topics, slab, tmp_path, committed=at_once + 1)
     assert topics.sent == [f"events/0/{offset}" for offset in range(at_once + 1, 5 * at_once)]
     assert topics.batches == [0, at_once - 1, at_once, at_once, at_once]
+
+
+def test_others_have_turns_while_large_records_are_parsed(
+    slab: HistorySlab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    large: dict[str, Any] = {"context": {"a": [[]] * 20_000}}
+    records = [record(plain_event(**large), partition=PARTITION, offset=at) for at in range(50)]
+    records.append(erasing(50))
+    turns, seen, asked = 0, [], []
+    decode, erasure = EventCodec.decode, EventCodec.erasure
+
+    def decoded(codec: EventCodec, one: Record, now_ms: int) -> Event:
+        seen.append(turns)
+        return decode(codec, one, now_ms)
+
+    def looked(codec: EventCodec, one: Record) -> Erasure | None:
+        asked.append(turns)
+        return erasure(codec, one)
+
+    class Watched(Batches):
+        async def read(self, max_records: int, timeout_s: float) -> list[Record]:
+            self.counting = asyncio.create_task(self.count())
+            return await super().read(max_records, timeout_s)
+
+        async def count(self) -> None:
+            nonlocal turns
+            while not self.stop.is_set() or len(seen) < len(records) - 1:
+                turns += 1
+                await asyncio.sleep(0)
+
+    monkeypatch.setattr(EventCodec, "decode", decoded)
+    monkeypatch.setattr(EventCodec, "erasure", looked)
+    topics = Topics(letters_after=0)
+    run_to_the_end(Watched(records), topics, slab, tmp_path)
+    assert len(topics.sent) == len(records)
+    assert len(set(seen)) >= 10  # one for each 256 kB of 50 times 60
+    assert len(set(asked)) >= 10
 
 
 class TestErasures:

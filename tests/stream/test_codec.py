@@ -102,7 +102,16 @@ class TestContext:
 class TestDecoding:
     def test_an_event_is_read_field_by_field(self) -> None:
         event = decoded(plain_event(value=3, event_id="e1", context={"page": "home"}, other=1))
-        assert event.model_dump() == plain_event(value=3.0, event_id="e1", context={"page": "home"})
+        assert event.model_dump() == plain_event(value=3.0, event_id="e1", context={})
+
+    def test_of_a_context_only_what_features_name_is_held(self) -> None:
+        context = {"page": {"kind": "home", "more": [1]}, "price": 2.5, "large": [[]] * 99}
+        event = TestContext.CODEC.decode(record(plain_event(context=context)), NOW_MS)
+        assert event.context == {"page.kind": "home", "price": 2.5}
+        codec = TestContext.CODEC
+        plain = Event.model_validate(plain_event(context=context))
+        found, wanted = (codec.columns([(record({}), one)]).codes for one in (event, plain))
+        assert found.tolist() == wanted.tolist()
 
     @given(st.binary(max_size=200))
     def test_bytes_become_an_event_or_a_dead_letter_and_nothing_else(self, data: bytes) -> None:

@@ -14,7 +14,7 @@ from service.model.memory import Memory
 from service.model.vocabulary import Vocabulary
 from service.registry.artifact import Artifact
 from service.registry.servable import build_servable, first_blend
-from service.settings import ClickLoss, ClickSettings, GateSettings, Settings
+from service.settings import ClickLoss, ClickSettings, EventsSettings, GateSettings, Settings
 from service.state.histories import HistorySlab
 from service.trainer import learner as learner_module
 from service.trainer.challenger import Challenger
@@ -22,7 +22,7 @@ from service.trainer.clicks import Clicks
 from service.trainer.holdout import HoldoutRows, empty_rows, is_member
 from service.trainer.learner import Learner
 from service.trainer.reranking import WEIGHTS, best_weight
-from service.trainer.sequences import contexts
+from service.trainer.sequences import Sequences, contexts
 from tests.state.examples import a_slab
 from tests.trainer.examples import (
     CLICK,
@@ -84,14 +84,14 @@ def admit(
     *events: tuple[int, int, int, float],
     capped: bool = False,
     freed: HoldoutRows | None = None,
-) -> list[bool]:
-    """Give it events of (user, item, kind, value), a second apart; what it wants held out. Where
-    the holdout of targets is `capped`, it is not; `freed` is what that lets go."""
+) -> None:
+    """Give it events of (user, item, kind, value), a second apart. What belongs into the holdout of
+    targets is held there, unless that is `capped`; `freed` is what it lets go."""
     users, items, kinds, values = (list(column) for column in zip(*events, strict=True))
     batch = stream.batch(users, items, kinds=kinds, values=values)
     vocabulary = Vocabulary().extended(batch.item_ids)
     head = ClickHead(len(vocabulary), clicks._settings.loss)
-    return admit_with(head, vocabulary, clicks, stream, batch, capped=capped, freed=freed)
+    admit_with(head, vocabulary, clicks, stream, batch, capped=capped, freed=freed)
 
 
 def admit_with(
@@ -103,25 +103,23 @@ def admit_with(
     *,
     capped: bool = False,
     freed: HoldoutRows | None = None,
-) -> list[bool]:
+) -> None:
     before, _, codes = contexts(batch, {PARTITION: stream.slab}, batch.ordinal, 8)
-    found = clicks.admit(batch, before, before, codes, head, vocabulary, None)
-    taught = batch.take(np.flatnonzero(~found | capped))
-    now_ms = int(batch.timestamp.max())
-    clicks.sort(taught, freed or empty_rows(8), now_ms, head, vocabulary)
-    return [bool(one) for one in found]
+    clicks.admit(batch, before, before, codes, head, vocabulary, None)
+    held = clicks._is_member(batch.user, batch.item) & (not capped)
+    taught = batch.take(np.flatnonzero(~held))
+    clicks.sort(taught, freed or empty_rows(8), int(batch.timestamp.max()), head, vocabulary)
 
 
-def targets(*events: tuple[int, int]) -> HoldoutRows:
-    """Clicks of (user, item) as rows of the holdout of targets."""
-    users, items = zip(*events, strict=True)
-    none = np.zeros(len(events), np.int64)
+def targets(*events: tuple[int, int, int]) -> HoldoutRows:
+    """Clicks of (user, item, second) as rows of the holdout of targets."""
+    users, items, seconds = zip(*events, strict=True)
     return HoldoutRows(
         np.zeros((len(events), 8), np.int64),
         np.zeros((len(events), 8, 0), np.int32),
         np.array([user_key(UserId(f"user-{user}")) for user in users]),
         keys(items),
-        none,
+        1000 * np.array(seconds, np.int64),
         np.full(len(events), CLICK, np.uint8),
     )
 
@@ -263,29 +261,6 @@ class TestLabels:
         admit(clicks, stream, *[(2, item, IMPRESSION, item % 2) for item in range(20)])
         assert len(set(clicks.held.user.tolist())) == 2
 
-    def test_the_click_on_a_held_out_row_is_held_out_too(self, stream: Stream) -> None:
-        clicks = Clicks(settings_with(BY_CLICK, fraction=0.999999), {})
-        found = admit(clicks, stream, (1, 1, IMPRESSION, NAN), (1, 2, CLICK, NAN),
-                      (1, 1, CLICK, NAN))  # fmt: skip
-        assert found == [False, False, True]
-        admit(clicks, stream, *[(2, 9, 0, NAN)] * 12)
-        assert clicks.held.label.tolist() == [1.0]
-
-    def test_so_is_every_other_one_while_the_row_is_held(self, stream: Stream) -> None:
-        clicks = Clicks(settings_with(BY_CLICK, fraction=0.999999), {})
-        found = admit(clicks, stream, (1, 1, IMPRESSION, NAN), *[(1, 1, CLICK, NAN)] * 2)
-        assert found == [False, True, True]
-        admit(clicks, stream, *[(2, 9, 0, NAN)] * 12)
-        assert len(clicks.held) == 1
-        assert admit(clicks, stream, (1, 1, CLICK, NAN)) == [True]
-
-    def test_what_may_come_of_a_held_out_value_is_held_out_too(self, stream: Stream) -> None:
-        clicks = Clicks(settings_with(BY_VALUE, fraction=0.999999), {})
-        found = admit(clicks, stream, (1, 1, IMPRESSION, 1), (1, 1, CLICK, NAN),
-                      (1, 2, CLICK, NAN))  # fmt: skip
-        assert found == [False, True, False]
-        assert admit(clicks, stream, (1, 1, CLICK, NAN)) == [True]
-
     def test_a_label_whose_act_cannot_be_held_out_is_taught(self, stream: Stream) -> None:
         clicks = Clicks(settings_with(BY_CLICK, fraction=0.999999), {})
         admit(clicks, stream, (1, 1, IMPRESSION, NAN), (1, 2, IMPRESSION, NAN))
@@ -296,24 +271,76 @@ class TestLabels:
         admit(clicks, stream, (1, 2, CLICK, NAN), capped=True)
         assert len(clicks.held) == 0
 
+    def test_nor_is_one_held_that_a_refusal_tells(self, stream: Stream) -> None:
+        made = settings_with(BY_VALUE, fraction=0.999999)
+        events = EventsSettings(kinds=(*made.events.kinds, "dislike"), negative=("dislike",))
+        clicks = Clicks(made.model_copy(update={"events": events}), {})
+        dislike = events.kinds.index("dislike")
+        admit(clicks, stream, (1, 1, IMPRESSION, 0), (1, 2, IMPRESSION, 0))
+        admit(clicks, stream, (1, 1, dislike, NAN), capped=True)  # it is no target of the holdout
+        assert clicks.held.item.tolist() == keys([2]).tolist()
+
     def test_once_an_act_is_taught_its_label_and_those_before_it_are(self, stream: Stream) -> None:
         clicks = Clicks(settings_with(BY_CLICK, fraction=0.999999), {})
         admit(clicks, stream, *[(1, item, IMPRESSION, NAN) for item in range(5)])
         admit(clicks, stream, (1, 1, CLICK, NAN), (1, 3, CLICK, NAN))
         admit(clicks, stream, *[(2, 9, 0, NAN)] * 17)
         assert clicks.held.label.tolist() == [0.0, 1.0, 0.0, 1.0, 0.0]
-        admit(clicks, stream, (2, 9, 0, NAN), freed=targets((1, 1)))
+        admit(clicks, stream, (2, 9, 0, NAN), freed=targets((1, 1, 5)))
         assert clicks.held.item.tolist() == keys([2, 3, 4]).tolist()
         assert fresh_labels(clicks) == [0.0, 1.0]
-        admit(clicks, stream, (2, 9, 0, NAN), freed=targets((1, 1), (2, 3)))
+        admit(clicks, stream, (2, 9, 0, NAN), freed=targets((1, 1, 5), (2, 3, 5)))
         assert len(clicks.held) == 3
+
+    def test_an_act_tells_nothing_of_what_was_shown_after_it(self, stream: Stream) -> None:
+        clicks = Clicks(settings_with(BY_CLICK, fraction=0.999999), {})
+        admit(clicks, stream, (1, 1, IMPRESSION, NAN), (1, 1, CLICK, NAN))
+        admit(clicks, stream, *[(2, 9, 0, NAN)] * 12, *[(1, 1, IMPRESSION, NAN)] * 2)
+        admit(clicks, stream, (1, 1, CLICK, NAN), freed=targets((1, 1, 1)))
+        assert fresh_labels(clicks) == [1.0]  # of the first
+        admit(clicks, stream, *[(2, 9, 0, NAN)] * 12)
+        assert clicks.held.label.tolist() == [1.0, 1.0]
 
     def test_a_label_that_waits_is_not_held_once_its_act_is_taught(self, stream: Stream) -> None:
         clicks = Clicks(settings_with(BY_CLICK, fraction=0.999999), {})
         admit(clicks, stream, (1, 1, IMPRESSION, NAN), (1, 1, CLICK, NAN))
-        admit(clicks, stream, (2, 9, 0, NAN), freed=targets((1, 1)))
+        admit(clicks, stream, (2, 9, 0, NAN), freed=targets((1, 1, 1)))
         assert fresh_labels(clicks) == [1.0]
         assert len(clicks.held) == 0
+
+
+@pytest.mark.parametrize("click", [BY_VALUE, BY_CLICK], ids=["by value", "by click"])
+def test_of_a_user_with_an_item_all_is_held_out_or_nothing(
+    slab: HistorySlab, stream: Stream, click: ClickSettings
+) -> None:
+    """Else what is taught of the one would tell the other: a label its act, an act its label."""
+    learner, _, clicks = a_learner(slab, settings_with(click, fraction=0.3))
+    random, prepare = np.random.default_rng(0), learner._prepare
+    taught: set[tuple[int, int]] = set()  # users and items, of targets
+    told: set[tuple[int, int]] = set()  # and of labels
+
+    def noted(batch: MicroBatch) -> Sequences:
+        found = prepare(batch)
+        row, place = np.nonzero(found.target)
+        pairs = zip(found.user[row].tolist(), found.item[row, place].tolist(), strict=True)
+        taught.update(pairs)
+        fresh = clicks._fresh
+        told.update(zip(fresh.user.tolist(), fresh.item.tolist(), strict=True))
+        return found
+
+    learner._prepare = noted  # type: ignore[method-assign]
+    for _ in range(6):
+        users = random.integers(0, 30, 40).tolist()
+        items = random.integers(0, 8, 40).tolist()
+        learner.learn([stream.batch(users, items, kinds=[IMPRESSION] * 40, values=[1.0] * 40)])
+        learner.learn([stream.batch(users, items, kinds=[CLICK] * 40)])
+    targets_held = set(zip(learner.held.user.tolist(), learner.held.item.tolist(), strict=True))
+    labels_held = set(zip(clicks.held.user.tolist(), clicks.held.item.tolist(), strict=True))
+    assert targets_held
+    assert labels_held
+    assert taught
+    assert told
+    assert not (targets_held | labels_held) & (taught | told)
 
 
 def test_the_memory_is_asked_before_it_knows_what_was_clicked(
@@ -477,7 +504,7 @@ def test_a_pass_that_the_labels_pay_for_is_not_kept(
 
     def held_losses(*_: object) -> Float32s:
         after_pass.append(challenger.model.items.weight.detach().clone())
-        return np.full(5, next(losses), np.float32)
+        return np.full(12, next(losses), np.float32)
 
     monkeypatch.setattr(clicks, "held_losses", held_losses)
     learner.learn([stream.walk(20, 10, steps=4)])

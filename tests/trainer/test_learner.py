@@ -506,6 +506,14 @@ def test_a_pinned_version_holds_up_no_more_when_what_it_knew_is_given_up(
     assert learner.judge()[0].older is None
 
 
+def test_nor_does_one_when_the_champion_is_settled(slab: HistorySlab, stream: Stream) -> None:
+    learner = a_learner(slab, challenger=a_champion(slab, stream))
+    learner.compare_with(build_servable(learner.shape, learner.artifact(), Version(1), 0, {}))
+    learner.learn([stream.walk(USERS, CATALOGUE, steps=1)])
+    learner.settle()
+    assert learner.judge()[0].older is None
+
+
 def test_the_gate_is_not_asked_twice_about_the_same(slab: HistorySlab, stream: Stream) -> None:
     learner = a_learner(slab, small_settings(quick_training(min_rows=1000)))
     learner.learn([stream.walk(USERS, CATALOGUE, steps=2)])
@@ -632,9 +640,9 @@ def test_a_learner_that_always_diverges_gives_up_and_stays_finite(
 @pytest.mark.parametrize(
     ("second", "is_kept"),
     [
-        ([0.1] * 8, False),  # plainly worse
-        ([0.5] * 8, True),  # as good, which ends the round
-        ([0.0, 0.9] * 4, True),  # worse by less than chance
+        ([0.1] * 12, False),  # plainly worse
+        ([0.5] * 12, True),  # as good, which ends the round
+        ([0.0, 0.9] * 6, True),  # worse by less than chance
     ],
 )
 def test_keeps_the_last_pass_unless_it_is_plainly_worse(
@@ -648,7 +656,7 @@ def test_keeps_the_last_pass_unless_it_is_plainly_worse(
     learner = a_learner(
         slab, small_settings(quick_training(max_epochs=4, fraction=0.3)), challenger
     )
-    scores = iter([[0.5] * 8, second])
+    scores = iter([[0.5] * 12, second])
     after_pass: list[Tensor] = []
 
     def score() -> Scores:
