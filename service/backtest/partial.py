@@ -16,6 +16,7 @@ from service.errors import ConfigurationError
 from service.model.item_tower import Described
 from service.settings import Settings, masked
 
+_MADE = 2  # raised when a seed's result has other models or fields
 # They do not change what a seed finds.
 _ELSEWHERE = ("seeds", "out", "html", "resume", "skip_bad")
 
@@ -49,7 +50,7 @@ def fingerprint(
     plain = masked(settings)
     plain = {name: dict(plain[name]) for name in SECTIONS}
     plain["model"].pop("seed")
-    digest.update(orjson.dumps([asked, plain], option=orjson.OPT_SORT_KEYS))
+    digest.update(orjson.dumps([_MADE, asked, plain], option=orjson.OPT_SORT_KEYS))
     return digest.hexdigest()
 
 

@@ -105,28 +105,31 @@ def test_products_in_bfloat16_leave_weights_and_moments_in_32_bits(
     assert {tensor.dtype for tensor in kept.values()} == {torch.float32}
 
 
-def test_a_loss_that_is_not_finite_changes_nothing() -> None:
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_a_loss_that_is_not_finite_changes_nothing(bad: float) -> None:
     challenger = a_challenger(SETTINGS, items=9)
     step(challenger)
     with torch.no_grad():
-        challenger.model.items.weight[3] = math.nan
+        challenger.model.items.weight[3] = bad
     assert_refused(challenger, "loss")
 
 
-def test_a_gradient_of_a_weight_that_is_not_finite_changes_nothing() -> None:
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_a_gradient_of_a_weight_that_is_not_finite_changes_nothing(bad: float) -> None:
     challenger = a_challenger(SETTINGS, items=9)
     step(challenger)
     weight = next(one for one in challenger.model.backbone.parameters() if one.grad is not None)
-    weight.register_hook(lambda gradient: gradient * math.inf)
+    weight.register_hook(lambda gradient: gradient * bad)
     assert_refused(challenger, "gradient")
 
 
-def test_a_gradient_of_an_item_vector_that_is_not_finite_changes_nothing() -> None:
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_a_gradient_of_an_item_vector_that_is_not_finite_changes_nothing(bad: float) -> None:
     challenger = a_challenger(SETTINGS, items=9)
     step(challenger)
 
     def spoil(_: object, read: tuple[Tensor, ...]) -> None:
-        read[0].register_hook(lambda gradient: gradient * math.inf)
+        read[0].register_hook(lambda gradient: gradient * bad)
 
     challenger.model.backbone.register_forward_pre_hook(spoil)
     assert_refused(challenger, "gradient")
