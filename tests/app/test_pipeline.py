@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import numpy as np
 import orjson
@@ -256,7 +256,7 @@ def test_a_long_read_is_answered_a_few_at_a_time(slab: HistorySlab, tmp_path: Pa
 def test_others_have_turns_while_large_records_are_parsed(
     slab: HistorySlab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    large: dict[str, Any] = {"context": {"a": [[]] * 20_000}}
+    large = {"context": {"a": "x" * 60_000}}
     records = [record(plain_event(**large), partition=PARTITION, offset=at) for at in range(50)]
     records.append(erasing(50))
     turns, seen, asked = 0, [], []
