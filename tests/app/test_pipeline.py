@@ -11,15 +11,15 @@ import orjson
 import pytest
 
 from service.app import pipeline
-from service.app.pipeline import Letters, Pipeline
-from service.domain import Erasure, Event, ItemId, MicroBatch, Offset, Offsets, Partition, Reached
+from service.app.pipeline import Letters, Pipeline, _in_turns
+from service.domain import Erasure, ItemId, MicroBatch, Offset, Offsets, Partition, Reached
 from service.errors import AbandonedError
 from service.metrics import Metrics
 from service.scorer.scorer import Scorer
 from service.state.duplicates import Duplicates
 from service.state.histories import HistorySlab
 from service.state.popularity import Popularity
-from service.stream.codec import EventCodec, Record
+from service.stream.codec import Record
 from service.stream.once import Message, Share
 from service.stream.sink import Sink
 from service.stream.source import Source
@@ -253,41 +253,24 @@ def test_a_long_read_is_answered_a_few_at_a_time(slab: HistorySlab, tmp_path: Pa
     assert topics.batches == [0, at_once - 1, at_once, at_once, at_once]
 
 
-def test_others_have_turns_while_large_records_are_parsed(
-    slab: HistorySlab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    large = {"context": {"a": "x" * 60_000}}
-    records = [record(plain_event(**large), partition=PARTITION, offset=at) for at in range(50)]
-    records.append(erasing(50))
-    turns, seen, asked = 0, [], []
-    decode, erasure = EventCodec.decode, EventCodec.erasure
+def test_others_have_turns_while_large_records_are_parsed() -> None:
+    large = record(plain_event(context={"a": "x" * 60_000}))
+    turns, parsed = 0, []
 
-    def decoded(codec: EventCodec, one: Record, now_ms: int) -> Event:
-        seen.append(turns)
-        return decode(codec, one, now_ms)
+    async def parse() -> None:
+        async for _ in _in_turns([large] * 50):
+            parsed.append(turns)
 
-    def looked(codec: EventCodec, one: Record) -> Erasure | None:
-        asked.append(turns)
-        return erasure(codec, one)
+    async def run() -> None:
+        nonlocal turns
+        parsing = asyncio.create_task(parse())
+        while not parsing.done():
+            turns += 1
+            await asyncio.sleep(0)
 
-    class Watched(Batches):
-        async def read(self, max_records: int, timeout_s: float) -> list[Record]:
-            self.counting = asyncio.create_task(self.count())
-            return await super().read(max_records, timeout_s)
-
-        async def count(self) -> None:
-            nonlocal turns
-            while not self.stop.is_set() or len(seen) < len(records) - 1:
-                turns += 1
-                await asyncio.sleep(0)
-
-    monkeypatch.setattr(EventCodec, "decode", decoded)
-    monkeypatch.setattr(EventCodec, "erasure", looked)
-    topics = Topics(letters_after=0)
-    run_to_the_end(Watched(records), topics, slab, tmp_path)
-    assert len(topics.sent) == len(records)
-    assert len(set(seen)) >= 10  # one for each 256 kB of 50 times 60
-    assert len(set(asked)) >= 10
+    asyncio.run(run())
+    assert len(parsed) == 50
+    assert len(set(parsed)) == 10  # 256 kB are five of them
 
 
 class TestErasures:
