@@ -47,7 +47,7 @@ def draw_page(report: Report) -> str:
         *_section(
             "Cold and warm items",
             _cold(report),
-            *(_half_curve(report, drawn[0], half) for half in ("cold", "warm")),
+            *(_curve(report, drawn[0], half) for half in ("cold", "warm")),
         ),
         *_section("Parts", *(_parts(report, name) for name in drawn)),
         *_section("Run", _run(report)),
@@ -127,34 +127,21 @@ def _key(names: Iterable[str]) -> str:
     return f'<div class="key">{"".join(marks)}</div>'
 
 
-def _curve(report: Report, metric: str) -> str:
-    x = _x(report)
-    lines = [
-        Line(
-            name,
-            x,
-            [getattr(part.models[name], metric) for part in report.parts],
-            [part.models[name].margin[metric] for part in report.parts],
-        )
-        for name in report.models
-    ]
-    label = f"{LABELS[metric]} of each part, with its 95 % interval"
-    return chart(lines, _x_label(report), label) + _key(report.models)
-
-
-def _half_curve(report: Report, metric: str, half: str) -> str:
-    """Of the queries for cold items or for warm ones. A part without any has no point."""
+def _curve(report: Report, metric: str, half: str = "") -> str:
+    """Of all queries, or of those for the `cold` or `warm` items: a part without any of these has
+    no point."""
     lines = []
     for name in report.models:
-        found = [
-            (x, score)
-            for x, part in zip(_x(report), report.parts, strict=True)
-            if (score := getattr(part.models[name], half)).queries
+        models = [part.models[name] for part in report.parts]
+        scores = [getattr(model, half) for model in models] if half else models
+        drawn = [
+            (x, getattr(score, metric), score.margin[metric])
+            for x, score in zip(_x(report), scores, strict=True)
+            if score.queries or not half
         ]
-        x, scores = [x for x, _ in found], [score for _, score in found]
-        values = [getattr(score, metric) for score in scores]
-        lines.append(Line(name, x, values, [score.margin[metric] for score in scores]))
-    label = f"{LABELS[metric]} of {half} items in each part, with its 95 % interval"
+        lines.append(Line(name, *([point[i] for point in drawn] for i in range(3))))
+    of = f"{half} items in each part" if half else "each part"
+    label = f"{LABELS[metric]} of {of}, with its 95 % interval"
     return chart(lines, _x_label(report), label) + _key(report.models)
 
 

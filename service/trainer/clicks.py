@@ -104,7 +104,7 @@ class Clicks:
         shown = torch.from_numpy(item[rows]).to(head.tally.device)
         standing = head.standing(shown).cpu().numpy()  # before the batch: it holds what came of it
         # What may be held out is not counted: the head is asked about it.
-        counted = ~self._is_member(batch.user, batch.item)
+        counted = ~self.is_member(batch.user, batch.item)
         head.meet(item[counted], self._settings.half_life_events)
         held = ~counted[rows]
         came = LabelledRows(
@@ -124,7 +124,7 @@ class Clicks:
         self._waiting = self._waiting.joined(came)
         self._follow(batch)
         if recall:
-            asked = came.take(np.flatnonzero(self._is_member(came.user, came.item)))
+            asked = came.take(np.flatnonzero(self.is_member(came.user, came.item)))
             for mark, context in zip(asked.marks().tolist(), asked.context, strict=True):
                 self._recollections[mark] = recall(strip(context)).kept()
 
@@ -165,7 +165,7 @@ class Clicks:
         head.begin(known.label)
         known = replace(known, label=head.within_reach(known.label))
         # Of one user no more than so many rows are held, and of what more comes the newest taught.
-        member = self._is_member(known.user, known.item)
+        member = self.is_member(known.user, known.item)
         member &= ~at_once.of(known) & ~later.of(known)
         member = capped(member, known.user, self.held.user, self._max_user_held)
         held = self.held.joined(known.take(np.flatnonzero(member)))
@@ -180,7 +180,7 @@ class Clicks:
         self._forget_recollections()
         head.hear(vocabulary.rows(taught.item), taught.label)
 
-    def _is_member(self, user: Int64s, item: Int64s) -> Bools:
+    def is_member(self, user: Int64s, item: Int64s) -> Bools:
         """All events of a user with an item or none: their labels often come from one act."""
         return is_member(user, item, np.zeros_like(user), self._holdout.fraction)
 
@@ -192,7 +192,7 @@ class Clicks:
         if self._settings.followed_by:
             over = are_released(waiting.time, _WAITING_ROWS, self._settings.within_s, now_ms)
             is_told = np.any([one.of(waiting) for one in told], axis=0)
-            over |= is_told & (waiting.label > 0) & self._is_member(waiting.user, waiting.item)
+            over |= is_told & (waiting.label > 0) & self.is_member(waiting.user, waiting.item)
         self._waiting = waiting.take(np.flatnonzero(~over))
         known = waiting.take(np.flatnonzero(over))
         return replace(known, label=np.nan_to_num(known.label))
@@ -201,7 +201,7 @@ class Clicks:
         """Of what is neither held nor may be."""
         if self._recollections:
             waiting = self._waiting
-            member = waiting.take(np.flatnonzero(self._is_member(waiting.user, waiting.item)))
+            member = waiting.take(np.flatnonzero(self.is_member(waiting.user, waiting.item)))
             kept = {*self.held.marks().tolist(), *member.marks().tolist()}
             self._recollections = {
                 mark: one for mark, one in self._recollections.items() if mark in kept
@@ -274,20 +274,15 @@ class Clicks:
 
     def scores(self, model: Recommender, head: ClickHead, vocabulary: Vocabulary) -> ClickScores:
         """Of the head, over the labels that are held out."""
-        held = self.held
-        expected = foretold(
-            model, head, vocabulary, held.context, held.item, held.codes, held.standing
-        )
-        return click_scores(expected, held.label, self._settings)
+        expected = _expected(model, head, vocabulary, self.held)
+        return click_scores(expected, self.held.label, self._settings)
 
     def held_losses(
         self, model: Recommender, head: ClickHead, vocabulary: Vocabulary, rows: int
     ) -> Float32s:
         """What a step would count for each of the newest held-out labels, so many at most."""
         held = self.held.last(rows)
-        expected = foretold(
-            model, head, vocabulary, held.context, held.item, held.codes, held.standing
-        )
+        expected = _expected(model, head, vocabulary, held)
         return self._settings.weight * head.losses_of(expected, held.label)
 
     def held_clicks(
@@ -309,6 +304,13 @@ class Clicks:
             **self._waiting.tensors("click.waiting", self._features),
             **self.held.tensors("click.held", self._features),
         }
+
+
+def _expected(
+    model: Recommender, head: ClickHead, vocabulary: Vocabulary, rows: LabelledRows
+) -> Float32s:
+    """As `foretold`, with how each item stood when it was shown."""
+    return foretold(model, head, vocabulary, rows.context, rows.item, rows.codes, rows.standing)
 
 
 def _pairs(rows: HoldoutRows | MicroBatch) -> Int64s:

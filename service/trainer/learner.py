@@ -376,7 +376,8 @@ class Learner:
     def _is_member(self, user: Int64s, item: Int64s, time: Int64s) -> Bools:
         """Which events may be held out. With a click head all of a user with an item or none, as
         their labels are: an event tells another one's label, and a label an event."""
-        time = np.zeros_like(time) if self._clicks else time
+        if self._clicks:
+            return self._clicks.is_member(user, item)
         return is_member(user, item, time, self._settings.holdout.fraction)
 
     def _date_unknown(self) -> None:

@@ -123,18 +123,17 @@ def compacted(kept: Bools, item: Int64s, codes: Int32s, weight: Float32s) -> Seq
     """Sequences of what is `kept` [rows, length] of rows of nobody's events, all but the first of
     which are targets. Rows with fewer than two are left out."""
     order = np.argsort(~kept, axis=1, kind="stable")
-    events = kept.sum(axis=1)
-    place = np.arange(kept.shape[1])
-    inside = place < events[:, None]
-    weight = np.where(inside, np.take_along_axis(weight, order, axis=1), 0.0).astype(np.float32)
+    weight = np.take_along_axis(np.where(kept, weight, np.float32(0)), order, axis=1)
+    target = weight != 0
+    target[:, 0] = False
     sequences = Sequences(
-        np.where(inside, np.take_along_axis(item, order, axis=1), NO_KEY),
-        inside & (place > 0) & (weight != 0),
-        np.where(inside[..., None], np.take_along_axis(codes, order[..., None], axis=1), 0),
+        np.take_along_axis(np.where(kept, item, NO_KEY), order, axis=1),
+        target,
+        np.take_along_axis(np.where(kept[..., None], codes, 0), order[..., None], axis=1),
         weight,
         np.full(len(item), NO_KEY),
     )
-    return sequences.take(np.flatnonzero(events > 1))
+    return sequences.take(np.flatnonzero(kept.sum(axis=1) > 1))
 
 
 def contexts(

@@ -12,7 +12,7 @@ import pytest
 
 from service.app import pipeline
 from service.app.pipeline import Letters, Pipeline, _in_turns
-from service.domain import Erasure, ItemId, MicroBatch, Offset, Offsets, Partition, Reached
+from service.domain import Erasure, ItemId, Offset, Offsets, Partition, Reached
 from service.errors import AbandonedError
 from service.metrics import Metrics
 from service.scorer.scorer import Scorer
@@ -110,7 +110,6 @@ class NoTrainer:
     batches_at_worker = 0
 
     def erase(self, erasures: list[Erasure]) -> None: ...
-    def offer(self, batch: MicroBatch) -> None: ...
 
 
 @pytest.fixture

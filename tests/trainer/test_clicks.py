@@ -106,7 +106,7 @@ def admit_with(
 ) -> None:
     before, _, codes = contexts(batch, {PARTITION: stream.slab}, batch.ordinal, 8)
     clicks.admit(batch, before, before, codes, head, vocabulary, None)
-    held = clicks._is_member(batch.user, batch.item) & (not capped)
+    held = clicks.is_member(batch.user, batch.item) & (not capped)
     taught = batch.take(np.flatnonzero(~held))
     clicks.sort(taught, freed or empty_rows(8), int(batch.timestamp.max()), head, vocabulary)
 
