@@ -28,21 +28,25 @@ _MIB = 2**20
 
 
 def step_rows(scale: Scale) -> list[Row]:
-    """Time and memory of a step for each catalogue, against the smallest one's."""
+    """Time and memory of a step, and time of a round that is undone, for each catalogue, against
+    the smallest one's."""
     settings = TrainerSettings(negatives=_NEGATIVES)
     challengers = {items: _challenger(items, settings) for items in _CATALOGUES}
     batch = {items: a_batch(challenger, items) for items, challenger in challengers.items()}
     seconds: dict[int, list[float]] = {items: [] for items in _CATALOGUES}
+    undone: dict[int, list[float]] = {items: [] for items in _CATALOGUES}
     memory: dict[int, list[float]] = {items: [] for items in _CATALOGUES}
     for _ in range(scale.steps):  # in turns, so that a busy machine slows all alike
         for items, challenger in challengers.items():
             seconds[items] += timed_steps(challenger, batch[items], settings, 1)
+            undone[items].append(_timed_undo(challenger, batch[items], settings))
     for items, challenger in challengers.items():
         memory[items] = [_peak_mib(challenger, batch[items], settings) for _ in range(3)]
     least = _CATALOGUES[0]
+    measured = (("step", "ms", seconds), ("undone", "ms", undone), ("step_memory", "MiB", memory))
     return [
         make_row(f"{name}_{items}_items", values[items], unit, f"{least} items", values[least])
-        for name, unit, values in (("step", "ms", seconds), ("step_memory", "MiB", memory))
+        for name, unit, values in measured
         for items in _CATALOGUES
     ]
 
@@ -59,6 +63,17 @@ def timed_steps(
             torch.cuda.synchronize()
         found.append((time.perf_counter() - started_s) * 1000)
     return found
+
+
+def _timed_undo(challenger: Challenger, batch: Packed, settings: TrainerSettings) -> float:
+    """Milliseconds of a round of one step that is undone."""
+    started_s = time.perf_counter()
+    before = challenger.savepoint()
+    train_step(challenger, batch, temperature=0.1, settings=settings)
+    challenger.is_finite(before)
+    challenger.undo(before)
+    challenger.release(before)
+    return (time.perf_counter() - started_s) * 1000
 
 
 def a_batch(challenger: Challenger, items: int, length: int = 50) -> Packed:

@@ -24,6 +24,7 @@ from service.settings import (
 )
 from service.trainer.row_adam import RowAdam
 from service.trainer.sequences import pairs
+from service.trainer.undo_log import UndoLog
 
 _ITEMS = "items.weight"
 _PROJECTION = "tower.projection.weight"
@@ -52,6 +53,17 @@ class Checkpoint:
     steps: int
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Savepoint:
+    """As a checkpoint, but of the item table only what steps have moved since, until it is
+    released. It is of no use once an item has got or lost its row."""
+
+    weights: dict[str, Tensor]  # those that are trained, but the item table
+    optimizer: dict[str, Any]
+    items: UndoLog
+    steps: int
+
+
 class Challenger:
     """The candidate that the trainer fine-tunes."""
 
@@ -77,6 +89,7 @@ class Challenger:
         self.item_optimizer = RowAdam(rows, dim, device)
         self._rates = settings.learning_rate, settings.item_learning_rate
         self._steps = 0
+        self._savepoints: list[Savepoint] = []
         # When each row's item was last met, epoch ms; 0: not known. What was met stays so when a
         # checkpoint is restored. [rows]
         self.met = np.zeros(len(vocabulary), np.int64)
@@ -133,6 +146,8 @@ class Challenger:
     def move(self, rows: Tensor, gradient: Tensor) -> None:
         """One step: change what is trained against its gradients, and the item vectors of
         `rows` [n] against `gradient` [n, dim]."""
+        for savepoint in self._savepoints:
+            savepoint.items.keep(rows, self._of_items)
         self._steps += 1
         warmth = min(self._steps / max(self._settings.warmup_steps, 1), 1.0)
         rate, item_rate = self._rates
@@ -230,27 +245,59 @@ class Challenger:
         known: Bools = self.vocabulary.rows(keys) != NO_ROW
         return known
 
+    @property
+    def _of_items(self) -> tuple[Tensor, ...]:
+        """The item table and its moments, a row an item."""
+        moments = self.item_optimizer
+        return self.model.items.weight.data, moments.mean, moments.square, moments.steps
+
+    def savepoint(self) -> Savepoint:
+        """Where `undo` comes back to. The caller releases it."""
+        table = self.model.items.weight
+        log = UndoLog(len(table), table.device)
+        made = Savepoint(self._copied_weights(), self._copied_optimizer(), log, self._steps)
+        self._savepoints.append(made)
+        return made
+
+    def release(self, savepoint: Savepoint) -> None:
+        """It and those made after it are needed no more."""
+        del self._savepoints[self._savepoints.index(savepoint) :]
+
+    def undo(self, to: Savepoint) -> None:
+        """Go back to a savepoint, from which steps alone have led here. It stays one."""
+        to.items.put_back(self._of_items)
+        self._put_back(to.weights, to.optimizer, to.steps)
+
     def checkpoint(self) -> Checkpoint:
-        weights = {**self.trained, _ITEMS: self.model.items.weight}
-        return Checkpoint(
-            {name: weight.detach().clone() for name, weight in weights.items()},
-            copy.deepcopy(self.optimizer.state_dict()),
-            self.item_optimizer.tensors(len(self.vocabulary)),
-            self._steps,
-        )
+        """A copy of all. It takes as long as the catalogue is large."""
+        weights = self._copied_weights() | {_ITEMS: self.model.items.weight.detach().clone()}
+        moments = self.item_optimizer.tensors(len(self.vocabulary))
+        return Checkpoint(weights, self._copied_optimizer(), moments, self._steps)
 
     def restore(self, checkpoint: Checkpoint) -> None:
         """Go back to a checkpoint of this model. Items learned since keep fresh rows."""
         items = checkpoint.weights[_ITEMS]
+        self.model.items.weight.data[: len(items)] = items
+        self.model.renew(len(items))
+        self.item_optimizer.load(checkpoint.items)
+        self._put_back(checkpoint.weights, checkpoint.optimizer, checkpoint.steps)
+
+    def _copied_weights(self) -> dict[str, Tensor]:
+        return {name: weight.detach().clone() for name, weight in self.trained.items()}
+
+    def _copied_optimizer(self) -> dict[str, Any]:
+        return copy.deepcopy(self.optimizer.state_dict())
+
+    def _put_back(
+        self, weights: Mapping[str, Tensor], optimizer: dict[str, Any], steps: int
+    ) -> None:
+        """All that is trained but the item table."""
         with torch.no_grad():
             for name, weight in self.trained.items():
-                weight.copy_(checkpoint.weights[name])
-            self.model.items.weight[: len(items)] = items
-        self.model.renew(len(items))
-        # load_state_dict adopts what it is given; the checkpoint may be restored again.
-        self.optimizer.load_state_dict(copy.deepcopy(checkpoint.optimizer))
-        self.item_optimizer.load(checkpoint.items)
-        self._steps = checkpoint.steps
+                weight.copy_(weights[name])
+        # load_state_dict adopts what it is given, which may have to be put back again.
+        self.optimizer.load_state_dict(copy.deepcopy(optimizer))
+        self._steps = steps
 
     def frozen_copy(self) -> Recommender:
         """The model as it is now, to be read; what is never trained is not copied."""
@@ -259,8 +306,11 @@ class Challenger:
         }
         return copy.deepcopy(self.model.folded(), shared).eval()
 
-    def is_finite(self) -> bool:
-        return all(map(all_finite, (*self.trained.values(), self.model.items.weight)))
+    def is_finite(self, since: Savepoint | None = None) -> bool:
+        """Whether all weights are, or all that steps have moved since."""
+        items = self.model.items.weight
+        moved = items if since is None else items[since.items.rows]
+        return all(map(all_finite, (*self.trained.values(), moved)))
 
     def weights(self, rows: Int64s | None = None) -> dict[str, Tensor]:
         """The weights on the CPU, what is of items cut to `rows` or the vocabulary; copies of those

@@ -51,7 +51,7 @@ from service.state.catalogue import CatalogueItem
 from service.state.features import keys_of
 from service.trainer.anchor import Anchor
 from service.trainer.augmenting import Augmenter
-from service.trainer.challenger import Challenger, Checkpoint
+from service.trainer.challenger import Challenger, Savepoint
 from service.trainer.clicks import Clicks
 from service.trainer.early_stopping import EarlyStopping, Scores
 from service.trainer.evaluation import evaluate, recalled
@@ -252,12 +252,12 @@ class Learner:
         # What is turned down does not belong beside what stands before it.
         self._challenger.settle(np.where(taught.weight < 0, NO_KEY, taught.item))
         steps, diverged, skipped = [], False, 0
-        before = self._challenger.checkpoint()
+        before = self._challenger.savepoint()
         try:
-            steps = self._fit(taught, replayable, epochs, ratio)
+            steps = self._fit(taught, replayable, epochs, ratio, before)
         except (NonFiniteError, LossSpikeError) as error:
             log.warning("round undone: %s", error)
-            self._challenger.restore(before)
+            self._challenger.undo(before)
             diverged = True
             # `trained_through` is past events that wait to be taught again: publish nothing now.
             self.has_news = False
@@ -270,6 +270,8 @@ class Learner:
             if self._clicks:
                 self._clicks.end_round()
             self.has_news = True
+        finally:
+            self._challenger.release(before)
         return RoundReport(
             batches=len(batches),
             events=sum(map(len, batches)),
@@ -476,7 +478,12 @@ class Learner:
         self._since_champion.append(taught)
 
     def _fit(
-        self, taught: Sequences, replayable: Offsets, epochs: int, ratio: float
+        self,
+        taught: Sequences,
+        replayable: Offsets,
+        epochs: int,
+        ratio: float,
+        before: Savepoint,
     ) -> list[tuple[float, float]]:
         """Passes over the sequences until the holdout stops improving; the last one is kept, unless
         it is plainly worse than the best.
@@ -489,14 +496,16 @@ class Learner:
             self._settings.item_learning_rate * self._slowdown,
         )
         stopping = EarlyStopping(self._settings.patience)
-        best: Checkpoint | None = None
+        best: Savepoint | None = None
         steps: list[tuple[float, float]] = []
         news = len(taught) or (self._clicks and self._clicks.steps())
         for made in range(epochs if news else 0):
             if made and stopping.since_best == 0:
-                best = self._challenger.checkpoint()
+                if best:
+                    self._challenger.release(best)
+                best = self._challenger.savepoint()
             steps += self._pass(taught, replayable, ratio)
-            if not self._challenger.is_finite():
+            if not self._challenger.is_finite(before):
                 raise NonFiniteError("a weight is not finite")
             self._expect([loss for loss, _ in steps])
             if epochs == 1:
@@ -505,7 +514,7 @@ class Learner:
             if stopping.stop:
                 break
         if best and not stopping.keeps:
-            self._challenger.restore(best)
+            self._challenger.undo(best)
         return steps
 
     def _expect(self, losses: list[float]) -> None:

@@ -252,6 +252,52 @@ def test_a_weight_that_is_not_finite_is_noticed() -> None:
     assert not challenger.is_finite()
 
 
+@pytest.mark.parametrize("optimizer", [AdamWSettings(), SgdSettings()])
+def test_undoing_is_exact_can_be_repeated_and_goes_further_back(optimizer: Optimizer) -> None:
+    challenger = a_challenger(settings_with(optimizer=optimizer), items=9)
+    train(challenger, [1, 2, 3])
+    first, at_first = challenger.savepoint(), challenger.checkpoint()
+    train(challenger, [3, 4, 5])
+    second, at_second = challenger.savepoint(), challenger.checkpoint()
+    for rows in ([3, 4, 5], [5, 6, 7]):
+        train(challenger, rows)
+        challenger.undo(second)
+        assert_at(challenger, at_second)
+    train(challenger, [1, 8])
+    challenger.undo(first)
+    assert_at(challenger, at_first)
+    assert challenger.checkpoint().steps == at_first.steps
+
+
+def test_a_savepoint_keeps_the_rows_that_moved_and_is_kept_up_until_it_is_released() -> None:
+    challenger = a_challenger(SETTINGS, items=500)
+    settings = SETTINGS.trainer.model_copy(update={"negatives": 8})
+    savepoint = challenger.savepoint()
+    assert savepoint.items.rows.tolist() == []
+    before = challenger.model.items.weight.detach().clone()
+    for rows in ([1, 2, 3], [2, 3, 4]):
+        train_step(challenger, packed(rows), temperature=0.07, settings=settings)
+    moved = (challenger.model.items.weight != before).any(dim=1).nonzero().flatten()
+    kept = savepoint.items.rows.tolist()
+    assert {1, 2, 3, 4} <= set(moved.tolist()) <= set(kept)
+    assert len(kept) == len(set(kept)) < 30
+    challenger.savepoint()
+    challenger.release(savepoint)
+    train(challenger, [5, 6, 7])
+    assert savepoint.items.rows.tolist() == kept
+
+
+def test_what_is_not_finite_is_seen_where_a_step_has_moved_it() -> None:
+    challenger = a_challenger(SETTINGS, items=4)
+    savepoint = challenger.savepoint()
+    train(challenger, [1, 2, 3])
+    assert challenger.is_finite(savepoint)
+    challenger.model.items.weight.data[2] = torch.nan
+    assert not challenger.is_finite(savepoint)
+    challenger.undo(savepoint)
+    assert challenger.is_finite(savepoint)
+
+
 def test_the_learning_rate_reaches_every_weight_and_vector() -> None:
     challenger = a_challenger(SETTINGS, items=3)
     before = challenger.weights()
