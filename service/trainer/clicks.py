@@ -1,7 +1,7 @@
 """What the trainer keeps for the click head: labels that wait, are held out, or taught again."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -13,14 +13,14 @@ from service.model.click_head import ClickHead, echoes
 from service.model.click_metrics import ClickScores, click_scores, is_click
 from service.model.clicks import foretold
 from service.model.inference import compact_with
-from service.model.memory import Recollection
+from service.model.memory import Memory, Recollection
 from service.model.recommender import Recommender
 from service.model.vocabulary import NO_ROW, Vocabulary
 from service.settings import ClickLoss, ClickSettings, Settings
 from service.state.features import keys_of
 from service.trainer.holdout import HoldoutRows, are_released, capped, is_member
 from service.trainer.labels import LabelledRows, followed, labelled_from, no_rows, pairs
-from service.trainer.sequences import strip
+from service.trainer.recollections import Recollections
 from service.trainer.step import ClickBatch
 
 # Rows remembered in case a challenger is rejected; past this the oldest are given up.
@@ -75,8 +75,7 @@ class Clicks:
         self._again = self._none  # these and earlier ones, which are taught beside them
         self._past = self._none
         self._since_champion = self._none  # of the past, what no version has learned
-        # What the memory recalled for what is held or may be, when it was shown; by its marks.
-        self._recollections: dict[int, Recollection] = {}
+        self._recollections = Recollections()  # of what is held or may be, when it was shown
         self._random = np.random.default_rng(settings.model.seed)
 
     @classmethod
@@ -92,11 +91,11 @@ class Clicks:
         codes: Int32s,
         head: ClickHead,
         vocabulary: Vocabulary,
-        recall: Callable[[Int64s], Recollection] | None,
+        memory: Memory | None,
     ) -> None:
         """Take in a micro-batch, whose events have the histories `before` [rows, length] with their
         `codes` [rows, length, features], and `clean` without what may be held out; let `head`
-        count what it tells of the items, and ask the memory, which knows nothing of it yet. Then
+        count what it tells of the items, and ask `memory`, which knows nothing of it yet. Then
         call `sort`.
         """
         rows = np.flatnonzero(np.isin(batch.kind, self._kinds))
@@ -123,10 +122,7 @@ class Clicks:
             came = came.take(np.flatnonzero(np.isfinite(came.label)))
         self._waiting = self._waiting.joined(came)
         self._follow(batch)
-        if recall:
-            asked = came.take(np.flatnonzero(self.is_member(came.user, came.item)))
-            for mark, context in zip(asked.marks().tolist(), asked.context, strict=True):
-                self._recollections[mark] = recall(strip(context)).kept()
+        self._recollections.ask(memory, self._members(came))
 
     def _follow(self, batch: MicroBatch) -> None:
         """Let what waits know that an act has followed it."""
@@ -177,7 +173,7 @@ class Clicks:
         newer = earlier(taught.user[::-1])[::-1]
         taught = taught.take(np.flatnonzero(newer < self._max_user_taught))
         self._fresh = self._fresh.joined(taught)
-        self._forget_recollections()
+        self._recollections.forget_others(self.held, self._members(self._waiting))
         head.hear(vocabulary.rows(taught.item), taught.label)
 
     def is_member(self, user: Int64s, item: Int64s) -> Bools:
@@ -197,15 +193,8 @@ class Clicks:
         known = waiting.take(np.flatnonzero(over))
         return replace(known, label=np.nan_to_num(known.label))
 
-    def _forget_recollections(self) -> None:
-        """Of what is neither held nor may be."""
-        if self._recollections:
-            waiting = self._waiting
-            member = waiting.take(np.flatnonzero(self.is_member(waiting.user, waiting.item)))
-            kept = {*self.held.marks().tolist(), *member.marks().tolist()}
-            self._recollections = {
-                mark: one for mark, one in self._recollections.items() if mark in kept
-            }
+    def _members(self, rows: LabelledRows) -> LabelledRows:
+        return rows.take(np.flatnonzero(self.is_member(rows.user, rows.item)))
 
     def erase(self, users: Int64s) -> None:
         """Forget all labels of these users."""
@@ -213,7 +202,7 @@ class Clicks:
         self._fresh, self._past = self._fresh.without(users), self._past.without(users)
         self._again = self._again.without(users)
         self._since_champion = self._since_champion.without(users)
-        self._forget_recollections()
+        self._recollections.forget_others(self.held, self._members(self._waiting))
 
     def begin_round(self) -> int:
         """Labels that are to be taught in this round for the first time; from then on they may also
@@ -285,19 +274,11 @@ class Clicks:
         expected = _expected(model, head, vocabulary, held)
         return self._settings.weight * head.losses_of(expected, held.label)
 
-    def held_clicks(
-        self, recall: Callable[[Int64s], Recollection] | None
-    ) -> tuple[LabelledRows, list[Recollection]]:
+    def held_clicks(self, memory: Memory | None) -> tuple[LabelledRows, list[Recollection]]:
         """The held-out rows that were clicks, and what the memory recalled for each before it was
         shown; of what was held before a restart, what it recalls first after it."""
         clicks = self.held.take(np.flatnonzero(is_click(self.held.label, self._settings)))
-        if recall is None:
-            return clicks, []
-        marks = clicks.marks().tolist()
-        for mark, context in zip(marks, clicks.context, strict=True):
-            if mark not in self._recollections:
-                self._recollections[mark] = recall(strip(context)).kept()
-        return clicks, [self._recollections[mark] for mark in marks]
+        return clicks, self._recollections.of(memory, clicks)
 
     def tensors(self) -> dict[str, Tensor]:
         return {

@@ -13,7 +13,7 @@ import math
 import statistics
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import zip_longest
 from typing import Any
@@ -54,12 +54,13 @@ from service.trainer.augmenting import Augmenter
 from service.trainer.challenger import Challenger, Savepoint
 from service.trainer.clicks import Clicks
 from service.trainer.early_stopping import EarlyStopping, Scores
-from service.trainer.evaluation import evaluate, recalled
+from service.trainer.evaluation import evaluate
 from service.trainer.expiry import kept_rows
 from service.trainer.gate import GateReport, Verdict, against_older, judge
 from service.trainer.herding import herd
 from service.trainer.holdout import HoldoutRows, admit, capped, is_member, remind
 from service.trainer.packing import BLOTTED, Packed, pack
+from service.trainer.recollections import Recollections
 from service.trainer.replay import Replay
 from service.trainer.reranking import ClickReport, best_weight, reranked
 from service.trainer.sequences import (
@@ -161,9 +162,8 @@ class Learner:
         # Of the challenger, fitted each time the gate is asked.
         self.blend = replace(blend, temperature=self._temperature_now)
         self.held = held
-        # By their marks. After a restart those that are held already are recalled late.
-        told = (one.kept() for one in recalled(memory, held))  # of none, without a memory
-        self._recollections = dict(zip(held.marks().tolist(), told, strict=memory is not None))
+        self._recollections = Recollections()
+        self._recollections.ask(memory, held)  # after a restart: late, for those
         self.trained_through = trained_through
         self.taught: tuple[Taught, ...] = ()  # since the champion, rejected rounds included
         self.given_up = 0  # sequences since the champion
@@ -316,10 +316,7 @@ class Learner:
             return
         users = np.array([one.user for one in erasures], np.int64)
         self.held = self.held.without(users)
-        held = set(self.held.marks().tolist())
-        self._recollections = {
-            mark: told for mark, told in self._recollections.items() if mark in held
-        }
+        self._recollections.forget_others(self.held)
         self._retry = self._retry.without(users)
         self._since_champion = deque(
             (taught.without(users) for taught in self._since_champion), maxlen=_ROUNDS_KEPT
@@ -351,7 +348,7 @@ class Learner:
         head = self._challenger.model.click
         if self._clicks and head:
             vocabulary = self._challenger.vocabulary
-            self._clicks.admit(batch, before, clean, codes, head, vocabulary, self._recall)
+            self._clicks.admit(batch, before, clean, codes, head, vocabulary, self._memory)
         member = capped(chosen, batch.user, self.held.user, settings.max_user_rows)
         done = np.flatnonzero(~np.isin(batch.kind, self._shown))
         batch, member, before, clean = batch.take(done), member[done], before[done], clean[done]
@@ -400,32 +397,19 @@ class Learner:
         """Let the memory learn the events of a batch that are no `member` of the holdout, and what
         has left it. Of those held out, keep what it recalls just then."""
         ids = dict(batch.item_ids)
-        marks = rows.marks().tolist()
         for row, is_held in enumerate(member.tolist()):
             if is_held:
-                self._recollections[marks[row]] = memory.recall(strip(rows.context[row])).kept()
+                self._recollections.ask(memory, rows.take(slice(row, row + 1)))
             else:
                 key = ItemKey(int(batch.item[row]))
                 memory.learn(key, ids[key], strip(before[row]))
         remind(memory, freed, self._challenger.vocabulary)
-        held = set(self.held.marks().tolist())
-        for mark in freed.marks().tolist():
-            if mark not in held:  # the same event may be there twice
-                self._recollections.pop(mark, None)
-
-    @property
-    def _recall(self) -> Callable[[Int64s], Recollection] | None:
-        return self._memory.recall if self._memory is not None else None
+        self._recollections.forget_others(self.held)
 
     def recalled(self) -> list[Recollection]:
-        """Of each held-out row, what the memory recalled before it knew anything that came after.
-
-        A history that goes on would tell it what was held out, for items come back, and it
-        would seem better than it is when it serves.
-        """
-        if self._memory is None:
-            return []
-        return [self._recollections[mark] for mark in self.held.marks().tolist()]
+        """Of each held-out row, what the memory recalled before it knew anything that came after;
+        nothing where the model ranks alone."""
+        return self._recollections.of(self._memory, self.held)
 
     def _released(self, rows: HoldoutRows) -> list[tuple[Stretch, int]]:
         """What left the holdout, as sequences whose last event is the only target."""
@@ -735,7 +719,7 @@ class Learner:
         if self._clicks is None or head is None:
             return
         model, vocabulary = self._challenger.model, self._challenger.vocabulary
-        clicks, recollections = self._clicks.held_clicks(self._recall)
+        clicks, recollections = self._clicks.held_clicks(self._memory)
         gains = reranked(
             model,
             head,

@@ -358,7 +358,7 @@ def test_the_memory_is_asked_before_it_knows_what_was_clicked(
     for user in range(2, 30):  # others go on to other items
         learner.learn([stream.batch([user] * 9, [*range(8), 30 + user])])
     after = set(memory.recall(history).key.tolist()) - {0}
-    held, recollections = clicks.held_clicks(memory.recall)
+    held, recollections = clicks.held_clicks(memory)
     assert len(held) == len(recollections) > 0
     assert all(set(one.key.tolist()) == before < after for one in recollections)
 
