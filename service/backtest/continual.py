@@ -16,11 +16,11 @@ from service.backtest.engine import Engine
 from service.backtest.table import Table
 from service.domain import NO_KEY, Int64s, earlier
 from service.model.memory import Memory
-from service.model.mixture import ranks
+from service.model.mixture import ranks, reweighed
 from service.model.ranking import MISSED
 from service.registry.servable import Servable
 from service.state.features import gap_codes, gap_place
-from service.trainer.evaluation import Questions, questions, recalled
+from service.trainer.evaluation import questions, recalled
 from service.trainer.holdout import HoldoutRows
 
 
@@ -84,12 +84,13 @@ def rank(servable: Servable, memory: Memory | None, rows: HoldoutRows) -> Ranks:
     found: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = []
     told = recalled(memory, rows)
     for asked in questions(servable.model, servable.vocabulary, rows, told, exclude_seen=False):
-        alone = replace(servable.blend, share=1.0)
+        mixed = asked.mixture(servable.blend)
+        of_memory = replace(mixed, share=torch.zeros_like(mixed.share))
         found.append(
             (
-                ranks(asked.mixture(servable.blend), asked.target),
-                ranks(asked.mixture(alone), asked.target),
-                ranks(_without_model(asked).mixture(servable.blend), asked.target),
+                ranks(mixed, asked.target),
+                ranks(reweighed(mixed, 1.0), asked.target),
+                ranks(of_memory, asked.target),
             )
         )
     if not found:
@@ -110,10 +111,6 @@ def popular(items: Int64s, half_life_events: float, asked: Int64s) -> Int64s:
     ranks = np.full(len(asked), MISSED)
     ranks[known] = len(keys) - np.searchsorted(np.sort(counts), wanted)
     return ranks
-
-
-def _without_model(asked: Questions) -> Questions:
-    return replace(asked, cosines=torch.full_like(asked.cosines, -torch.inf))
 
 
 def known_before(periods: Sequence[Table]) -> Iterator[Int64s]:
