@@ -9,7 +9,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from prometheus_client.parser import text_string_to_metric_families
 import service
 from service.sandbox.processes import end, free_port
 from service.settings import ENV_PREFIX, TopicsSettings
+from tests.integration.running import children, command
 
 _READY_WITHIN_S = 120.0
 _STOP_WITHIN_S = 30.0
@@ -142,9 +143,9 @@ class Serve:
 
     def _worker_pids(self) -> tuple[int, int]:
         """Of the template and of the worker that was forked from it."""
-        for template in _children(self._process.pid):
-            if b"forkserver" in Path(f"/proc/{template}/cmdline").read_bytes():
-                for worker in _children(template):
+        for template in children(self._process.pid):
+            if "forkserver" in command(template):
+                for worker in children(template):
                     return template, worker
         raise RuntimeError("headwater serve has no worker process")
 
@@ -184,14 +185,6 @@ def frozen(program: Program) -> Iterator[None]:
         yield
     finally:
         os.kill(program.pid, signal.SIGCONT)
-
-
-def _children(pid: int) -> list[int]:
-    found: list[int] = []
-    for task in Path(f"/proc/{pid}/task").iterdir():
-        with suppress(FileNotFoundError, ProcessLookupError):  # a thread that has just ended
-            found += map(int, (task / "children").read_text().split())
-    return found
 
 
 def _pss_mb(pid: int) -> float:
