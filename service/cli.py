@@ -263,9 +263,8 @@ def _set_up_logging(settings: LogSettings) -> None:
         handler.setFormatter(_JsonFormatter())
     else:
         handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
-    logging.basicConfig(level=settings.level.value, handlers=[handler], force=True)
-    # At DEBUG it logs whole requests: passwords, tokens and every key it sends.
-    logging.getLogger("aiokafka").setLevel(max(logging.INFO, logging.root.level))
+    logging.basicConfig(level=settings.others, handlers=[handler], force=True)
+    logging.getLogger("service").setLevel(settings.level.value)
 
 
 def _parser() -> argparse.ArgumentParser:

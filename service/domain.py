@@ -27,6 +27,11 @@ Offset = NewType("Offset", int)
 Offsets = Mapping[Partition, Offset]  # per partition, the first offset that is not covered
 
 
+def is_covered(offsets: Offsets, through: Offsets) -> bool:
+    """Whether all before `offsets` is before `through` too."""
+    return all(through.get(partition, 0) >= offset for partition, offset in offsets.items())
+
+
 class Reached(NamedTuple):
     """How far a partition has come: the first offset that is not covered."""
 

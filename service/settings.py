@@ -952,9 +952,16 @@ class RegistrySettings(Section):
     )
 
 
+# A password before a host, also one with a slash in it, which leaves something that is no port; any
+# user of a web address; and what follows a question mark, by which addresses are signed.
+_SECRET_IN_URL = re.compile(
+    r"://[^/]*:[^/]*@ | ://[^/\[\]]*:(?!\d*(?:/|$)) | https?://[^/]*@ | ://.*\?.*=", re.VERBOSE
+)
+
+
 def _without_password(url: str) -> str:
     """It is printed, so it may hold no secret."""
-    if re.search(r"://[^/]*:[^/]*@", url):
+    if _SECRET_IN_URL.search(url):
         raise ValueError(
             "a password does not belong into the URL: give it to the storage's client, by its own "
             "environment or as FSSPEC_<PROTOCOL>_<OPTION>"
@@ -1047,10 +1054,19 @@ class LogFormat(enum.StrEnum):
 class LogSettings(Section):
     """What is logged, to standard error."""
 
-    level: LogLevel = LogLevel.INFO
+    level: LogLevel = Field(
+        default=LogLevel.INFO,
+        description="Of Headwater itself. Libraries are never heard at `DEBUG`, where some log "
+        "requests with passwords and tokens.",
+    )
     format: LogFormat = Field(
         default=LogFormat.TEXT, description="`json`: one object a line, for log collectors."
     )
+
+    @property
+    def others(self) -> str:
+        """The level of all that is not Headwater's."""
+        return (LogLevel.INFO if self.level is LogLevel.DEBUG else self.level).value
 
 
 class Role(enum.StrEnum):

@@ -135,7 +135,14 @@ def test_an_unknown_key_is_an_error_that_names_it(environ: dict[str, str], where
 
 
 @pytest.mark.parametrize(
-    "url", ["sftp://ann:secret@host/there", "simplecache::s3://key:secret@bucket"]
+    "url",
+    [
+        "sftp://ann:secret@host/there",
+        "simplecache::s3://key:secret@bucket",
+        "s3://key:se/secret@bucket/there",
+        "https://secret@host/there",
+        "https://host/there?sig=secret",
+    ],
 )
 def test_a_url_that_is_shown_holds_no_password(url: str) -> None:
     with pytest.raises(ConfigurationError, match="a password does not belong into") as caught:
@@ -143,7 +150,16 @@ def test_a_url_that_is_shown_holds_no_password(url: str) -> None:
     assert "secret" not in str(caught.value)
 
 
-@pytest.mark.parametrize("url", ["s3://bucket/a:b@c", "sftp://ann@host:22/there", "/a:b@c"])
+@pytest.mark.parametrize(
+    "url",
+    [
+        "s3://bucket/a:b@c",
+        "sftp://ann@host:22/there",
+        "sftp://[::1]:22/there",
+        "sftp://host:22",
+        "/a:b@c",
+    ],
+)
 def test_a_url_without_a_password_is_taken(url: str) -> None:
     assert load_settings(None, {"HEADWATER_STORAGE__SNAPSHOTS": url}).storage.snapshots == url
 

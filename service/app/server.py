@@ -37,7 +37,7 @@ from service.stream.topics import require_topics
 from service.stream.transactions import Transactions
 from service.tracking.tracker import UNTRACKED, start_tracker
 from service.trainer.device import choose_device, choose_threads
-from service.trainer.messages import FromWorker
+from service.trainer.messages import Behind, FromWorker
 from service.trainer.process import Covered, NoTrainer, TrainerProcess, WorkerEnded
 
 log = logging.getLogger(__name__)
@@ -107,6 +107,7 @@ class Server:
         self._catalogue = CatalogueFeed(settings, self._metrics, self._sink, self._trainer)
         self._scoring_thread = ThreadPoolExecutor(1, "scoring")
         self._loading_thread = ThreadPoolExecutor(1, "loading")
+        self._restoring_thread = ThreadPoolExecutor(1, "restoring")
         snapshots = snapshots_of(settings)
         self._snapshotter = Snapshotter(
             snapshots,
@@ -118,6 +119,7 @@ class Server:
         self._taker = Taker(
             settings, self._metrics, snapshots, self._popularity, self._memory, self._duplicates
         )
+        self._behind = asyncio.Event()  # of what was published, the newest intact version is
         self._tracker = UNTRACKED
         self._made: _Running | None = None
 
@@ -209,6 +211,7 @@ class Server:
                     self._snapshotter.run(self._source.lock, lambda: self._running.pipeline.reached)
                 ),
                 group.create_task(self._beat()),
+                group.create_task(self._teach_again()),
             ]
             try:
                 await self._run_pipeline(stop)
@@ -229,6 +232,13 @@ class Server:
             for task in (running, stopping):
                 task.cancel()
             await asyncio.wait((running, stopping), timeout=_STOP_WITHIN_S)
+
+    async def _teach_again(self) -> None:
+        """Whenever the newest version is gone or damaged while the service runs."""
+        while True:
+            await self._behind.wait()
+            await self._source.take_up_again()
+            self._behind.clear()
 
     async def _beat(self) -> None:
         while True:
@@ -279,6 +289,8 @@ class Server:
         """End the worker and the threads; the shared memory goes with the slabs."""
         await asyncio.to_thread(self._trainer.stop)
         await self._snapshotter.settle()
+        # Whoever was told to stop meanwhile waits for no histories, but they are still written.
+        await asyncio.to_thread(self._restoring_thread.shutdown)
         await self._release(list(self._slabs))
         for thread in (self._scoring_thread, self._loading_thread):
             thread.shutdown()
@@ -301,10 +313,12 @@ class Server:
         require_room(self._settings.history, len(new), len(self._settings.model.context))
         for partition in new:
             self._slabs[partition] = HistorySlab.of(partition, self._settings)
-        taken = await asyncio.to_thread(self._taker.take_up, partitions, self._slabs, kept)
+        taken = await asyncio.get_running_loop().run_in_executor(
+            self._restoring_thread, self._taker.take_up, partitions, self._slabs, kept
+        )
         self._running.scorer.remembered = taken.train_from
         self._running.pipeline.own(taken.answer_from, taken.train_from, taken.applied)
-        self._trainer.start(tuple(slab.address for slab in self._slabs.values()))
+        self._trainer.start(tuple(slab.address for slab in self._slabs.values()), taken.trained)
         log.info("partitions assigned: %s", sorted(self._slabs))
         if partitions:
             self._metrics.restore_seconds.observe(time.monotonic() - started_s)
@@ -340,3 +354,5 @@ class Server:
         )
         if isinstance(message, Covered):
             running.serving.announce(message)
+        if isinstance(message, Behind):
+            self._behind.set()

@@ -8,7 +8,7 @@ from collections import deque
 from concurrent.futures import Executor
 from dataclasses import asdict
 
-from service.domain import Version
+from service.domain import Version, is_covered
 from service.errors import ConfigurationError, DamagedVersionError
 from service.metrics import Metrics
 from service.model.added import added_by, require_trainable
@@ -19,7 +19,7 @@ from service.registry.registry import Registry
 from service.registry.servable import Servable, first_blend, make_servable, model_identity
 from service.scorer.scorer import Scorer
 from service.settings import ReadoutKind, Settings
-from service.trainer.process import Covered, is_covered
+from service.trainer.process import Covered
 
 log = logging.getLogger(__name__)
 

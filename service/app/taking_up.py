@@ -32,6 +32,7 @@ class TakenUp:
     answer_from: Offsets
     train_from: Offsets
     applied: Offsets
+    trained: Offsets  # of the newest intact version
 
 
 class Taker:
@@ -106,6 +107,7 @@ class Taker:
             applied={
                 one: Offset(max(at.read_from, slabs[one].applied)) for one, at in begun.items()
             },
+            trained={one: trained.get(one, Offset(0)) for one in begun},
         )
 
     def _see(self, snapshot: Snapshot) -> None:

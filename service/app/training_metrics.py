@@ -5,6 +5,7 @@ import math
 
 from service.metrics import Metrics
 from service.trainer.messages import (
+    Behind,
     FromWorker,
     Heartbeat,
     Judged,
@@ -25,6 +26,12 @@ def record(message: FromWorker | WorkerEnded | Covered, metrics: Metrics) -> Non
             metrics.worker_up.set(1)
             log.info(
                 "trainer worker ready on %s, on top of version %d", message.device, message.version
+            )
+        case Behind(version=version):
+            metrics.worker_up.set(0)
+            log.error(
+                "a newer version than %d is gone or damaged: what it had learned is read again",
+                version,
             )
         case WorkerEnded(restarts=restarts):
             metrics.worker_up.set(0)

@@ -2,14 +2,16 @@
 
 A producer that sends at least once may append an event twice. Of two records with one event_id the
 one with the lower offset counts, whichever is read first. How far back is looked is a distance of
-offsets, so the answer does not depend on how records were read in batches: a partition that is
-replayed tells the same events apart as the first time.
+offsets, so the answer does not depend on how records were read in batches.
 
-    hash    [window]  a stable hash of the event_id, NO_KEY where there is none
-    offset  [window]  where the event stands in its partition
+    hash      [window]  a stable hash of the event_id, NO_KEY where there is none
+    offset    [window]  where the event stands in its partition
+    left_out  [any]     offsets of duplicates, rising
 
-Both are rings of the last events that have an event_id and were no duplicates. They are found by a
-binary search in a sorted index, the newest, which it does not reach yet, by a mapping.
+The first two are rings of the last events that have an event_id and were no duplicates. They are
+found by a binary search in a sorted index, the newest, which it does not reach yet, by a mapping.
+What is read again, as after a restart, may have had its original further back than the ring goes:
+it is told apart as the first time, by what was left out then.
 """
 
 from collections.abc import Container, Iterable, Mapping
@@ -22,8 +24,9 @@ from service.domain import NO_KEY, Bools, Events, Int64s, Partition, stable_key
 
 Arrays = dict[str, npt.NDArray[Any]]
 
-_NEVER = np.iinfo(np.int64).max  # later than any offset
+_LONG_AGO = np.iinfo(np.int64).min // 2  # further back than any window
 _NOWHERE = -1
+_LEFT_OUT = 100_000  # remembered; what was left out before is told apart by the ring alone
 # Events that the index lags behind by. Sorting it anew costs about 1 ms at the default window, and
 # a mapping of so many is 1 MB.
 _NEWEST = 8_192
@@ -38,42 +41,73 @@ class SeenEvents:
 
     def _clear(self) -> None:
         self._hash: Int64s = np.full(self._window, NO_KEY, np.int64)
-        self._offset: Int64s = np.full(self._window, _NEVER, np.int64)
+        self._offset: Int64s = np.full(self._window, _LONG_AGO, np.int64)
         self._count = 0  # ever put into the ring
         self._index = _Index(self._hash, np.zeros(0, np.int64))
         self._newest: dict[int, int] = {}  # places of hashes that came after it was made
+        # From `known` up to `judged` everything that is not there was no duplicate.
+        self._left_out: Int64s = np.zeros(0, np.int64)
+        self._known = self._judged = 0
 
     def is_first(self, hashes: Int64s, offsets: Int64s) -> Bools:
         """Which of these events, in offset order, have no earlier one within the window; they are
-        remembered. One that is read again is not its own duplicate."""
+        remembered. Of one that is read again the answer is the same."""
         first = np.empty(len(hashes), np.bool_)
-        start = 0
+        if not len(hashes):
+            return first
+        if not self._judged:
+            self._known = int(offsets[0])
+        start = again = int(np.searchsorted(offsets, self._judged))
+        first[:again] = self._was_first(hashes[:again], offsets[:again])
         while start < len(hashes):  # parts in which every two are within the window
             end = int(np.searchsorted(offsets, offsets[start] + self._window))
             part = slice(start, end)
             first[part] = self._take(hashes[part], offsets[part])
             start = end
+        self._leave_out(offsets[again:][~first[again:]])
+        self._judged = max(self._judged, int(offsets[-1]) + 1)
         return first
+
+    def _was_first(self, hashes: Int64s, offsets: Int64s) -> Bools:
+        known = self._offset_of(self._find(hashes))
+        is_repeated = (known < offsets) & (known >= offsets - self._window)
+        is_left_out = np.isin(offsets, self._left_out)
+        first: Bools = ~np.where(offsets >= self._known, is_left_out, is_repeated)
+        return first
+
+    def _leave_out(self, offsets: Int64s) -> None:
+        if len(offsets):
+            self._left_out = np.concatenate([self._left_out, offsets])
+            forgotten = self._left_out[:-_LEFT_OUT]
+            if len(forgotten):
+                self._left_out = self._left_out[-_LEFT_OUT:]
+                self._known = int(forgotten[-1]) + 1
 
     def _take(self, hashes: Int64s, offsets: Int64s) -> Bools:
         place = self._find(hashes)
-        known = np.where(place == _NOWHERE, _NEVER, self._offset[place])
-        rows = np.flatnonzero((known >= offsets) | (known < offsets - self._window))
+        rows = np.flatnonzero(self._offset_of(place) < offsets - self._window)
         _, leading = np.unique(hashes[rows], return_index=True)  # the first of each
         first = np.zeros(len(hashes), np.bool_)
         first[rows[leading]] = True
-        outdated = place[first & (known < offsets)]
-        self._hash[outdated], self._offset[outdated] = NO_KEY, _NEVER
-        again = first & (known >= offsets) & (place != _NOWHERE)
-        self._offset[place[again]] = offsets[again]
-        self._remember(hashes[first & ~again], offsets[first & ~again])
+        outdated = place[first & (place != _NOWHERE)]
+        self._hash[outdated], self._offset[outdated] = NO_KEY, _LONG_AGO
+        self._remember(hashes[first], offsets[first])
         return first
+
+    def _offset_of(self, place: Int64s) -> Int64s:
+        found: Int64s = np.where(place == _NOWHERE, _LONG_AGO, self._offset[place])
+        return found
 
     def dump(self) -> Arrays:
         """What it remembers, oldest first, as a snapshot keeps it."""
         order = self._places(self._window)
         order = order[self._hash[order] != NO_KEY]
-        return {"hash": self._hash[order], "offset": self._offset[order]}
+        return {
+            "hash": self._hash[order],
+            "offset": self._offset[order],
+            "left_out": self._left_out,
+            "between": np.array([self._known, self._judged], np.int64),
+        }
 
     def load(self, arrays: Mapping[str, npt.NDArray[Any]]) -> None:
         """Go on from what `dump` gave; a smaller window takes the newest."""
@@ -82,6 +116,11 @@ class SeenEvents:
         self._remember(
             arrays["hash"][newest].astype(np.int64), arrays["offset"][newest].astype(np.int64)
         )
+        if "left_out" in arrays:
+            self._left_out = arrays["left_out"].astype(np.int64)
+            self._known, self._judged = arrays["between"].tolist()
+        else:  # of an earlier release
+            self._known = self._judged = int(arrays["offset"].max(initial=-1)) + 1
 
     def _places(self, newest: int) -> Int64s:
         """Of so many that came last, as far as they are there, oldest first."""

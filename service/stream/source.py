@@ -161,6 +161,16 @@ class Source(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has n
             self._starts[partition] = max(self._starts.get(partition, start), start)
             self._open.seek(partition, start)
 
+    async def take_up_again(self) -> None:
+        """Finish what was read, and begin with the same partitions anew, as after a rebalance."""
+        if self._transactions is not None:
+            self._transactions.finish()
+        async with self.lock:
+            self.pause(False)
+            partitions = list(self._open.assignment())
+            await self._guarded(self._on_revoked([Partition(one.partition) for one in partitions]))
+            await self._guarded(self._begin(partitions))
+
     def rewind(self) -> None:
         """Read the assignment again from where it began. For a read in which it changed: what that
         gave may be the first records of the new one, which are not given twice by themselves."""

@@ -39,6 +39,15 @@ class Started:
 
 
 @dataclass(frozen=True, slots=True)
+class Behind:
+    """The newest intact version has not learned all that an earlier one had, which is gone or
+    damaged. The worker ends: what is missing has to be read again."""
+
+    version: Version
+    trained_through: Offsets
+
+
+@dataclass(frozen=True, slots=True)
 class Heartbeat:
     """The worker's process runs. `progress` changes while its work goes on."""
 
@@ -79,4 +88,4 @@ class Published:
     expired: int = 0  # items that had a row in the one before it, or since, and have none in it
 
 
-FromWorker = Started | Heartbeat | RoundDone | Judged | Settled | Published
+FromWorker = Started | Behind | Heartbeat | RoundDone | Judged | Settled | Published

@@ -12,7 +12,7 @@ import signal
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, wait
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ from itertools import islice
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 
-from service.domain import Erasure, ItemKey, MicroBatch, Offset, Offsets, Partition
+from service.domain import Erasure, ItemKey, MicroBatch, Offset, Offsets, Partition, is_covered
 from service.settings import Settings
 from service.state.catalogue import CatalogueItem
 from service.state.histories import SlabAddress
@@ -131,10 +131,6 @@ def _size(batch: MicroBatch) -> int:
     return len(batch) + len(batch.erasures)
 
 
-def is_covered(offsets: Offsets, through: Mapping[Partition, Offset]) -> bool:
-    return all(through.get(partition, 0) >= offset for partition, offset in offsets.items())
-
-
 class NoTrainer:
     """In the place of a `TrainerProcess` where another process trains."""
 
@@ -142,7 +138,7 @@ class NoTrainer:
     batches_at_worker = 0
     is_idle = True
 
-    def start(self, slabs: tuple[SlabAddress, ...]) -> None: ...
+    def start(self, slabs: tuple[SlabAddress, ...], trained: Offsets) -> None: ...
     def stop(self) -> None: ...
     def offer(self, batch: MicroBatch) -> None: ...
     def settle(self) -> None: ...
@@ -158,6 +154,7 @@ class TrainerProcess:
         self._settings = settings
         self._listener = listener
         self._untrained = UntrainedBatches()
+        self._covered: dict[Partition, Offset] = {}  # what is before it is here no more
         self._catalogue: dict[ItemKey, CatalogueItem] = {}
         self._untold: dict[ItemKey, CatalogueItem] = {}  # of it, to the worker that lives
         self._settling: Settle | None = None
@@ -183,9 +180,11 @@ class TrainerProcess:
     def pid(self) -> int | None:
         return self._process.pid if self._process else None
 
-    def start(self, slabs: tuple[SlabAddress, ...]) -> None:
-        """Begin keeping a worker that reads these slabs."""
+    def start(self, slabs: tuple[SlabAddress, ...], trained: Offsets) -> None:
+        """Begin keeping a worker that reads these slabs, on top of a version that was `trained`
+        through there: all that follows will be offered."""
         self._stopping.clear()
+        self._covered = dict(trained)
         self._thread = threading.Thread(
             target=self._keep_alive, args=(slabs,), name="trainer", daemon=True
         )
@@ -263,7 +262,9 @@ class TrainerProcess:
             self._untrained.send_again()
             self._settling = None  # this one has yet to learn what its predecessor had
             self._untold = dict(self._catalogue)
-            arguments = worker.WorkerArguments(self._settings, slabs, frozenset(self._catalogue))
+            arguments = worker.WorkerArguments(
+                self._settings, slabs, frozenset(self._catalogue), dict(self._covered)
+            )
         try:
             forked = self._fork(arguments)
         except (OSError, EOFError, RuntimeError) as error:
@@ -405,6 +406,8 @@ class TrainerProcess:
         if isinstance(message, Started | Published):
             with self._changed:
                 covered = self._untrained.covered(message.trained_through)
+                for partition, offset in message.trained_through.items():
+                    self._covered[partition] = max(self._covered.get(partition, offset), offset)
             published = Published(message.version, message.trained_through)
             self._listener(Covered(published, tuple(batch.opened_s for batch in covered)))
 

@@ -12,13 +12,13 @@ import threading
 import time
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from multiprocessing.connection import Connection
 
 import numpy as np
 import torch
 
-from service.domain import ItemKey, MicroBatch, Version
+from service.domain import ItemKey, MicroBatch, Offsets, Version, is_covered
 from service.errors import ConfigurationError, DamagedVersionError, TransientError
 from service.model.item_tower import Source
 from service.model.memory import Memory
@@ -40,6 +40,7 @@ from service.trainer.gate import GateReport, Verdict
 from service.trainer.holdout import empty_rows, rows_from_tensors
 from service.trainer.learner import Learner
 from service.trainer.messages import (
+    Behind,
     Catalogued,
     FromWorker,
     Heartbeat,
@@ -65,16 +66,20 @@ class WorkerArguments:
     settings: Settings
     slabs: tuple[SlabAddress, ...]
     named: frozenset[ItemKey] = frozenset()  # items that the catalogue names at the start
+    # What the parent holds no more, since a version was trained through it.
+    covered: Offsets = field(default_factory=dict)
 
 
 def main(connection: Connection, arguments: WorkerArguments) -> None:
     """Entry point of the process."""
     # Ctrl-C reaches the whole process group; the parent says when to stop.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    log_settings = arguments.settings.log
     logging.basicConfig(
-        level=arguments.settings.log.level.value,
+        level=log_settings.others,
         format="%(asctime)s %(levelname)s worker %(name)s: %(message)s",
     )
+    logging.getLogger("service").setLevel(log_settings.level.value)
     torch.set_num_threads(choose_threads(arguments.settings.trainer.threads))
     Worker(connection, arguments).run()
 
@@ -163,6 +168,7 @@ class Worker:
             address.partition: HistorySlab.attach(address) for address in arguments.slabs
         }
         self._named = arguments.named
+        self._covered = arguments.covered
         self._device = choose_device(self._settings.trainer.device)
         self._newest = Version(0)  # known to exist, intact or not; another is someone else's
         self._same_frozen = False  # as the newest version: what is never trained is stored there
@@ -172,6 +178,9 @@ class Worker:
         threading.Thread(target=self._beat, name="heartbeat", daemon=True).start()
         describer = Describer(self._settings.items, self._device)
         learner, version = self._resume(describer.sources)
+        if not is_covered(self._covered, learner.trained_through):
+            self._say(Behind(version, dict(learner.trained_through)))
+            return
         inbox = Inbox(self._connection)
         self._say(Started(version, dict(learner.trained_through), str(self._device)))
         settings = self._settings.trainer

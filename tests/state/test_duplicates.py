@@ -62,18 +62,36 @@ def test_a_snapshot_goes_on_as_if_nothing_had_happened(log: Log, window: int, cu
     assert first + told(after, log[cut:]) == plainly(log, window)
 
 
+@given(logs(), st.integers(1, 20), st.integers(0, 60), st.integers(0, 60), st.booleans())
+def test_of_what_is_read_again_the_answer_is_the_same_however_far_back(
+    log: Log, window: int, cut: int, start: int, restarts: bool
+) -> None:
+    seen, first = SeenEvents(window), plainly(log, window)
+    told(seen, log[:cut])
+    if restarts:
+        arrays, seen = seen.dump(), SeenEvents(window)
+        seen.load(arrays)
+    again = log[min(start, cut) :]
+    assert told(seen, again) == first[len(log) - len(again) :]
+
+
 @given(logs(), st.integers(0, 60))
-def test_what_is_read_again_is_not_its_own_duplicate(log: Log, start: int) -> None:
-    seen = SeenEvents(200)
-    first = told(seen, log)
+def test_after_a_snapshot_of_an_earlier_release_the_ring_alone_tells(log: Log, start: int) -> None:
+    before, seen = SeenEvents(200), SeenEvents(200)
+    first = told(before, log)
+    arrays = before.dump()
+    seen.load({"hash": arrays["hash"], "offset": arrays["offset"]})
     assert told(seen, log[start:]) == first[start:]
 
 
-def test_the_lower_offset_counts_though_the_higher_one_was_read_first() -> None:
-    seen = SeenEvents(10)
-    assert told(seen, [(1, 5)]) == [True]
-    assert told(seen, [(1, 3)]) == [True]
-    assert told(seen, [(1, 5)]) == [False]
+def test_of_what_was_left_out_only_so_much_is_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(duplicates, "_LEFT_OUT", 2)
+    seen = SeenEvents(3)
+    log = [(1, 0), (1, 1), (1, 2), (1, 3), (2, 4), (2, 5), (3, 6), (4, 7), (5, 8)]
+    first = told(seen, log)
+    assert first == [True, False, False, False, True, False, True, True, True]
+    assert seen.dump()["left_out"].tolist() == [3, 5]
+    assert told(seen, log) == [True, True, True, False, True, False, True, True, True]
 
 
 def test_a_smaller_window_takes_the_newest_of_a_snapshot() -> None:

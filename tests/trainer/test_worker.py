@@ -22,7 +22,16 @@ from service.trainer import learner as learner_module
 from service.trainer import worker
 from service.trainer.gate import GateReport
 from service.trainer.learner import Learner
-from service.trainer.messages import Published, RoundDone, Settle, Settled, Stop
+from service.trainer.messages import (
+    Behind,
+    Heartbeat,
+    Published,
+    RoundDone,
+    Settle,
+    Settled,
+    Started,
+    Stop,
+)
 from service.trainer.worker import Inbox, Worker, WorkerArguments, _after
 from tests.state.examples import a_slab
 from tests.trainer.examples import PARTITION, Stream, small_settings
@@ -114,7 +123,7 @@ def publish_first(registry: Registry, learner: Learner) -> None:
         learner.artifact(),
         parent=None,
         origin=Origin.INITIAL,
-        trained_through={},
+        trained_through=learner.trained_through,
         model=learner.shape,
         items=0,
         gate=None,
@@ -179,6 +188,38 @@ def test_what_the_gate_refused_has_its_next_chance_before_it_is_given_up(
     assert (first.sequences, again.batches) == (again.sequences, 0)
     assert first.sequences > 0
     assert (manifest.origin, manifest.trained_through) == (Origin.TRAINED, end)
+
+
+def test_what_an_earlier_version_had_learned_is_not_passed_over(
+    slab: HistorySlab, tmp_path: Path
+) -> None:
+    """The parent dropped it when that version came out, which is damaged by now."""
+    settings = small_settings()
+    storage = settings.storage.model_copy(update={"root": tmp_path})
+    settings = settings.model_copy(update={"storage": storage})
+    registry = Registry(tmp_path / "registry", settings.registry)
+    learner = a_learner(slab, settings)
+    for offset in (10, 20):
+        learner.trained_through = {PARTITION: Offset(offset)}
+        publish_first(registry, learner)
+    damaged = tmp_path / "registry" / "versions" / "00000002" / "trainer.safetensors"
+    damaged.write_bytes(damaged.read_bytes()[:-1])
+    spawned = multiprocessing.get_context("spawn")
+    for covered, kind in ((20, Behind), (10, Started)):
+        ours, theirs = spawned.Pipe()
+        arguments = WorkerArguments(settings, (slab.address,), covered={PARTITION: Offset(covered)})
+        process = spawned.Process(target=worker.main, args=(theirs, arguments))
+        process.start()
+        told: list[object] = [Heartbeat(0, busy=True)]
+        while isinstance(told[-1], Heartbeat):
+            assert ours.poll(WITHIN_S)
+            told.append(ours.recv())
+        ours.send(Stop())
+        process.join(WITHIN_S)
+        assert process.exitcode == 0
+        found = told[-1]
+        assert isinstance(found, kind)
+        assert (found.version, found.trained_through) == (1, {PARTITION: 10})
 
 
 def test_the_gate_knows_the_version_that_is_pinned(slab: HistorySlab, tmp_path: Path) -> None:

@@ -31,6 +31,19 @@ def struck_with_template(run: Run, chance: random.Random, *, harm: signal.Signal
     return struck(run, chance, blow=Blow.KILL)
 
 
+def struck_with_version(run: Run, chance: random.Random) -> Strike:
+    """While the worker stands still mid-step the newest version loses its end, which the service
+    takes for learned; then the worker is killed."""
+    done = run.strike_at("step", Blow.FREEZE, chance.randrange(10))
+    if done is None:
+        return Strike(time.monotonic(), 0.0, 0, math.nan)
+    version = run.newest()
+    state = run.storage / "registry" / "versions" / f"{version:08d}" / "trainer.safetensors"
+    os.truncate(state, chance.randrange(state.stat().st_size))
+    os.kill(done.pid, signal.SIGKILL)
+    return Strike(done.at_s, 0.0, 1, run.published_after(done.at_s, version))
+
+
 _SOON_STUCK = {"HEADWATER_TRAINER__RESTART__STUCK_AFTER_S": "20"}
 
 FAULTS = [
@@ -72,6 +85,12 @@ FAULTS = [
         "template-freeze",
         "SIGSTOP of what workers are forked from, then kill -9 of the worker mid-step",
         partial(struck_with_template, harm=signal.SIGSTOP),
+        once=True,
+    ),
+    Fault(
+        "version-damage",
+        "the newest version's trainer state loses its end, then kill -9 of the worker mid-step",
+        struck_with_version,
         once=True,
     ),
 ]
