@@ -264,7 +264,9 @@ class Challenger:
         del self._savepoints[self._savepoints.index(savepoint) :]
 
     def undo(self, to: Savepoint) -> None:
-        """Go back to a savepoint, from which steps alone have led here. It stays one."""
+        """Go back to a savepoint, from which steps alone have led here. It stays one; those made
+        after it are none any more."""
+        del self._savepoints[self._savepoints.index(to) + 1 :]
         to.items.put_back(self._of_items)
         self._put_back(to.weights, to.optimizer, to.steps)
 

@@ -117,6 +117,12 @@ def train(challenger: Challenger, rows: list[int]) -> None:
     train_step(challenger, packed(rows), temperature=0.07, settings=SETTINGS.trainer)
 
 
+def train_few(challenger: Challenger, rows: list[int]) -> None:
+    """With so few negatives that most rows of a large table stay as they are."""
+    settings = SETTINGS.trainer.model_copy(update={"negatives": 8})
+    train_step(challenger, packed(rows), temperature=0.07, settings=settings)
+
+
 def learn_items(challenger: Challenger, first: int, last: int) -> None:
     challenger.learn_items([known(number) for number in range(first, last)])
 
@@ -254,29 +260,30 @@ def test_a_weight_that_is_not_finite_is_noticed() -> None:
 
 @pytest.mark.parametrize("optimizer", [AdamWSettings(), SgdSettings()])
 def test_undoing_is_exact_can_be_repeated_and_goes_further_back(optimizer: Optimizer) -> None:
-    challenger = a_challenger(settings_with(optimizer=optimizer), items=9)
-    train(challenger, [1, 2, 3])
+    challenger = a_challenger(settings_with(optimizer=optimizer), items=500)
+    train_few(challenger, [1, 2, 3])
     first, at_first = challenger.savepoint(), challenger.checkpoint()
-    train(challenger, [3, 4, 5])
+    train_few(challenger, [3, 4, 5])
     second, at_second = challenger.savepoint(), challenger.checkpoint()
     for rows in ([3, 4, 5], [5, 6, 7]):
-        train(challenger, rows)
+        train_few(challenger, rows)
         challenger.undo(second)
         assert_at(challenger, at_second)
-    train(challenger, [1, 8])
+    train_few(challenger, [1, 8])
     challenger.undo(first)
     assert_at(challenger, at_first)
     assert challenger.checkpoint().steps == at_first.steps
+    with pytest.raises(ValueError, match="not in list"):
+        challenger.undo(second)
 
 
 def test_a_savepoint_keeps_the_rows_that_moved_and_is_kept_up_until_it_is_released() -> None:
     challenger = a_challenger(SETTINGS, items=500)
-    settings = SETTINGS.trainer.model_copy(update={"negatives": 8})
     savepoint = challenger.savepoint()
     assert savepoint.items.rows.tolist() == []
     before = challenger.model.items.weight.detach().clone()
     for rows in ([1, 2, 3], [2, 3, 4]):
-        train_step(challenger, packed(rows), temperature=0.07, settings=settings)
+        train_few(challenger, rows)
     moved = (challenger.model.items.weight != before).any(dim=1).nonzero().flatten()
     kept = savepoint.items.rows.tolist()
     assert {1, 2, 3, 4} <= set(moved.tolist()) <= set(kept)

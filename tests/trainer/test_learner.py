@@ -594,6 +594,23 @@ def test_a_diverged_round_is_undone_and_taught_again(
     assert learner.has_news
 
 
+def test_a_round_that_diverges_in_its_second_pass_is_undone_whole(
+    slab: HistorySlab, stream: Stream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = small_settings(quick_training().model_copy(update={"negatives": 8}))
+    challenger = a_challenger(settings, items=500)
+    learner = a_learner(slab, settings, challenger)
+    learner.learn([stream.walk(USERS, CATALOGUE, steps=4)])
+    before, passes = challenger.checkpoint(), iter([True, False])
+    monkeypatch.setattr(challenger, "is_finite", lambda _: next(passes))
+    assert learner.learn([stream.walk(USERS, CATALOGUE, steps=4)]).diverged
+    assert next(passes, None) is None
+    after = challenger.checkpoint()
+    for mine, kept in ((after.weights, before.weights), (after.items, before.items)):
+        assert all(torch.equal(mine[name], tensor) for name, tensor in kept.items())
+    assert after.steps == before.steps
+
+
 def test_is_not_published_while_events_wait_to_be_taught_again(
     slab: HistorySlab, stream: Stream, monkeypatch: pytest.MonkeyPatch
 ) -> None:
