@@ -125,7 +125,8 @@ def telling(errors: Sequence[BaseException]) -> BaseException:
 
 def standing(before: Offset | None, found: Offset | None, after: Offset) -> Standing:
     """`before`: committed when the transaction began; `found`: now that its producer can write no
-    more; `after`: what it was to commit."""
-    if found == after:
-        return Standing.DONE
-    return Standing.OPEN if found == before else Standing.OVERTAKEN
+    more; `after`: what it was to commit. Where that is no further than before, as a leader had lost
+    records and others took their place, nobody can tell: better twice than never."""
+    if found == before:
+        return Standing.OPEN
+    return Standing.DONE if found == after else Standing.OVERTAKEN

@@ -121,6 +121,11 @@ class TestStanding:
     def test_what_was_committed_unheard_is_done(self, before: Offset | None) -> None:
         assert standing(before, Offset(9), Offset(9)) is Standing.DONE
 
+    def test_one_that_was_to_commit_no_more_than_there_was_may_be_sent_twice_but_not_never(
+        self,
+    ) -> None:
+        assert standing(Offset(9), Offset(9), Offset(9)) is Standing.OPEN
+
     @pytest.mark.parametrize("found", [None, 2, 7, 12])
     def test_any_other_offset_is_of_another_member(self, found: int | None) -> None:
         offset = None if found is None else Offset(found)
