@@ -58,6 +58,9 @@ class Consumer:
     def pause(self, *partitions: TopicPartition) -> None:
         self.paused |= set(partitions)
 
+    def resume(self, *partitions: TopicPartition) -> None:
+        self.paused -= set(partitions)
+
     def seek(self, partition: TopicPartition, offset: int) -> None:
         self.read[partition] = offset
 
@@ -267,6 +270,39 @@ class TestTransactions:
             await revoking
 
         asyncio.run(revoke())
+
+
+class TestTakenUpAgain:
+    def test_what_was_read_is_finished_and_the_same_partitions_begin_anew(
+        self, consumer: Consumer
+    ) -> None:
+        made = a_source()
+        done: list[tuple[str, list[Partition]]] = []
+
+        async def assigned(partitions: list[Assigned]) -> Offsets:
+            done.append(("assigned", sorted(one.partition for one in partitions)))
+            return dict.fromkeys((one.partition for one in partitions), Offset(4))
+
+        async def revoked(partitions: list[Partition]) -> None:
+            assert made.lock.locked()
+            done.append(("revoked", sorted(partitions)))
+
+        made._on_assigned, made._on_revoked = assigned, revoked
+
+        async def take_up_again() -> None:
+            await made.start()
+            await made.on_partitions_assigned(list(consumer.owned))
+            consumer.read = dict.fromkeys(consumer.owned, 9)
+            made.pause(True)
+            before = made.generation
+            await made.take_up_again()
+            assert made.generation == before + 1
+
+        asyncio.run(take_up_again())
+        both = [Partition(0), Partition(1)]
+        assert done == [("assigned", both), ("revoked", both), ("assigned", both)]
+        assert set(consumer.read.values()) == {4}
+        assert not consumer.paused
 
 
 class TestRefusals:
