@@ -76,6 +76,7 @@ class Clicks:
         self._past = self._none
         self._since_champion = self._none  # of the past, what no version has learned
         self._recollections = Recollections()  # of what is held or may be, when it was shown
+        self._told: set[int] = set()  # marks of what waits, and may not be held out any more
         self._random = np.random.default_rng(settings.model.seed)
 
     @classmethod
@@ -162,7 +163,9 @@ class Clicks:
         known = replace(known, label=head.within_reach(known.label))
         # Of one user no more than so many rows are held, and of what more comes the newest taught.
         member = self.is_member(known.user, known.item)
-        member &= ~at_once.of(known) & ~later.of(known)
+        told = np.isin(known.marks(), np.fromiter(self._told, np.int64, len(self._told)))
+        member &= ~told & ~at_once.of(known) & ~later.of(known)
+        self._told &= set(self._waiting.marks().tolist()) if self._told else set()
         member = capped(member, known.user, self.held.user, self._max_user_held)
         held = self.held.joined(known.take(np.flatnonzero(member)))
         out = are_released(held.time, self._settings.window_rows, self._holdout.max_age_s, now_ms)
@@ -189,6 +192,8 @@ class Clicks:
             over = are_released(waiting.time, _WAITING_ROWS, self._settings.within_s, now_ms)
             is_told = np.any([one.of(waiting) for one in told], axis=0)
             over |= is_told & (waiting.label > 0) & self.is_member(waiting.user, waiting.item)
+            # A refusal does not end the waiting: a click may follow it.
+            self._told |= set(waiting.take(np.flatnonzero(is_told & ~over)).marks().tolist())
         self._waiting = waiting.take(np.flatnonzero(~over))
         known = waiting.take(np.flatnonzero(over))
         return replace(known, label=np.nan_to_num(known.label))

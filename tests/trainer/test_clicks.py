@@ -280,6 +280,18 @@ class TestLabels:
         admit(clicks, stream, (1, 1, dislike, NAN), capped=True)  # it is no target of the holdout
         assert clicks.held.item.tolist() == keys([2]).tolist()
 
+    def test_nor_one_that_waits_when_a_refusal_tells_it(self, stream: Stream) -> None:
+        made = settings_with(BY_CLICK, fraction=0.999999)
+        events = EventsSettings(kinds=(*made.events.kinds, "dislike"), negative=("dislike",))
+        clicks = Clicks(made.model_copy(update={"events": events}), {})
+        dislike = events.kinds.index("dislike")
+        admit(clicks, stream, (1, 1, IMPRESSION, NAN), (1, 2, IMPRESSION, NAN))
+        admit(clicks, stream, (1, 1, dislike, NAN), capped=True)
+        admit(clicks, stream, *[(2, 9, 0, NAN)] * 12)
+        assert clicks.held.item.tolist() == keys([2]).tolist()
+        assert clicks._fresh.item.tolist() == keys([1]).tolist()
+        assert not clicks._told
+
     def test_once_an_act_is_taught_its_label_and_those_before_it_are(self, stream: Stream) -> None:
         clicks = Clicks(settings_with(BY_CLICK, fraction=0.999999), {})
         admit(clicks, stream, *[(1, item, IMPRESSION, NAN) for item in range(5)])
