@@ -116,7 +116,9 @@ def describe(
     if not items:
         return None
     progress.say(f"encoding what the catalogue says of {len(items):,} items")
-    return Describer(settings.items, device).describe(items)
+    describer = Describer(settings.items, device)
+    describer.remember(items)
+    return describer.describe(items)
 
 
 def _runs(

@@ -16,9 +16,10 @@ from service.backtest.engine import Engine
 from service.backtest.table import Table
 from service.domain import NO_KEY, Int64s, earlier
 from service.model.memory import Memory
-from service.model.mixture import ranks, reweighed
+from service.model.mixture import ranks
 from service.model.ranking import MISSED
 from service.registry.servable import Servable
+from service.settings import EventsSettings
 from service.state.features import gap_codes, gap_place
 from service.trainer.evaluation import questions, recalled
 from service.trainer.holdout import HoldoutRows
@@ -33,15 +34,21 @@ class Ranks:
     memory: Int64s
 
 
-def asked_events(period: Table, known: Int64s) -> Int64s:
+def asked_events(period: Table, known: Int64s, kinds: EventsSettings) -> Int64s:
     """The events of a period that are queries, session after session."""
-    return _asked(period, known)[0]
+    return _asked(period, known, kinds)[0]
 
 
-def queries(period: Table, known: Int64s, length: int, features: Sequence[str] = ()) -> HoldoutRows:
+def queries(
+    period: Table,
+    known: Int64s,
+    kinds: EventsSettings,
+    length: int,
+    features: Sequence[str] = (),
+) -> HoldoutRows:
     """The test rows of a period, in the same order. `known` are the keys of the items met
     before it, `features` those of its codes."""
-    event, order, place, asked = _asked(period, known)
+    event, order, place, asked = _asked(period, known, kinds)
     item = period.item[order]
     before = asked[:, None] - place[asked, None] + np.arange(length)  # [queries, length]
     before = before + np.maximum(place[asked] - length, 0)[:, None]
@@ -63,13 +70,18 @@ def queries(period: Table, known: Int64s, length: int, features: Sequence[str] =
     )
 
 
-def _asked(period: Table, known: Int64s) -> tuple[Int64s, Int64s, Int64s, Int64s]:
+def _asked(
+    period: Table, known: Int64s, kinds: EventsSettings
+) -> tuple[Int64s, Int64s, Int64s, Int64s]:
     """The queries' events; the kept events, session after session; the place of each of these in
-    its session; and which of these the queries are."""
-    kept = np.flatnonzero(np.isin(period.item, known))
+    its session; and which of these the queries are. What users were shown, or turned down, is
+    neither kept nor asked for."""
+    others = kinds.codes((*kinds.shown, *kinds.negative))
+    kept = np.flatnonzero(np.isin(period.item, known) & ~np.isin(period.kind, others))
     order = kept[np.argsort(period.user[kept], kind="stable")]
     place = earlier(period.user[order])
-    asked = np.flatnonzero(place > 0)
+    answered = np.isin(period.kind[order], kinds.codes(kinds.answered))
+    asked = np.flatnonzero((place > 0) & answered)
     return order[asked], order, place, asked
 
 
@@ -81,18 +93,14 @@ def test(engine: Engine, rows: HoldoutRows) -> Ranks:
 @torch.inference_mode()
 def rank(servable: Servable, memory: Memory | None, rows: HoldoutRows) -> Ranks:
     """Rank the queries by a version and a memory."""
-    found: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = []
+    found: list[tuple[torch.Tensor, ...]] = []
     told = recalled(memory, rows)
     for asked in questions(servable.model, servable.vocabulary, rows, told, exclude_seen=False):
         mixed = asked.mixture(servable.blend)
+        # Each alone also where it knows nothing, which is otherwise left to the other.
+        transformer = replace(mixed, share=torch.ones_like(mixed.share))
         of_memory = replace(mixed, share=torch.zeros_like(mixed.share))
-        found.append(
-            (
-                ranks(mixed, asked.target),
-                ranks(reweighed(mixed, 1.0), asked.target),
-                ranks(of_memory, asked.target),
-            )
-        )
+        found.append(tuple(ranks(one, asked.target) for one in (mixed, transformer, of_memory)))
     if not found:
         none = np.zeros(0, np.int64)
         return Ranks(none, none, none)

@@ -2,6 +2,7 @@
 
 import argparse
 import enum
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -159,11 +160,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     how.add_argument("--resume", action="store_true", help="go on after the seeds that are done")
 
 
+def _numbered(file: Path) -> list[tuple[int, str]]:
+    """So that period 2 comes before period 10."""
+    parts = re.split(r"(\d+)", file.name)
+    return [(int(part), "") if part.isdecimal() else (-1, part) for part in parts]
+
+
 def options_from(arguments: argparse.Namespace) -> Options:
     """Raises ConfigurationError for what does not go together."""
     given = vars(arguments)
     continual = arguments.protocol is Protocol.CONTINUAL
-    files = sorted(arguments.periods, key=lambda file: file.name)
+    files = sorted(arguments.periods, key=_numbered)
     if continual and (len(files) < 2 or arguments.file or arguments.movielens):
         raise ConfigurationError("--protocol continual takes --periods with two files or more")
     if not continual and (files or bool(arguments.file) == arguments.movielens):

@@ -148,7 +148,7 @@ class _Run:
     def _queries(self, number: int) -> Int64s:
         """The events of a period that are queries; some of them, where that is wanted. These are
         the same for all seeds."""
-        event = asked_events(self._periods[number], self._known[number])
+        event = asked_events(self._periods[number], self._known[number], self._settings.events)
         limit = self._options.limit_queries
         if limit is None or limit >= len(event):
             return event
@@ -156,10 +156,10 @@ class _Run:
         return event[np.sort(chosen)]
 
     def _rows(self, number: int, event: Int64s) -> HoldoutRows:
-        period, known = self._periods[number], self._known[number]
+        given = self._periods[number], self._known[number], self._settings.events
         model = self._settings.model
-        rows = queries(period, known, model.max_length, keys_of(model.context))
-        return rows.take(np.flatnonzero(np.isin(asked_events(period, known), event)))
+        rows = queries(*given, model.max_length, keys_of(model.context))
+        return rows.take(np.flatnonzero(np.isin(asked_events(*given), event)))
 
     def _popular(self, number: int, event: Int64s) -> dict[str, Int64s]:
         """Ranks by how often items were met in the periods before."""

@@ -89,8 +89,9 @@ def queries(table: Table, settings: Settings, first: int) -> Bools:
 
 def part_ends(first: int, end: int, parts: int) -> list[int]:
     """Where each of the parts of these events ends."""
-    ends: list[int] = np.unique(np.linspace(first, end, parts + 1).astype(int)[1:]).tolist()
-    return ends
+    ends = np.unique(np.linspace(first, end, parts + 1).astype(int))
+    found: list[int] = ends[ends > first].tolist()
+    return found
 
 
 def slices(events: int, batch: BatchSettings, cuts: Set[int]) -> Iterator[tuple[int, int]]:

@@ -9,6 +9,7 @@ import gzip
 import importlib
 import io
 import math
+import zlib
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from datetime import UTC, datetime
@@ -173,11 +174,19 @@ class _Parser:
         return _Event(
             self._id(row, "user"),
             self._id(row, "item"),
-            self._kind(row) if self._has_kind else 0,
-            self._time(row) if self.timed else number * _MS_APART,
+            self._kind(row) if self._is_there(row, "event", self._has_kind) else 0,
+            self._time(row) if self._is_there(row, "time", self.timed) else number * _MS_APART,
             self._value(row),
             self._context(row) if self._has_features else None,
         )
+
+    def _is_there(self, row: _Row, column: str, in_all: bool) -> bool:
+        """As in the first row; JSON objects may differ."""
+        if not in_all and self._get(row, column) is not None:
+            raise BadRowError(
+                f"it has {self._name[column]!r}, which the first row has not: give all or none"
+            )
+        return in_all
 
     def _get(self, row: _Row, column: str) -> Any:
         name = self._name[column]
@@ -191,7 +200,7 @@ class _Parser:
             if isinstance(found, str):
                 raise BadRowError(f"{'.'.join(self._context_path)} is {found}")
             context = found
-        own = {name: row[name] for name in self._context_columns}
+        own = {name: row.get(name) for name in self._context_columns}
         return {**context, **own} if isinstance(context, Mapping) else own
 
     def _id(self, row: _Row, column: str) -> str:
@@ -204,7 +213,7 @@ class _Parser:
 
     def _kind(self, row: _Row) -> int:
         kind = self._get(row, "event")
-        if kind not in self._kinds:
+        if not isinstance(kind, str) or kind not in self._kinds:
             raise BadRowError(
                 f"event kind {_shown(kind)} is not in events.kinds ({', '.join(self._kinds)})"
             )
@@ -310,7 +319,7 @@ def numbered(file: Path) -> Numbered:
         raise ConfigurationError(f"cannot read {file}: {reason}") from None
     except UnicodeDecodeError as error:
         raise ConfigurationError(f"{file} is not UTF-8: {error.reason}") from None
-    except csv.Error as error:
+    except (csv.Error, zlib.error) as error:
         raise ConfigurationError(f"{file} is not what its ending says: {error}") from None
 
 

@@ -276,6 +276,14 @@ def _load(pretrained: PretrainedBackbone, settings: ModelSettings) -> PreTrained
     return body
 
 
+def with_dropout(config: dict[str, Any], settings: ModelSettings) -> dict[str, Any]:
+    """A body's config with the dropout of the settings: that is no part of what weights mean, and
+    may change between starts."""
+    if settings.dropout is None and isinstance(settings.backbone, PretrainedBackbone):
+        return config
+    return config | {name: settings.own_dropout for name in _DROPOUTS if name in config}
+
+
 def _set_dropout(config: PretrainedConfig, dropout: float) -> None:
     """Have a body drop this share, by whichever names it knows it."""
     for name in _DROPOUTS:

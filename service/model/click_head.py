@@ -160,14 +160,16 @@ def head_from(shape: dict[str, Any] | None, rows: int) -> ClickHead | None:
 def echoes(context: Int64s, item: Int64s) -> Float32s:
     """How each item sounds in a history: how often, how far back, and how long the history is.
 
-    context [rows, length] and item [rows, any] are keys; NO_KEY stands behind the last of a
-    context and is no item. [rows, any, ECHOES]
+    context [rows, length] and item [rows, any] are keys; NO_KEY is no item, behind the last of a
+    context or between others. [rows, any, ECHOES]
     """
-    length = (context != NO_KEY).sum(axis=1)[:, None]  # [rows, 1]
+    upto = (context != NO_KEY).cumsum(axis=1)  # [rows, length]
+    length = upto[:, -1:]  # [rows, 1]
     same = (context[:, None, :] == item[:, :, None]) & (item != NO_KEY)[:, :, None]
     count = same.sum(axis=2)
     last = context.shape[1] - 1 - same[:, :, ::-1].argmax(axis=2)
-    nearness = np.where(count > 0, 1.0 / np.maximum(length - last, 1), 0.0)
+    since = length - np.take_along_axis(upto, last, axis=1)
+    nearness = np.where(count > 0, 1.0 / (since + 1), 0.0)
     found: Float32s = np.stack(
         [np.log1p(count), nearness, np.broadcast_to(np.log1p(length) / 4, count.shape)], axis=2
     ).astype(np.float32)

@@ -11,7 +11,12 @@ from transformers.initialization import no_init_weights
 
 from service.domain import Bools, Float32s, Int64s
 from service.model.added import added_from
-from service.model.backbone import Backbone, backbone_from_config, make_backbone
+from service.model.backbone import (
+    Backbone,
+    backbone_from_config,
+    make_backbone,
+    with_dropout,
+)
 from service.model.click_head import ClickHead, head_from
 from service.model.context import ContextFeatures
 from service.model.item_tower import ItemTower, Source
@@ -103,6 +108,16 @@ class Recommender(nn.Module):
         if model.tower:
             model.tower.load(described or {})
         return model.eval()
+
+    @staticmethod
+    def with_dropout(shape: dict[str, Any], settings: ModelSettings) -> dict[str, Any]:
+        """A shape with the dropout of the settings."""
+        readout = shape.get("readout")
+        return {
+            **shape,
+            "backbone": with_dropout(shape["backbone"], settings),
+            "readout": readout and {**readout, "dropout": settings.own_dropout},
+        }
 
     @property
     def shape(self) -> dict[str, Any]:

@@ -188,9 +188,12 @@ class Challenger:
         self.model.describe(rows, described.frozen, described.digests, ~self._are_taught(rows))
         if checkpoint is not None:
             self._keep_vectors(checkpoint, rows, known)
+        is_described: Bools = np.zeros(len(self.vocabulary), np.bool_)
+        if self.model.tower:
+            is_described |= self.model.tower.digests[: len(self.vocabulary)].any(axis=1)
         for place, keys in described.alike.items():
             alike = self.vocabulary.rows(keys)
-            alike = alike[(alike != NO_ROW) & (alike < before)]
+            alike = alike[(alike != NO_ROW) & ((alike < before) | is_described[alike])]
             if rows[place] >= before and len(alike):
                 self.model.settle(np.full(len(alike), rows[place]), alike, own=0.0)
 
@@ -280,7 +283,7 @@ class Challenger:
         """Go back to a checkpoint of this model. Items learned since keep fresh rows."""
         items = checkpoint.weights[_ITEMS]
         self.model.items.weight.data[: len(items)] = items
-        self.model.renew(len(items))
+        self.model.renew(len(checkpoint.items["steps"]))
         self.item_optimizer.load(checkpoint.items)
         self._put_back(checkpoint.weights, checkpoint.optimizer, checkpoint.steps)
 

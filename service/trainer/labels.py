@@ -45,12 +45,17 @@ def followed(
     shown: tuple[Int64s, Int64s, Int64s], acts: tuple[Int64s, Int64s, Int64s], within_ms: float
 ) -> Bools:
     """Which shown events an act followed. Both are given by user, item and time."""
-    pair, act = pairs(*shown[:2]), pairs(*acts[:2])
+    pair = np.concatenate([pairs(*shown[:2]), pairs(*acts[:2])])
+    time = np.concatenate([shown[2], acts[2]])
+    is_act = np.arange(len(pair)) >= len(shown[2])
+    order = np.lexsort((is_act, time, pair))
+    # From each place on, that of the first act.
+    place = np.where(is_act[order], np.arange(len(order)), len(order))
+    first = np.minimum.accumulate(place[::-1])[::-1]
+    row, act = order[first < len(order)], order[first[first < len(order)]]
     is_followed = np.zeros(len(pair), np.bool_)
-    for row in np.flatnonzero(np.isin(pair, act)).tolist():
-        later_ms = acts[2] - shown[2][row]
-        is_followed[row] = ((act == pair[row]) & (later_ms >= 0) & (later_ms <= within_ms)).any()
-    return is_followed
+    is_followed[row] = (pair[act] == pair[row]) & (time[act] - time[row] <= within_ms)
+    return is_followed[: len(shown[2])]
 
 
 def pairs(user: Int64s, item: Int64s) -> Int64s:

@@ -568,11 +568,14 @@ class Learner:
         return pool.take(herd(states.cpu().numpy(), count))
 
     def _bounded(self, drawn: Sequences) -> Sequences:
-        """As many of them, by chance, as have the events that a step may replay."""
+        """As many of them, by chance or as they were chosen, as have the events that a step may
+        replay."""
         events, limit = (drawn.item != NO_KEY).sum(axis=1), self._settings.replay.max_events
         if events.sum() <= limit:
             return drawn
-        order = self._shuffle.permutation(len(drawn))
+        order = np.arange(len(drawn))
+        if not isinstance(self._settings.replay.choice, HerdingReplay):
+            order = self._shuffle.permutation(order)
         return drawn.take(order[np.cumsum(events[order]) <= limit])
 
     def _click_portions(self, steps: int) -> Sequence[ClickBatch | None]:

@@ -233,10 +233,12 @@ class Worker:
             raise RuntimeError("no intact version to start from")
         manifest, artifact = loaded
         vocabulary = Vocabulary(artifact.vocabulary)
-        model = Recommender.from_weights(
-            manifest.model, dict(artifact.weights), dict(artifact.described)
-        ).with_tower(sources)
+        shape = Recommender.with_dropout(manifest.model, settings.model)
+        stored = Recommender.from_weights(shape, dict(artifact.weights), dict(artifact.described))
+        model = stored.with_tower(sources)
         anew = model.fit_context(settings.model.context)
+        if model is not stored:
+            anew.append("tower.projection.weight")
         kept = dict(artifact.trainer)
         if not model.fit_click_head(settings.click):
             anew += ["click.weight"]

@@ -39,6 +39,13 @@ def test_a_label_is_what_follows_and_is_unknown_before_its_time_is_over() -> Non
     assert found.tolist() == pytest.approx([1.0, 0.0, NAN, NAN, NAN, NAN], nan_ok=True)
 
 
+def test_at_the_end_of_the_file_no_click_counts_either() -> None:
+    table = table_of([("a", "x"), ("a", "y"), ("a", "y"), ("a", "z")])
+    table.kind[:] = [IMPRESSION, IMPRESSION, CLICK, CLICK]
+    settings = with_clicks(ClickSettings(enabled=True, followed_by=("click",), within_s=2.0))
+    assert labels(table, settings).tolist() == pytest.approx([0.0, NAN, NAN, NAN], nan_ok=True)
+
+
 def test_or_the_value() -> None:
     found = labels(shown_and_clicked(), with_clicks(ClickSettings(enabled=True)))
     assert found[:2].tolist() == [1.0, 0.0]

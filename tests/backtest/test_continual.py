@@ -9,9 +9,11 @@ from hypothesis import strategies as st
 from service.backtest.continual import asked_events, known_before, popular, queries
 from service.domain import stable_key
 from service.model.ranking import MISSED
+from service.settings import EventsSettings
 from tests.backtest.examples import table_of
 
 LENGTH = 4
+KINDS = EventsSettings()
 EVENTS = st.lists(
     st.tuples(st.sampled_from(["s", "t", "u"]), st.sampled_from(["a", "b", "c", "d", "e"])),
     max_size=30,
@@ -40,7 +42,7 @@ def test_queries_are_those_of_the_definition(
 ) -> None:
     table = table_of(events)
     keys = np.array(sorted(stable_key(item) for item in known), np.int64)
-    rows, event = queries(table, keys, LENGTH), asked_events(table, keys)
+    rows, event = queries(table, keys, KINDS, LENGTH), asked_events(table, keys, KINDS)
     expected = {place: (item, before) for place, item, before in by_definition(events, known)}
     assert sorted(event.tolist()) == sorted(expected)
     for place, item, context in zip(event.tolist(), rows.item, rows.context, strict=True):
@@ -48,6 +50,19 @@ def test_queries_are_those_of_the_definition(
         assert item == stable_key(wanted)
         padding = [0] * (LENGTH - len(before))
         assert context.tolist() == [stable_key(name) for name in before] + padding
+
+
+def test_what_was_shown_or_turned_down_is_neither_asked_for_nor_context() -> None:
+    kinds = EventsSettings(
+        kinds=("view", "impression", "return", "buy"), negative=("return",), recommend_on=("view",)
+    )
+    table = table_of([("s", item) for item in "abcdef"])
+    table.kind[:] = [0, 1, 2, 0, 3, 0]  # a, d and f are viewed, e is bought
+    known = np.unique(table.item)
+    rows = queries(table, known, kinds, LENGTH)
+    assert asked_events(table, known, kinds).tolist() == [3, 5]
+    wanted = [[stable_key(item) for item in before] for before in ("a", "ade")]
+    assert [[key for key in row if key] for row in rows.context.tolist()] == wanted
 
 
 def test_known_is_what_earlier_periods_had() -> None:
@@ -62,7 +77,7 @@ def test_queries_carry_the_codes_of_their_contexts() -> None:
     period = table_of([("a", "1"), ("b", "2"), ("a", "3"), ("a", "2"), ("b", "1")])
     codes = np.stack([np.zeros(5), np.arange(1, 6)], axis=1).astype(np.int32)
     period = replace(period, codes=codes)
-    rows = queries(period, np.unique(period.item), 3, features)
+    rows = queries(period, np.unique(period.item), KINDS, 3, features)
     assert (rows.codes[..., 1] != 0).tolist() == (rows.context != 0).tolist()
     assert rows.codes[1].tolist() == [[0, 1], [3, 3], [0, 0]]  # before the third event of a
     assert rows.codes[2].tolist() == [[0, 2], [0, 0], [0, 0]]

@@ -39,9 +39,9 @@ def test_columns_of_vectors_are_named_by_their_sources() -> None:
 
 
 def test_periods_are_in_the_order_of_their_names() -> None:
-    options = parsed("--protocol", "continual", "--periods", "x/p_2.csv", "y/p_1.csv")
+    options = parsed("--protocol", "continual", "--periods", "p_10.csv", "x/p_2.csv", "y/p_1.csv")
     assert options.protocol is Protocol.CONTINUAL
-    assert options.files == (Path("y/p_1.csv"), Path("x/p_2.csv"))
+    assert options.files == (Path("y/p_1.csv"), Path("x/p_2.csv"), Path("p_10.csv"))
 
 
 def test_seeds_may_be_listed_or_repeated() -> None:

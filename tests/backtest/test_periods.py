@@ -1,6 +1,7 @@
 """The continual protocol on generated periods."""
 
 import io
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +21,7 @@ from service.backtest.table import Table
 from service.domain import Bools, Events, MicroBatch
 from service.errors import ConfigurationError
 from service.scorer.scorer import Scored
-from service.settings import Settings
+from service.settings import EventsSettings, Settings
 from service.trainer.holdout import HoldoutRows
 from tests.backtest.examples import periods, quick_settings, walks
 
@@ -48,12 +49,42 @@ def found() -> SeedResult:
 def test_every_period_but_the_first_is_a_part(found: SeedResult) -> None:
     tables = periods(4)
     expected = [
-        len(asked_events(table, known))
+        len(asked_events(table, known, EventsSettings()))
         for table, known in zip(tables, known_before(tables), strict=True)
     ]
     assert [part.queries for part in found.parts] == expected[1:]
     assert found.queries == sum(expected[1:])
     assert [part.name for part in found.parts] == ["period 1", "period 2", "period 3"]
+
+
+def test_kinds_that_tell_what_was_shown_or_turned_down_are_streamed_too() -> None:
+    tables = periods(3)
+    for table in tables:
+        table.kind[::3], table.kind[1::7] = 1, 2
+    kinds = EventsSettings(kinds=("view", "impression", "return"), negative=("return",))
+    settings = prepared(quick_settings(), tables, Protocol.CONTINUAL)[0]
+    found = run(
+        tables,
+        replace(OPTIONS, retrain=False),
+        settings.model_copy(update={"events": kinds}),
+    )
+    assert 0 < found.queries < run(tables, replace(OPTIONS, retrain=False)).queries
+    assert found.models["live_streamed"].queries == found.queries
+
+
+def test_a_model_that_knows_nothing_of_a_history_foretells_nothing() -> None:
+    """What the memory would say is not its own."""
+    tables = periods(2)
+    settings = prepared(quick_settings(), tables, Protocol.CONTINUAL)[0]
+    gate = settings.trainer.gate.model_copy(update={"min_rows": 10**6})  # nothing is published
+    trainer = settings.trainer.model_copy(update={"gate": gate})
+    found = run(
+        tables,
+        replace(OPTIONS, retrain=False, streamed=False),
+        settings.model_copy(update={"trainer": trainer}),
+    )
+    assert found.models["transformer"].recall_at_20 == 0.0
+    assert found.models["live"].recall_at_20 == found.models["memory"].recall_at_20 > 0.0
 
 
 def test_every_model_ranks_the_same_queries(found: SeedResult) -> None:

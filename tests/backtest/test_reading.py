@@ -192,6 +192,35 @@ def test_user_and_item_must_be_there(tmp_path: Path) -> None:
     assert "no column 'item_id'" in refused(a_file(tmp_path, "user_id,thing\na,1\n"))
 
 
+def test_json_objects_that_differ_are_bad_rows_or_lack_a_value(tmp_path: Path) -> None:
+    lines = [
+        '{"user_id": "a", "item_id": "x", "price": 3}',
+        '{"user_id": "a", "item_id": "y", "event": "buy"}',
+        '{"user_id": "a", "item_id": "y", "timestamp": 1700000000000}',
+        '{"user_id": "a", "item_id": "z"}',
+    ]
+    file = a_file(tmp_path, "\n".join(lines), ".jsonl")
+    price = NumberFeature(kind="number", name="price")
+    columns = Columns(context=("price",))
+    found = read(file, columns, SETTINGS, [price], skip_bad=True)
+    assert found.table.item_ids == ["x", "z"]
+    assert (found.bad, found.table.codes[:, 0].tolist().count(0)) == (2, 1)
+    assert found.first_bad is not None
+    assert "it has 'event', which the first row has not" in found.first_bad
+
+
+def test_a_kind_that_is_no_text_is_a_bad_row(tmp_path: Path) -> None:
+    line = '{"user_id": "a", "item_id": "x", "event": ["view"]}'
+    assert "event kind ['view'] is not in events.kinds" in refused(a_file(tmp_path, line, ".jsonl"))
+
+
+def test_a_broken_archive_is_told(tmp_path: Path) -> None:
+    file = a_file(tmp_path, "", ".csv.gz")
+    whole = gzip.compress(b"user_id,item_id\n" + b"a,x\n" * 1000)
+    file.write_bytes(whole[:14] + b"\xff" * 8 + whole[22:])
+    assert "is not what its ending says" in refused(file)
+
+
 def test_a_file_without_events_is_refused(tmp_path: Path) -> None:
     assert "holds no events" in refused(a_file(tmp_path, "user_id,item_id\n"))
     file = a_file(tmp_path, "user_id,item_id\n,1\n")

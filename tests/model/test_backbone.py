@@ -22,7 +22,10 @@ from service.model.backbone import (
     _KEEP_PACKED_APART,
     backbone_from_config,
     make_backbone,
+    with_dropout,
 )
+from service.model.recommender import Recommender
+from service.settings import GruBackbone, SmallBackbone
 from tests.model.examples import (
     PLACES,
     pretrained_settings,
@@ -313,6 +316,10 @@ def test_a_pretrained_body_drops_what_the_settings_say_and_else_what_it_did(
     assert not torch.equal(backbone(vectors), backbone(vectors))
     again = backbone_from_config(backbone.config, settings.dim)
     assert {again.config[name] for name in names} == {0.35}
+    for dropout, expected in ((None, 0.35), (0.1, 0.1)):
+        later = settings.model_copy(update={"dropout": dropout})
+        changed = backbone_from_config(with_dropout(again.config, later), settings.dim)
+        assert {changed.config[name] for name in names} == {expected}
 
 
 def test_a_small_body_drops_a_fifth_unless_the_settings_say_otherwise() -> None:
@@ -322,3 +329,15 @@ def test_a_small_body_drops_a_fifth_unless_the_settings_say_otherwise() -> None:
         for dropout in (None, 0.0, 0.4)
     ]
     assert shares == [0.2, 0.0, 0.4]
+
+
+@pytest.mark.parametrize("backbone", [SmallBackbone(dim=8, layers=1, heads=2), GruBackbone(dim=8)])
+def test_a_stored_model_drops_what_the_settings_say_now(
+    backbone: SmallBackbone | GruBackbone,
+) -> None:
+    settings = small_settings(dropout=0.4).model_copy(update={"backbone": backbone})
+    model = Recommender.new(settings)
+    now = settings.model_copy(update={"dropout": 0.1})
+    shape = Recommender.with_dropout(model.shape, now)
+    again = Recommender.from_weights(shape, dict(model.state_dict()))
+    assert again.shape == Recommender.new(now).shape != model.shape

@@ -30,6 +30,13 @@ def test_echoes_tell_how_often_how_near_and_how_long() -> None:
     assert (found[1] == 0).all()
 
 
+def test_what_is_left_out_of_a_history_leaves_no_gap() -> None:
+    item = np.array([[1, 2, 3, 4, 5, 6, 7, 8]] * 2, np.int64)
+    with_holes = np.array([[1, 0, 2, 3, 3, 0, 0, 4], [0, 0, 5, 6, 0, 7, 8, 5]], np.int64)
+    without = np.array([[1, 2, 3, 3, 4, 0, 0, 0], [5, 6, 7, 8, 5, 0, 0, 0]], np.int64)
+    assert echoes(with_holes, item) == pytest.approx(echoes(without, item))
+
+
 @pytest.mark.parametrize(
     ("loss", "labels", "expected"),
     [(ClickLoss.BINARY, [0, 0, 0, 1], 2 / 6), (ClickLoss.SQUARED, [1, 3, 5, 7], 4.0)],

@@ -1,4 +1,5 @@
 import copy
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -360,6 +361,29 @@ def test_a_restored_challenger_still_knows_what_was_described_since() -> None:
     challenger.restore(before)
     assert challenger.described()["digests"][1:].all()
     assert len(challenger.described()["digests"]) == 31
+
+
+def test_and_stays_near_what_describes_it() -> None:
+    challenger = a_describing_challenger()
+    before = challenger.checkpoint()  # of a table with room for more
+    challenger.describe(some_described(9, 12))
+    challenger.restore(before)
+    assert challenger.model.tower is not None
+    with torch.no_grad():
+        added = challenger.model.tower(torch.arange(10, 13))
+        table = challenger.model.table(13)[10:]
+    assert torch.cosine_similarity(table, added).min() > 0.9
+
+
+def test_items_of_which_nothing_is_said_begin_as_their_category_told_of_beside_them() -> None:
+    challenger = a_describing_challenger()
+    described = some_described(9, 12)
+    described.frozen[2], described.digests[2] = 0.0, 0
+    alike = {2: keys([9, 10])}
+    challenger.describe(replace(described, alike=alike))
+    table = challenger.model.table(13).detach()
+    mean = torch.nn.functional.normalize(table[10:12], dim=-1).mean(dim=0)
+    assert torch.cosine_similarity(table[12], mean, dim=0) > 0.99
 
 
 def test_taught_items_keep_their_vectors_in_a_checkpoint_when_their_texts_change() -> None:

@@ -25,6 +25,7 @@ from service.domain import (
     UserId,
     Version,
     item_key,
+    no_codes,
     user_key,
 )
 from service.model.item_tower import Described
@@ -58,7 +59,7 @@ from service.trainer.holdout import empty_rows, is_member, rows_from_tensors
 from service.trainer.learner import Learner
 from service.trainer.packing import Packed, pack
 from service.trainer.replay import Replay
-from service.trainer.sequences import Sequences, empty_sequences
+from service.trainer.sequences import Sequences, empty_sequences, from_lists, stretch
 from service.trainer.step import train_step
 from tests.state.examples import a_slab
 from tests.trainer.examples import (
@@ -730,6 +731,17 @@ def test_a_step_replays_no_more_events_than_the_settings_say(
     learner.learn([stream.walk(USERS, CATALOGUE, steps=2)])
     assert len(replayed) == 2
     assert all(20 <= events <= 30 for events in replayed)
+
+
+def test_of_what_was_chosen_by_herding_the_first_are_replayed(slab: HistorySlab) -> None:
+    """They are chosen one by one: a part by chance would stand for nothing."""
+    replay = ReplaySettings(choice=HerdingReplay(), max_events=5)
+    learner = a_learner(
+        slab, small_settings(quick_training().model_copy(update={"replay": replay}))
+    )
+    drawn = from_lists([(stretch(keys([n, n + 1]), no_codes(2), n + 1), 1) for n in range(9)], 9)
+    kept = learner._bounded(drawn)
+    assert kept.item.tolist() == drawn.item[:2].tolist()
 
 
 FRACTION = 0.3
