@@ -16,7 +16,7 @@ from service.errors import ConfigurationError
 from service.model.item_tower import Described
 from service.settings import Settings, masked
 
-_MADE = 2  # raised when a seed's result has other models or fields
+_MADE = 3  # raised when a seed's result has other models or fields
 # They do not change what a seed finds.
 _ELSEWHERE = ("seeds", "out", "html", "resume", "skip_bad")
 

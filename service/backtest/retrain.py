@@ -67,6 +67,7 @@ def retrain(
             Memory.of(settings.memory),
             first_blend(settings),
             Clicks.of(settings, {}),
+            [key for key, _ in described.items] if described else (),
         )
         scorer = Scorer(
             _servable(learner, Version(0)),
