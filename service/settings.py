@@ -955,7 +955,8 @@ class RegistrySettings(Section):
 # A password before a host, also one with a slash in it, which leaves something that is no port; any
 # user of a web address; and what follows a question mark, by which addresses are signed.
 _SECRET_IN_URL = re.compile(
-    r"://[^/]*:[^/]*@ | ://[^/\[\]]*:(?!\d*(?:/|$)) | https?://[^/]*@ | ://.*\?.*=", re.VERBOSE
+    r"://[^/]*:[^/]*@ | ://[^/\[\]]*(?<!:):(?!:|\d*(?:/[^@]*)?$) | https?://[^/]*@ | ://.*\?.*=",
+    re.VERBOSE,
 )
 
 

@@ -140,6 +140,7 @@ def test_an_unknown_key_is_an_error_that_names_it(environ: dict[str, str], where
         "sftp://ann:secret@host/there",
         "simplecache::s3://key:secret@bucket",
         "s3://key:se/secret@bucket/there",
+        "s3://key:12/secret@bucket/there",
         "https://secret@host/there",
         "https://host/there?sig=secret",
     ],
@@ -157,6 +158,7 @@ def test_a_url_that_is_shown_holds_no_password(url: str) -> None:
         "sftp://ann@host:22/there",
         "sftp://[::1]:22/there",
         "sftp://host:22",
+        "dir://there::s3://bucket",
         "/a:b@c",
     ],
 )

@@ -43,6 +43,8 @@ from service.trainer.process import Covered, NoTrainer, TrainerProcess, WorkerEn
 log = logging.getLogger(__name__)
 
 _BEAT_S = 0.25
+# Where the storage gives a version now and refuses it then, we have something else to do meanwhile.
+_TAKE_UP_EVERY_S = 10.0
 # Well within the half minute that process managers give before they kill.
 _DRAIN_WITHIN_S = 10.0
 _STOP_WITHIN_S = 5.0
@@ -239,6 +241,7 @@ class Server:
             await self._behind.wait()
             await self._source.take_up_again()
             self._behind.clear()
+            await asyncio.sleep(_TAKE_UP_EVERY_S)
 
     async def _beat(self) -> None:
         while True:
@@ -318,7 +321,8 @@ class Server:
         )
         self._running.scorer.remembered = taken.train_from
         self._running.pipeline.own(taken.answer_from, taken.train_from, taken.applied)
-        self._trainer.start(tuple(slab.address for slab in self._slabs.values()), taken.trained)
+        addresses = tuple(slab.address for slab in self._slabs.values())
+        self._trainer.start(addresses, taken.trained, taken.void)
         log.info("partitions assigned: %s", sorted(self._slabs))
         if partitions:
             self._metrics.restore_seconds.observe(time.monotonic() - started_s)

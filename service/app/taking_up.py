@@ -32,7 +32,9 @@ class TakenUp:
     answer_from: Offsets
     train_from: Offsets
     applied: Offsets
-    trained: Offsets  # of the newest intact version
+    trained: Offsets  # of the newest intact version, as far as it counts
+    # What that version says beyond the partitions' ends: it is of another topic of the same name.
+    void: Offsets
 
 
 class Taker:
@@ -65,6 +67,7 @@ class Taker:
         settings = self._settings
         self._popularity.clear()
         self._duplicates.own([one.partition for one in assigned], kept)
+        self._duplicates.cut({one.partition: one.end for one in assigned})
         if self._memory is not None:
             self._memory.clear()
         names, trained = self._remember()
@@ -100,6 +103,9 @@ class Taker:
                 found.read_from,
             )
         self._count(slabs, names)
+        owned = {one.partition: trained.get(one.partition, Offset(0)) for one in assigned}
+        ends = {one.partition: one.end for one in assigned}
+        void = {one: offset for one, offset in owned.items() if offset > ends[one]}
         return TakenUp(
             read_from={one: at.read_from for one, at in begun.items()},
             answer_from={one: at.answer_from for one, at in begun.items()},
@@ -107,7 +113,8 @@ class Taker:
             applied={
                 one: Offset(max(at.read_from, slabs[one].applied)) for one, at in begun.items()
             },
-            trained={one: trained.get(one, Offset(0)) for one in begun},
+            trained={one: at for one, at in owned.items() if one not in void},
+            void=void,
         )
 
     def _see(self, snapshot: Snapshot) -> None:

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from service.domain import NO_KEY, Bools, Events, Int64s, Partition, stable_key
+from service.domain import NO_KEY, Bools, Events, Int64s, Offsets, Partition, stable_key
 
 Arrays = dict[str, npt.NDArray[Any]]
 
@@ -58,7 +58,8 @@ class SeenEvents:
         if not self._judged:
             self._known = int(offsets[0])
         start = again = int(np.searchsorted(offsets, self._judged))
-        first[:again] = self._was_first(hashes[:again], offsets[:again])
+        if again:
+            first[:again] = self._was_first(hashes[:again], offsets[:again])
         while start < len(hashes):  # parts in which every two are within the window
             end = int(np.searchsorted(offsets, offsets[start] + self._window))
             part = slice(start, end)
@@ -71,7 +72,8 @@ class SeenEvents:
     def _was_first(self, hashes: Int64s, offsets: Int64s) -> Bools:
         known = self._offset_of(self._find(hashes))
         is_repeated = (known < offsets) & (known >= offsets - self._window)
-        is_left_out = np.isin(offsets, self._left_out)
+        place = np.searchsorted(self._left_out, offsets)
+        is_left_out = np.append(self._left_out, _NOWHERE)[place] == offsets
         first: Bools = ~np.where(offsets >= self._known, is_left_out, is_repeated)
         return first
 
@@ -97,6 +99,15 @@ class SeenEvents:
     def _offset_of(self, place: Int64s) -> Int64s:
         found: Int64s = np.where(place == _NOWHERE, _LONG_AGO, self._offset[place])
         return found
+
+    def cut(self, end: int) -> None:
+        """Kafka has no record from `end` on, as a leader had lost some: others come in their
+        place."""
+        if end < self._judged:
+            gone = self._offset >= end
+            self._hash[gone], self._offset[gone] = NO_KEY, _LONG_AGO
+            self._left_out = self._left_out[self._left_out < end]
+            self._known, self._judged = min(self._known, end), end
 
     def dump(self) -> Arrays:
         """What it remembers, oldest first, as a snapshot keeps it."""
@@ -177,6 +188,11 @@ class Duplicates:
             one: self._seen[one] if one in kept and one in self._seen else SeenEvents(self._window)
             for one in wanted
         }
+
+    def cut(self, ends: Offsets) -> None:
+        """The partitions have no records from there on."""
+        for partition, seen in self._seen.items():
+            seen.cut(ends.get(partition, 0))
 
     def dump(self) -> dict[Partition, Arrays]:
         """The windows for the partitions' snapshots."""

@@ -77,6 +77,7 @@ class Source(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has n
         self._transactions = transactions
         self._consumer: AIOKafkaConsumer | None = None
         self._paused = False
+        self._rebalancing = False  # between a revocation and the assignment that follows it
         self._starts: dict[TopicPartition, int] = {}  # where reading this assignment begins
 
     @property
@@ -162,14 +163,19 @@ class Source(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has n
             self._open.seek(partition, start)
 
     async def take_up_again(self) -> None:
-        """Finish what was read, and begin with the same partitions anew, as after a rebalance."""
-        if self._transactions is not None:
+        """Finish what was read, and begin with the same partitions anew, as after a rebalance. One
+        that is under way, or comes meanwhile, does as well."""
+        generation = self.generation
+        if self._transactions is not None and not self._rebalancing:
             self._transactions.finish()
         async with self.lock:
+            if self._rebalancing or self.generation != generation:
+                return
             self.pause(False)
             partitions = list(self._open.assignment())
-            await self._guarded(self._on_revoked([Partition(one.partition) for one in partitions]))
-            await self._guarded(self._begin(partitions))
+            with told("take over partitions"):
+                await self._on_revoked([Partition(one.partition) for one in partitions])
+                await self._begin(partitions)
 
     def rewind(self) -> None:
         """Read the assignment again from where it began. For a read in which it changed: what that
@@ -238,6 +244,7 @@ class Source(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has n
                 self._metrics.lag.labels(partition.partition).set(max(end - position, 0))
 
     async def on_partitions_revoked(self, revoked: Iterable[TopicPartition]) -> None:
+        self._rebalancing = True
         partitions = [Partition(one.partition) for one in revoked]
         if self._transactions is not None:
             # Before the lock: a batch may hold it while it waits for a producer that was fenced.
@@ -250,6 +257,7 @@ class Source(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has n
         # longer to restore than a session. A second start of it does nothing.
         self._open._coordinator._start_heartbeat_task()
         async with self.lock:
+            self._rebalancing = False
             await self._guarded(self._begin(list(assigned)))
 
     async def _guarded(self, work: Awaitable[None]) -> None:

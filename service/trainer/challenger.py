@@ -188,12 +188,10 @@ class Challenger:
         self.model.describe(rows, described.frozen, described.digests, ~self._are_taught(rows))
         if checkpoint is not None:
             self._keep_vectors(checkpoint, rows, known)
-        is_described: Bools = np.zeros(len(self.vocabulary), np.bool_)
-        if self.model.tower:
-            is_described |= self.model.tower.digests[: len(self.vocabulary)].any(axis=1)
         for place, keys in described.alike.items():
             alike = self.vocabulary.rows(keys)
-            alike = alike[(alike != NO_ROW) & ((alike < before) | is_described[alike])]
+            is_described = self.digests(keys).any(axis=1)
+            alike = alike[(alike != NO_ROW) & ((alike < before) | is_described)]
             if rows[place] >= before and len(alike):
                 self.model.settle(np.full(len(alike), rows[place]), alike, own=0.0)
 

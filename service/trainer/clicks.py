@@ -28,6 +28,7 @@ _KEPT_ROWS = 100_000
 # Rows that wait for an act; past this the oldest count as no click early. At a length of 50 events
 # 40 MB, which are stored with every version.
 _WAITING_ROWS = 100_000
+_TOLD = "click.told"
 
 
 class _Told:
@@ -76,7 +77,8 @@ class Clicks:
         self._past = self._none
         self._since_champion = self._none  # of the past, what no version has learned
         self._recollections = Recollections()  # of what is held or may be, when it was shown
-        self._told: set[int] = set()  # marks of what waits, and may not be held out any more
+        # Marks of what waits, and may not be held out any more.
+        self._told = {*tensors[_TOLD].tolist()} if _TOLD in tensors else set()
         self._random = np.random.default_rng(settings.model.seed)
 
     @classmethod
@@ -289,6 +291,7 @@ class Clicks:
         return {
             **self._waiting.tensors("click.waiting", self._features),
             **self.held.tensors("click.held", self._features),
+            _TOLD: torch.tensor(sorted(self._told), dtype=torch.int64),
         }
 
 

@@ -138,7 +138,7 @@ class NoTrainer:
     batches_at_worker = 0
     is_idle = True
 
-    def start(self, slabs: tuple[SlabAddress, ...], trained: Offsets) -> None: ...
+    def start(self, slabs: tuple[SlabAddress, ...], trained: Offsets, void: Offsets) -> None: ...
     def stop(self) -> None: ...
     def offer(self, batch: MicroBatch) -> None: ...
     def settle(self) -> None: ...
@@ -155,6 +155,7 @@ class TrainerProcess:
         self._listener = listener
         self._untrained = UntrainedBatches()
         self._covered: dict[Partition, Offset] = {}  # what is before it is here no more
+        self._void: Offsets = {}
         self._catalogue: dict[ItemKey, CatalogueItem] = {}
         self._untold: dict[ItemKey, CatalogueItem] = {}  # of it, to the worker that lives
         self._settling: Settle | None = None
@@ -180,11 +181,11 @@ class TrainerProcess:
     def pid(self) -> int | None:
         return self._process.pid if self._process else None
 
-    def start(self, slabs: tuple[SlabAddress, ...], trained: Offsets) -> None:
+    def start(self, slabs: tuple[SlabAddress, ...], trained: Offsets, void: Offsets) -> None:
         """Begin keeping a worker that reads these slabs, on top of a version that was `trained`
-        through there: all that follows will be offered."""
+        through there, but for what of that is `void`: all that follows will be offered."""
         self._stopping.clear()
-        self._covered = dict(trained)
+        self._covered, self._void = dict(trained), void
         self._thread = threading.Thread(
             target=self._keep_alive, args=(slabs,), name="trainer", daemon=True
         )
@@ -263,7 +264,7 @@ class TrainerProcess:
             self._settling = None  # this one has yet to learn what its predecessor had
             self._untold = dict(self._catalogue)
             arguments = worker.WorkerArguments(
-                self._settings, slabs, frozenset(self._catalogue), dict(self._covered)
+                self._settings, slabs, frozenset(self._catalogue), dict(self._covered), self._void
             )
         try:
             forked = self._fork(arguments)

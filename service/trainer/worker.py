@@ -68,6 +68,8 @@ class WorkerArguments:
     named: frozenset[ItemKey] = frozenset()  # items that the catalogue names at the start
     # What the parent holds no more, since a version was trained through it.
     covered: Offsets = field(default_factory=dict)
+    # Where a version says that it was trained through exactly there, that is of another topic.
+    void: Offsets = field(default_factory=dict)
 
 
 def main(connection: Connection, arguments: WorkerArguments) -> None:
@@ -168,7 +170,7 @@ class Worker:
             address.partition: HistorySlab.attach(address) for address in arguments.slabs
         }
         self._named = arguments.named
-        self._covered = arguments.covered
+        self._covered, self._void = arguments.covered, arguments.void
         self._device = choose_device(self._settings.trainer.device)
         self._newest = Version(0)  # known to exist, intact or not; another is someone else's
         self._same_frozen = False  # as the newest version: what is never trained is stored there
@@ -261,7 +263,11 @@ class Worker:
             self._slabs,
             challenger,
             held,
-            dict(manifest.trained_through),
+            {
+                partition: offset
+                for partition, offset in manifest.trained_through.items()
+                if self._void.get(partition) != offset
+            },
             memory,
             _resumed_blend(manifest, settings),
             Clicks.of(settings, kept),

@@ -84,6 +84,20 @@ def test_after_a_snapshot_of_an_earlier_release_the_ring_alone_tells(log: Log, s
     assert told(seen, log[start:]) == first[start:]
 
 
+@given(logs(), logs(), st.integers(1, 20), st.integers(0, 130))
+def test_what_takes_the_place_of_lost_records_is_told_apart_by_what_is_left(
+    log: Log, others: Log, window: int, end: int
+) -> None:
+    seen = SeenEvents(window)
+    told(seen, log)
+    seen.cut(end)
+    left = [one for one in log if one[1] < end]
+    more = [(key, end + offset) for key, offset in others]
+    if len(log) <= window:  # else what was lost may have pushed originals out of the ring
+        assert told(seen, more) == plainly(left + more, window)[len(left) :]
+    assert told(seen, left) == plainly(left, window)
+
+
 def test_of_what_was_left_out_only_so_much_is_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(duplicates, "_LEFT_OUT", 2)
     seen = SeenEvents(3)

@@ -304,6 +304,56 @@ class TestTakenUpAgain:
         assert set(consumer.read.values()) == {4}
         assert not consumer.paused
 
+    def test_a_rebalance_under_way_or_meanwhile_does_as_well(self, consumer: Consumer) -> None:
+        made = a_source()
+
+        async def take_up_again() -> list[int]:
+            await made.start()
+            await made.on_partitions_assigned(list(consumer.owned))
+            generations = [made.generation]
+            async with made.lock:
+                revoking = asyncio.create_task(made.on_partitions_revoked(list(consumer.owned)))
+                await asyncio.sleep(0)
+                again = asyncio.create_task(made.take_up_again())
+                await asyncio.sleep(0)
+            await asyncio.gather(revoking, again)
+            generations.append(made.generation)
+            async with made.lock:
+                assigning = asyncio.create_task(made.on_partitions_assigned([]))
+                await asyncio.sleep(0)
+                made._rebalancing = False  # as if it were heard of only now
+                again = asyncio.create_task(made.take_up_again())
+                await asyncio.sleep(0)
+            await asyncio.gather(assigning, again)
+            return [*generations, made.generation]
+
+        first, between, last = asyncio.run(take_up_again())
+        assert (between, last) == (first, first + 1)
+
+    def test_one_that_is_cancelled_is_no_failure_of_the_source(self, consumer: Consumer) -> None:
+        """Whoever stops then finishes what was read."""
+        made = a_source()
+
+        async def stop() -> None:
+            await made.start()
+            await made.on_partitions_assigned(list(consumer.owned))
+            waiting = asyncio.Event()
+
+            async def revoked(_: list[Partition]) -> None:
+                waiting.set()
+                await asyncio.sleep(60)
+
+            made._on_revoked = revoked
+            again = asyncio.create_task(made.take_up_again())
+            await waiting.wait()
+            again.cancel()
+            await asyncio.wait([again])
+            assert again.cancelled()
+
+        asyncio.run(stop())
+        assert made.failure is None
+        assert not made.lock.locked()
+
 
 class TestRefusals:
     @pytest.mark.parametrize(

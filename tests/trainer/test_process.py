@@ -233,7 +233,7 @@ def test_every_end_of_a_worker_is_told_and_whether_another_follows(
         return "exit code 0"
 
     monkeypatch.setattr(trainer, "_one_life", one_life)
-    trainer.start((), {})
+    trainer.start((), {}, {})
     assert second_lives.wait(10)
     trainer.stop()
     assert heard == [
@@ -255,7 +255,7 @@ def test_a_worker_for_which_there_are_no_files_is_tried_again() -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))  # no fourth file is opened
     try:
-        trainer.start((), {})
+        trainer.start((), {}, {})
         assert failed.wait(10)
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
@@ -275,7 +275,7 @@ def test_a_worker_for_which_there_are_no_files_is_tried_again() -> None:
 def test_a_template_that_dies_is_replaced(tmp_path: Path) -> None:
     ends: queue.SimpleQueue[str] = queue.SimpleQueue()
     trainer = TrainerProcess(without_versions(tmp_path), told_ends(ends))
-    trainer.start((), {})
+    trainer.start((), {}, {})
     try:
         assert ends.get(timeout=WITHIN_S) == "exit code 1"
         killed = template()
@@ -291,7 +291,7 @@ def test_a_template_that_dies_is_replaced(tmp_path: Path) -> None:
 def test_a_template_that_does_not_answer_is_replaced(harm: str, tmp_path: Path) -> None:
     ends: queue.SimpleQueue[str] = queue.SimpleQueue()
     trainer = TrainerProcess(without_versions(tmp_path, start_timeout_s=30), told_ends(ends))
-    trainer.start((), {})
+    trainer.start((), {}, {})
     try:
         assert ends.get(timeout=WITHIN_S) == "exit code 1"
         if harm == "frozen":
@@ -322,7 +322,7 @@ def test_a_worker_for_which_there_are_no_threads_is_tried_again(
         start(thread)
 
     monkeypatch.setattr(threading.Thread, "start", few)
-    trainer.start((), {})
+    trainer.start((), {}, {})
     try:
         assert "could not be started: can't start" in ends.get(timeout=WITHIN_S)
         assert "could not be served: can't start" in ends.get(timeout=WITHIN_S)
@@ -341,7 +341,7 @@ from tests.trainer.test_process import told_ends, without_versions
 if __name__ == "__main__":
     ends = queue.SimpleQueue()
     trainer = TrainerProcess(without_versions(Path.cwd()), told_ends(ends))
-    trainer.start((), {})
+    trainer.start((), {}, {})
     print(ends.get(timeout=60))
     trainer.stop()
 """

@@ -205,9 +205,16 @@ def test_what_an_earlier_version_had_learned_is_not_passed_over(
     damaged = tmp_path / "registry" / "versions" / "00000002" / "trainer.safetensors"
     damaged.write_bytes(damaged.read_bytes()[:-1])
     spawned = multiprocessing.get_context("spawn")
-    for covered, kind in ((20, Behind), (10, Started)):
+    here = {PARTITION: Offset(10)}
+    cases: list[tuple[Offsets, Offsets, type[Behind | Started], Offsets]] = [
+        ({PARTITION: Offset(20)}, {}, Behind, here),
+        (here, {}, Started, here),
+        ({}, here, Started, {}),  # the topic was made anew, and ends before
+        (here, {PARTITION: Offset(20)}, Started, here),
+    ]
+    for covered, void, kind, through in cases:
         ours, theirs = spawned.Pipe()
-        arguments = WorkerArguments(settings, (slab.address,), covered={PARTITION: Offset(covered)})
+        arguments = WorkerArguments(settings, (slab.address,), covered=covered, void=void)
         process = spawned.Process(target=worker.main, args=(theirs, arguments))
         process.start()
         told: list[object] = [Heartbeat(0, busy=True)]
@@ -219,7 +226,7 @@ def test_what_an_earlier_version_had_learned_is_not_passed_over(
         assert process.exitcode == 0
         found = told[-1]
         assert isinstance(found, kind)
-        assert (found.version, found.trained_through) == (1, {PARTITION: 10})
+        assert (found.version, found.trained_through) == (1, through)
 
 
 def test_the_gate_knows_the_version_that_is_pinned(slab: HistorySlab, tmp_path: Path) -> None:
