@@ -57,11 +57,14 @@ async def serve(settings: Settings) -> None:
     # What is imported stays: without this a full collection of garbage looks through all of torch,
     # and holds up scoring and event loop for 0.3 s.
     gc.freeze()
-    stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
-    await Server(settings).run(stop)
+    try:
+        stop = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, stop.set)
+        await Server(settings).run(stop)
+    finally:
+        gc.unfreeze()  # libraries complain of what the interpreter cannot free when it ends
 
 
 @dataclass(frozen=True, slots=True)

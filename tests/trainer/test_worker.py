@@ -29,7 +29,6 @@ from service.trainer.messages import (
     RoundDone,
     Settle,
     Settled,
-    Started,
     Stop,
 )
 from service.trainer.worker import Inbox, Worker, WorkerArguments, _after
@@ -205,28 +204,36 @@ def test_what_an_earlier_version_had_learned_is_not_passed_over(
     damaged = tmp_path / "registry" / "versions" / "00000002" / "trainer.safetensors"
     damaged.write_bytes(damaged.read_bytes()[:-1])
     spawned = multiprocessing.get_context("spawn")
-    here = {PARTITION: Offset(10)}
-    cases: list[tuple[Offsets, Offsets, type[Behind | Started], Offsets]] = [
-        ({PARTITION: Offset(20)}, {}, Behind, here),
-        (here, {}, Started, here),
-        ({}, here, Started, {}),  # the topic was made anew, and ends before
-        (here, {PARTITION: Offset(20)}, Started, here),
-    ]
-    for covered, void, kind, through in cases:
-        ours, theirs = spawned.Pipe()
-        arguments = WorkerArguments(settings, (slab.address,), covered=covered, void=void)
-        process = spawned.Process(target=worker.main, args=(theirs, arguments))
-        process.start()
-        told: list[object] = [Heartbeat(0, busy=True)]
-        while isinstance(told[-1], Heartbeat):
-            assert ours.poll(WITHIN_S)
-            told.append(ours.recv())
-        ours.send(Stop())
-        process.join(WITHIN_S)
-        assert process.exitcode == 0
-        found = told[-1]
-        assert isinstance(found, kind)
-        assert (found.version, found.trained_through) == (1, through)
+    ours, theirs = spawned.Pipe()
+    arguments = WorkerArguments(settings, (slab.address,), covered={PARTITION: Offset(20)})
+    process = spawned.Process(target=worker.main, args=(theirs, arguments))
+    process.start()
+    told: list[object] = [Heartbeat(0, busy=True)]
+    while isinstance(told[-1], Heartbeat):
+        assert ours.poll(WITHIN_S)
+        told.append(ours.recv())
+    process.join(WITHIN_S)
+    assert process.exitcode == 0
+    assert told[-1] == Behind(Version(1), {PARTITION: Offset(10)})
+
+
+@pytest.mark.parametrize(
+    ("void", "through"), [({}, 10), ({PARTITION: 10}, 0), ({PARTITION: 9}, 10)]
+)
+def test_what_lies_past_the_end_of_a_topic_that_was_made_anew_is_not_taken_for_learned(
+    void: Offsets, through: int, slab: HistorySlab, tmp_path: Path
+) -> None:
+    settings = small_settings()
+    storage = settings.storage.model_copy(update={"root": tmp_path})
+    settings = settings.model_copy(update={"storage": storage})
+    learner = a_learner(slab, settings)
+    learner.trained_through = {PARTITION: Offset(10)}
+    publish_first(Registry(tmp_path / "registry", settings.registry), learner)
+    ours, theirs = multiprocessing.Pipe()
+    with closing(ours), closing(theirs):
+        arguments = WorkerArguments(settings, (slab.address,), void=void)
+        resumed, _ = Worker(theirs, arguments)._resume(())
+    assert resumed.trained_through.get(PARTITION, 0) == through
 
 
 def test_the_gate_knows_the_version_that_is_pinned(slab: HistorySlab, tmp_path: Path) -> None:
