@@ -124,7 +124,7 @@ class Server:
         self._taker = Taker(
             settings, self._metrics, snapshots, self._popularity, self._memory, self._duplicates
         )
-        self._behind = asyncio.Event()  # of what was published, the newest intact version is
+        self._behind = asyncio.Event()  # what a version had learned that is gone was not read again
         self._tracker = UNTRACKED
         self._made: _Running | None = None
 
