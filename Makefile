@@ -29,7 +29,7 @@ demo: $(READY)  ## watch the service learn from real MovieLens events, on a Kafk
 	@$(BIN)/headwater demo $(ARGS)
 
 .PHONY: test
-test: $(READY)  ## unit tests, with coverage; a minute or two
+test: $(READY)  ## unit tests, with coverage; some minutes
 	@$(BIN)/python -m pytest --cov $(ARGS)
 
 .PHONY: integration
