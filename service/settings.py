@@ -254,6 +254,11 @@ class EventsSettings(Section):
         return [self.kinds.index(kind) for kind in kinds if kind in self.kinds]
 
     @property
+    def not_done(self) -> tuple[str, ...]:
+        """Kinds that tell what users were shown or turned down, not what they did."""
+        return (*self.shown, *self.negative)
+
+    @property
     def answered(self) -> tuple[str, ...]:
         """Kinds that are answered with a recommendation."""
         return self.recommend_on or tuple(kind for kind in self.kinds if kind not in self.shown)

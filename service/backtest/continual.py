@@ -76,7 +76,7 @@ def _asked(
     """The queries' events; the kept events, session after session; the place of each of these in
     its session; and which of these the queries are. What users were shown, or turned down, is
     neither kept nor asked for."""
-    others = kinds.codes((*kinds.shown, *kinds.negative))
+    others = kinds.codes(kinds.not_done)
     kept = np.flatnonzero(np.isin(period.item, known) & ~np.isin(period.kind, others))
     order = kept[np.argsort(period.user[kept], kind="stable")]
     place = earlier(period.user[order])

@@ -165,7 +165,7 @@ class _Run:
         """Ranks by how often items were met in the periods before."""
         kinds, scorer = self._settings.events, self._settings.scorer
         before, asked = self._periods[:number], self._periods[number].item[event]
-        others = kinds.codes((*kinds.shown, *kinds.negative))
+        others = kinds.codes(kinds.not_done)
         items = np.concatenate([period.item[~np.isin(period.kind, others)] for period in before])
         half_life = scorer.popularity_half_life_events
         return {

@@ -78,7 +78,7 @@ def queries(table: Table, settings: Settings, first: int) -> Bools:
     """Which events are ranked: those that the service answers, of users with a history, and by
     which nothing was turned down."""
     kinds = settings.events
-    others = kinds.codes((*kinds.shown, *kinds.negative))
+    others = kinds.codes(kinds.not_done)
     done = np.flatnonzero(~np.isin(table.kind, others))
     asked = np.zeros(len(table), np.bool_)
     asked[done] = earlier(table.user[done]) > 0

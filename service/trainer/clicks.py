@@ -64,7 +64,7 @@ class Clicks:
         self._kinds = settings.events.codes(settings.click.kinds)
         # What may tell a label: of a value nobody knows which kinds come of it.
         events = settings.events
-        others = {*events.kinds} - {*settings.click.kinds, *events.shown, *events.negative}
+        others = {*events.kinds} - {*settings.click.kinds, *events.not_done}
         self._acts = events.codes(settings.click.followed_by or sorted(others))
         self._negative = events.codes(events.negative)
         length = settings.model.max_length
