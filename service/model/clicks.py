@@ -13,7 +13,7 @@ from torch import Tensor
 
 from service.domain import Float32s, Int32s, Int64s
 from service.model.click_head import ClickHead, echoes
-from service.model.inference import states_after
+from service.model.inference import reading, states_after
 from service.model.recommender import Recommender, unit_rows
 from service.model.vocabulary import NO_ROW, Vocabulary
 
@@ -36,23 +36,21 @@ def foretold(
 
     The probability of a click, or a number. [rows]
     """
-    was_training = model.training
-    model.eval()
-    table = unit_rows(model.table(len(vocabulary))).float()
-    parts = [np.zeros(0, np.float32)]
-    for start in range(0, len(item), _ROWS_AT_ONCE):
-        part, of = context[start : start + _ROWS_AT_ONCE], item[start : start + _ROWS_AT_ONCE]
-        beside = None if codes is None else codes[start : start + _ROWS_AT_ONCE]
-        row = _like(vocabulary.rows(of), table)
-        echo = _like(echoes(part, of[:, None]).squeeze(1), table)
-        state = without_history(*states_after(model, vocabulary.rows(part), beside))
-        if standing is None:
-            stands = head.standing(row)
-        else:
-            stands = _like(standing[start : start + _ROWS_AT_ONCE], table)
-        found = head(state, table[row], torch.cat([echo, stands], dim=-1))
-        parts.append(head.expected(found).cpu().numpy())
-    model.train(was_training)
+    with reading(model):
+        table = unit_rows(model.table(len(vocabulary))).float()
+        parts = [np.zeros(0, np.float32)]
+        for start in range(0, len(item), _ROWS_AT_ONCE):
+            part, of = context[start : start + _ROWS_AT_ONCE], item[start : start + _ROWS_AT_ONCE]
+            beside = None if codes is None else codes[start : start + _ROWS_AT_ONCE]
+            row = _like(vocabulary.rows(of), table)
+            echo = _like(echoes(part, of[:, None]).squeeze(1), table)
+            state = without_history(*states_after(model, vocabulary.rows(part), beside))
+            if standing is None:
+                stands = head.standing(row)
+            else:
+                stands = _like(standing[start : start + _ROWS_AT_ONCE], table)
+            found = head(state, table[row], torch.cat([echo, stands], dim=-1))
+            parts.append(head.expected(found).cpu().numpy())
     return np.concatenate(parts)
 
 

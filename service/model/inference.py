@@ -1,5 +1,7 @@
 """Reading a recommender: padded histories in, scores and ranks out. Changes nothing."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TypeVar
 
 import numpy as np
@@ -15,6 +17,19 @@ from service.model.shapes import common_size
 from service.model.vocabulary import NO_ROW
 
 Integer = TypeVar("Integer", np.int32, np.int64)
+
+
+@contextmanager
+def reading(model: Recommender) -> Iterator[None]:
+    """A model in training drops nothing meanwhile."""
+    if not model.training:
+        yield  # to set what is set takes milliseconds
+        return
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train()
 
 
 def known_first(rows: Int64s) -> tuple[Int64s, Int64s]:

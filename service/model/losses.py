@@ -99,10 +99,11 @@ class _SampledSoftmax(torch.autograd.Function):
             loss[one] = functional.softplus(behind) * weight[one].abs()
             moved = behind.sigmoid() * weight[one]
             of_target[one] = -moved
-            moved = moved / total.clamp_min_(_SMALLEST)
-            moved = chance.mul_(moved[:, None]).to(states.dtype)
-            of_states[one] = moved @ negative
-            of_negative += moved.T @ states[one]
+            # Whole rows are scaled on the narrow side of the products: it has fewer numbers.
+            moved = (moved / total.clamp_min_(_SMALLEST))[:, None].to(states.dtype)
+            chance = chance.to(states.dtype)
+            of_states[one] = (chance @ negative) * moved
+            of_negative += chance.T @ (states[one] * moved)
         ctx.save_for_backward(of_states, of_negative.to(negative.dtype), of_target)
         return loss.sum()
 

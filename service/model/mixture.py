@@ -237,7 +237,7 @@ def ranks(mixture: Mixture, target: Tensor) -> Tensor:
     level = torch.where(recalled > 0, level, wanted)
     size = _events_at_once(logits)
     portions = zip(logits.split(size), level[:, None].split(size), strict=True)
-    rank = torch.cat([(portion >= at).sum(dim=1) for portion, at in portions])
+    rank = torch.cat([_as_high(portion, at) for portion, at in portions])
     # The recalled items were counted by their logits alone.
     own = logits.view(-1)[found.cell]
     event = found.event
@@ -270,6 +270,12 @@ def best(mixture: Mixture, k: int) -> tuple[Tensor, Tensor]:
     names[event, place] = found.cell % columns
     chance, order = torch.cat([plain, mixed], dim=1).topk(min(k, column.shape[1] + width), dim=1)
     return chance, torch.cat([column, names], dim=1).gather(1, order)
+
+
+def _as_high(logits: Tensor, level: Tensor) -> Tensor:
+    """How many of each row are not below its level. Sums of numbers are a fifth of the work that
+    sums of booleans are, and exact to 16 million."""
+    return torch.ge(logits, level, out=torch.empty_like(logits)).sum(dim=1).long()
 
 
 def _events_at_once(logits: Tensor) -> int:

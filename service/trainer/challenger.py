@@ -289,7 +289,7 @@ class Challenger:
         return {name: weight.detach().clone() for name, weight in self.trained.items()}
 
     def _copied_optimizer(self) -> dict[str, Any]:
-        return copy.deepcopy(self.optimizer.state_dict())
+        return _copied(self.optimizer.state_dict())
 
     def _put_back(
         self, weights: Mapping[str, Tensor], optimizer: dict[str, Any], steps: int
@@ -299,7 +299,7 @@ class Challenger:
             for name, weight in self.trained.items():
                 weight.copy_(weights[name])
         # load_state_dict adopts what it is given, which may have to be put back again.
-        self.optimizer.load_state_dict(copy.deepcopy(optimizer))
+        self.optimizer.load_state_dict(_copied(optimizer))
         self._steps = steps
 
     def frozen_copy(self) -> Recommender:
@@ -383,3 +383,15 @@ def _only(tensors: dict[str, Tensor], rows: Int64s | None) -> dict[str, Tensor]:
         return tensors
     at = torch.from_numpy(rows)
     return {name: tensor[at] for name, tensor in tensors.items()}
+
+
+def _copied(state: Mapping[str, Any]) -> dict[str, Any]:
+    """An optimizer's state dict, which nothing else moves. `deepcopy` takes ten times as long."""
+    moments = {
+        weight: {
+            name: value.clone() if isinstance(value, Tensor) else value
+            for name, value in of_weight.items()
+        }
+        for weight, of_weight in state["state"].items()
+    }
+    return {"state": moments, "param_groups": [dict(group) for group in state["param_groups"]]}

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from service.domain import Float32s, Int64s
-from service.model.inference import states_after
+from service.model.inference import reading, states_after
 from service.model.memory import Memory, Recollection
 from service.model.mixture import (
     Blend,
@@ -95,26 +95,24 @@ def questions(
     at once, so they may be a generator."""
     if not len(held):
         return  # a whole catalogue of item vectors would be made for nothing
-    was_training = model.training
-    model.eval()
-    memory_rows, recollection = MemoryRows(vocabulary), iter(recollections)
-    table = unit_rows(model.table(len(vocabulary))).float()
-    for start in range(0, len(held), _ROWS_AT_ONCE):
-        part = held.take(slice(start, start + _ROWS_AT_ONCE))
-        recalled = stack(list(islice(recollection, len(part))), memory_rows)
-        columns = Columns(vocabulary, recalled)
-        state, lengths = states_after(model, vocabulary.rows(part.context), part.codes)
-        cosines = state @ table.T  # [rows, items]
-        cosines[torch.from_numpy(lengths == 0)] = -torch.inf
-        yield Questions(
-            part,
-            state,
-            lengths,
-            table,
-            cosines,
-            columns,
-            columns.of(part.context) * exclude_seen,
-            recalled,
-            torch.from_numpy(columns.of(part.item)).to(cosines.device),
-        )
-    model.train(was_training)
+    with reading(model):
+        memory_rows, recollection = MemoryRows(vocabulary), iter(recollections)
+        table = unit_rows(model.table(len(vocabulary))).float()
+        for start in range(0, len(held), _ROWS_AT_ONCE):
+            part = held.take(slice(start, start + _ROWS_AT_ONCE))
+            recalled = stack(list(islice(recollection, len(part))), memory_rows)
+            columns = Columns(vocabulary, recalled)
+            state, lengths = states_after(model, vocabulary.rows(part.context), part.codes)
+            cosines = state @ table.T  # [rows, items]
+            cosines[torch.from_numpy(lengths == 0)] = -torch.inf
+            yield Questions(
+                part,
+                state,
+                lengths,
+                table,
+                cosines,
+                columns,
+                columns.of(part.context) * exclude_seen,
+                recalled,
+                torch.from_numpy(columns.of(part.item)).to(cosines.device),
+            )
