@@ -29,7 +29,11 @@ demo: $(READY)  ## watch the service learn from real MovieLens events, on a Kafk
 	@$(BIN)/headwater demo $(ARGS)
 
 .PHONY: test
-test: $(READY)  ## unit tests, with coverage; some minutes
+test: $(READY)  ## unit tests; some minutes
+	@$(BIN)/python -m pytest $(ARGS)
+
+.PHONY: coverage
+coverage: $(READY)  ## unit tests, and which lines they reach; half as long again
 	@$(BIN)/python -m pytest --cov $(ARGS)
 
 .PHONY: integration
