@@ -80,6 +80,8 @@ def backtest(
 ) -> int:
     """From what was read: one table, or one for each period; and a catalogue of items. Raises
     ConfigurationError."""
+    if options.events:
+        found = [replace(one, table=one.table.until(options.events)) for one in found]
     tables = [one.table for one in found]
     settings, overrides = prepared(settings, tables, options.protocol)
     device = choose_device(settings.trainer.device)

@@ -57,6 +57,7 @@ class Options:
     skip_bad: bool = False
     seeds: tuple[int, ...] = ()  # empty: the one in the settings
     gate_every: int = 4  # micro-batches
+    events: int | None = None  # of each file
     out: Path = Path("reports/backtest.json")
     html: Path | None = None  # beside `out` when None
     resume: bool = False
@@ -84,6 +85,7 @@ class Options:
 
 _COUNTS = (
     "gate_every",
+    "events",
     "parts",
     "retrain_every",
     "retrain_epochs",
@@ -140,6 +142,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     how = parser.add_argument_group("how")
     how.add_argument("--seed", type=int, nargs="+", action="extend", default=[])
     how.add_argument("--gate-every", type=int, default=4, metavar="N", help="in micro-batches")
+    how.add_argument("--events", type=int, metavar="N", help="the first of each file alone")
     how.add_argument(
         "--from", type=float, default=0.5, dest="start", metavar="SHARE",
         help="prequential: count and freeze from there on",

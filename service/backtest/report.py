@@ -117,6 +117,8 @@ def notes(options: Options, data: Data) -> list[str]:
         told.append("The events have no times: they stand in the order of the file.")
     if data.bad_rows:
         told.append(f"{data.bad_rows:,} bad rows were left out, such as {data.first_bad_row}.")
+    if options.events:
+        told.append(f"Of each file the first {options.events:,} events are used.")
     if options.limit_queries:
         told.append(f"A sample: at most {options.limit_queries:,} queries of a period are ranked.")
     if options.retrain or options.retrain_every:

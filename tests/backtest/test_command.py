@@ -19,12 +19,21 @@ from service.backtest.results import SeedResult
 from service.backtest.scores import METRICS
 from service.backtest.table import Table
 from service.errors import ConfigurationError
-from service.settings import ItemsSettings, Settings, TextSettings, TrackingSettings, VectorSettings
+from service.settings import (
+    ItemsSettings,
+    Settings,
+    TextSettings,
+    TrackingSettings,
+    VectorSettings,
+    load_settings,
+)
 from tests.backtest.examples import periods, quick_settings, walks
 from tests.model.encoders import write_encoder
+from tests.model.examples import save_llama
 from tests.tracking.examples import curves, runs
 
 SETTINGS = quick_settings()
+EXAMPLE = Path(__file__).parents[2] / "examples" / "llama-lora.toml"
 
 
 def write(table: Table, file: Path) -> Path:
@@ -111,6 +120,36 @@ def test_the_page_needs_nothing_else(protocol: Protocol, tmp_path: Path) -> None
     assert page.tags.count("svg") == 6
     assert str(tmp_path) not in text
     assert "$" not in text
+
+
+def test_the_first_events_alone_are_those_of_a_shorter_file(tmp_path: Path) -> None:
+    whole = prequential(tmp_path)
+    found = report_of(dataclasses.replace(whole, events=200))
+    short = write(walks(300).until(200), tmp_path / "short.csv")
+    alone = report_of(dataclasses.replace(whole, files=(short,)))
+    assert found["data"]["events"] == alone["data"]["events"] == 200
+    assert found["models"]["live"]["mrr_at_20"] == alone["models"]["live"]["mrr_at_20"]
+    assert "Of each file the first 200 events are used." in found["notes"]
+
+
+def test_a_language_model_with_lora_runs_from_the_example(tmp_path: Path) -> None:
+    """Here a tiny Llama, and few events."""
+    small = {
+        "model": {
+            "backbone": {"name": str(save_llama(tmp_path / "llama"))},
+            "dim": 8,
+            "max_length": 8,
+        },
+        "batch": {"train_max_events": 64},
+        "trainer": {"gate": {"min_rows": 2, "tolerance": 1.0}, "holdout": {"fraction": 0.2}},
+    }
+    settings = load_settings(EXAMPLE, {}, small)
+    options = dataclasses.replace(prequential(tmp_path), start=0.0)
+    assert run_backtest(options, settings) == 0
+    report = json.loads(options.out.read_text())
+    assert report["settings"]["trainer"]["trained"]["kind"] == "lora"
+    weights_alone = report["models"]["transformer"]
+    assert weights_alone["mrr_at_20"] > report["models"]["frozen"]["mrr_at_20"]
 
 
 def test_several_seeds_are_reported_one_by_one_and_as_a_mean(tmp_path: Path) -> None:
