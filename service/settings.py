@@ -301,7 +301,7 @@ class SmallBackbone(Section):
 
     kind: Literal["small"] = "small"
     dim: PositiveInt = Field(default=64, description="Width of its states.")
-    layers: PositiveInt = Field(default=2, description="Transformer blocks.")
+    layers: PositiveInt = Field(default=1, description="Transformer blocks.")
     heads: PositiveInt = Field(default=2, description="Attention heads; must divide `dim`.")
 
     @model_validator(mode="after")
