@@ -75,12 +75,18 @@ class Options:
 
     @property
     def page(self) -> Path:
-        return self.html or self.out.with_suffix(".html")
+        return self.html or beside(self.out, ".html")
 
     @property
     def partial(self) -> Path:
         """Where finished seeds are kept until the run is whole."""
-        return self.out.with_suffix(".partial.json")
+        return beside(self.out, ".partial.json")
+
+
+def beside(file: Path, ending: str) -> Path:
+    """A file next to it; what is no known ending, as in `rate-0.01`, belongs to the name."""
+    name = file.stem if file.suffix in (".json", ".toml") else file.name
+    return file.with_name(name + ending)
 
 
 _COUNTS = (
@@ -181,6 +187,14 @@ def options_from(arguments: argparse.Namespace) -> Options:
     for name in _COUNTS:
         if given[name] is not None and given[name] < 1:
             raise ConfigurationError(f"--{name.replace('_', '-')} must be at least 1")
+    others = ("retrain_every",) if continual else ("limit_queries", "retrain", "streamed")
+    for name in others:
+        if given[name]:
+            raise ConfigurationError(
+                f"--{name.replace('_', '-')} is not for --protocol {arguments.protocol}"
+            )
+    if arguments.html == arguments.out:
+        raise ConfigurationError("--html and --out must be two files")
     if not 0.0 <= arguments.start < 1.0:
         raise ConfigurationError("--from must be at least 0 and less than 1")
     return Options(

@@ -148,8 +148,9 @@ def _curve(report: Report, metric: str, half: str = "") -> str:
 def _gate(report: Report) -> str:
     run = report.seeds[0]
     decided = [one for one in run.decisions if one.rows]
+    scored = [(one.events, one.challenger) for one in decided if one.challenger is not None]
     lines = [
-        Line("challenger", [one.events for one in decided], [one.challenger for one in decided]),
+        Line("challenger", [events for events, _ in scored], [ndcg for _, ndcg in scored]),
         Line("champion", [one.events for one in decided], [one.champion for one in decided]),
     ]
     ticks = [Tick(one.events, one.verdict, f"{one.verdict} at {one.events:,}") for one in decided]

@@ -208,7 +208,7 @@ class _Run:
         if len(found) != len(event):
             raise ConfigurationError(
                 f"{len(event) - len(found)} sessions of period {number} were forgotten while they "
-                "went on: raise history.users"
+                "went on: raise history.users, or history.events where much is turned down"
             )
         return found[np.searchsorted(np.sort(event), event)], learned
 

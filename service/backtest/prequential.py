@@ -78,13 +78,28 @@ def queries(table: Table, settings: Settings, first: int) -> Bools:
     """Which events are ranked: those that the service answers, of users with a history, and by
     which nothing was turned down."""
     kinds = settings.events
-    others = kinds.codes(kinds.not_done)
-    done = np.flatnonzero(~np.isin(table.kind, others))
     asked = np.zeros(len(table), np.bool_)
-    asked[done] = earlier(table.user[done]) > 0
+    there = np.flatnonzero(~np.isin(table.kind, kinds.codes(kinds.shown)))
+    turned_down = np.isin(table.kind[there], kinds.codes(kinds.negative))
+    # What was turned down takes a place in the history too, and may have pushed all else out.
+    places = _places_since(table.user[there], ~turned_down)
+    asked[there] = (places < settings.history.events) & ~turned_down
     asked &= np.isin(table.kind, kinds.codes(kinds.answered))
     asked[:first] = False
     return asked
+
+
+def _places_since(user: Int64s, counts: Bools) -> Int64s:
+    """How many events back each user's last one stands that `counts`, from 1; where there is none,
+    more than there are events."""
+    order = np.argsort(user, kind="stable")
+    at = np.arange(len(user))
+    begins = np.maximum.accumulate(np.where(earlier(user)[order] == 0, at, 0))
+    last = np.maximum.accumulate(np.where(counts[order], at, -1))
+    before = np.append(-1, last[:-1])[: len(user)]
+    places = np.empty(len(user), np.int64)
+    places[order] = np.where(before >= begins, at - before, len(user) + 1)
+    return places
 
 
 def part_ends(first: int, end: int, parts: int) -> list[int]:

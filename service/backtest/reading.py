@@ -73,11 +73,14 @@ def read(
     _require_read(columns.context, features)
     events: list[_Event] = []
     parser, bad, first_bad = None, 0, None
+    # Objects differ: what not all must have may come with any of them.
+    later = _optional(columns) if _holds_objects(file) else set[str]()
     for line, row in numbered(file):
         try:
             if isinstance(row, str):
                 raise BadRowError(row)
-            parser = parser or _parser(file, row.keys(), columns, settings, features)
+            parser = parser or _parser(file, [*row, *later], columns, settings, features)
+            later -= row.keys()
             events.append(parser.event(row, len(events)))
         except BadRowError as error:
             if not skip_bad:
@@ -87,7 +90,19 @@ def read(
             bad, first_bad = bad + 1, first_bad or f"{file.name}:{line}: {error}"
     if parser is None or not events:
         raise ConfigurationError(f"{file} holds no events{f': {first_bad}' if first_bad else ''}")
+    if later:
+        raise ConfigurationError(f"{file} has {min(later)!r} in none of its objects")
     return Read(_table(events, Features(features, settings.kinds)), bad, first_bad, parser.timed)
+
+
+def _holds_objects(file: Path) -> bool:
+    return bool({".jsonl", ".ndjson"} & set(file.suffixes[-2:]))
+
+
+def _optional(columns: Columns) -> set[str]:
+    """The columns that were named of which an event may have nothing."""
+    value = {columns.value.partition(".")[0]} if columns.value else set[str]()
+    return value | set(columns.context)
 
 
 def _require_read(context: Sequence[str], features: Sequence[Feature]) -> None:
@@ -166,6 +181,7 @@ class _Parser:
         self._context_path = tuple(settings.fields.context.split("."))
         self._context_columns = context
         self._has_features = bool(features)
+        self._has_later = False  # than the least likely
         self.timed = timed
         self._has_kind = has_kind
 
@@ -238,10 +254,13 @@ class _Parser:
         else:
             time_ms = round(number)
             if self._unit is None and 0 <= time_ms < _LEAST_LIKELY_MS:
+                told = f"{self._name['time']} {_shown(value)} is before 1973 in milliseconds"
+                if self._has_later:
+                    raise BadRowError(f"{told}, and times before it are not")
                 raise ConfigurationError(
-                    f"{self._name['time']} {_shown(value)} is before 1973 in milliseconds: "
-                    "say --time-unit s, or --time-unit ms if it is meant"
+                    f"{told}: say --time-unit s, or --time-unit ms if it is meant"
                 )
+            self._has_later = True
         if not 0 <= time_ms <= _LATEST_MS:
             raise BadRowError(f"{self._name['time']} is out of range: {_shown(value)}")
         return time_ms

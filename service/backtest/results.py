@@ -23,8 +23,8 @@ class GateDecision(Plain):
     verdict: str
     rows: int
     champion: float  # mean NDCG@10 on the rolling holdout
-    challenger: float
-    mean_gain: float | None  # None where it is not finite
+    challenger: float | None  # as the next two, None where it is not finite
+    mean_gain: float | None
     margin: float | None
 
 
@@ -48,7 +48,7 @@ def plain_decision(decision: Decision) -> GateDecision:
         verdict=report.verdict.value,
         rows=report.rows,
         champion=report.champion,
-        challenger=report.challenger,
+        challenger=_finite(report.challenger),
         mean_gain=_finite(report.mean_gain),
         margin=_finite(report.margin),
     )

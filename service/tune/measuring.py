@@ -68,11 +68,10 @@ class Measuring:
 
     def compare(self, given: Values, tuned: Values) -> Comparison:
         """Both on what no trial saw, after learning all before it."""
-        with (
-            closing(self._ranks(self._table, given, self.split, 1)) as of_given,
-            closing(self._ranks(self._table, tuned, self.split, 1)) as of_tuned,
-        ):
-            scores = self._scores(next(of_given)), self._scores(next(of_tuned))
+        scores = []
+        for values in (given, tuned):  # one model at a time is in memory
+            with closing(self._ranks(self._table, values, self.split, 1)) as parts:
+                scores.append(self._scores(next(parts)))
         gains = scores[1] - scores[0]
         spread = float(gains.std(ddof=1)) if len(gains) > 1 else 0.0
         return Comparison(

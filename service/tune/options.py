@@ -10,6 +10,7 @@ from typing import Any
 from service.backtest.options import (
     Options,
     add_data_arguments,
+    beside,
     columns_from,
     item_columns_from,
     items_from,
@@ -51,7 +52,7 @@ class TuneOptions:
     @property
     def journal(self) -> Path:
         """Where the search's library keeps the trials."""
-        return self.out.with_suffix(".journal")
+        return beside(self.out, ".journal")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -53,6 +53,12 @@ def test_reports_lie_beside_each_other() -> None:
     assert (options.page, options.partial) == (Path("x/y.html"), Path("x/y.partial.json"))
 
 
+def test_what_is_no_ending_belongs_to_the_name() -> None:
+    first, second = (parsed("a.csv", "--out", f"x/rate-{rate}") for rate in ("0.01", "0.03"))
+    assert first.page == Path("x/rate-0.01.html")
+    assert len({first.page, first.partial, second.page, second.partial}) == 4
+
+
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
@@ -65,6 +71,13 @@ def test_reports_lie_beside_each_other() -> None:
         (["a.csv", "--items-vectors", "image"], "--items-vectors takes SOURCE=NAME"),
         (["a.csv", "--parts", "0"], "--parts must be at least 1"),
         (["a.csv", "--retrain-every", "0"], "--retrain-every must be at least 1"),
+        (["a.csv", "--limit-queries", "9"], "--limit-queries is not for --protocol prequential"),
+        (["a.csv", "--retrain"], "--retrain is not for --protocol prequential"),
+        (["a.csv", "--out", "b.html", "--html", "b.html"], "must be two files"),
+        (
+            ["--protocol", "continual", "--periods", "a", "b", "--retrain-every", "9"],
+            "--retrain-every is not for --protocol continual",
+        ),
     ],
 )
 def test_what_does_not_go_together_is_told(arguments: list[str], told: str) -> None:

@@ -173,6 +173,27 @@ def test_what_was_turned_down_is_no_query() -> None:
     assert {len(rank) for rank in found.values()} == {asked.sum()}
 
 
+@pytest.mark.parametrize("between", [6, 7])
+def test_who_has_turned_down_all_that_a_history_holds_has_none(between: int) -> None:
+    """Of a history of eight places, one is the event's own."""
+    table = table_of([("a", "x"), *[("a", f"{i}") for i in range(between)], ("a", "y")] * 20)
+    kinds = quick_settings().events.kinds
+    table.kind[:] = kinds.index("cart")
+    table.kind[:: between + 2] = table.kind[between + 1 :: between + 2] = kinds.index("view")
+    given = settings_for(table)
+    settings = given.model_copy(
+        update={
+            "events": given.events.model_copy(update={"negative": ("cart",)}),
+            "history": given.history.model_copy(update={"events": 8}),
+        }
+    )
+    found = ranks(table, settings)
+    asked = queries(table, settings, int(len(table) * OPTIONS.start))
+    # The first of each sequence follows upon the last of the one before.
+    assert asked.sum() == (20 if between == 6 else 10)
+    assert {len(rank) for rank in found.values()} == {asked.sum()}
+
+
 def test_without_a_period_of_it_there_is_no_retrain() -> None:
     options = Options(files=OPTIONS.files, start=0.0, parts=2)
     models = run(walks(200), options).models

@@ -209,6 +209,22 @@ def test_json_objects_that_differ_are_bad_rows_or_lack_a_value(tmp_path: Path) -
     assert "it has 'event', which the first row has not" in found.first_bad
 
 
+def test_what_objects_may_lack_need_not_be_in_the_first(tmp_path: Path) -> None:
+    lines = '{"user_id": "a", "item_id": "x"}\n{"user_id": "a", "item_id": "y", "stars": 4}\n'
+    file = a_file(tmp_path, lines, ".jsonl")
+    found = read(file, Columns(value="stars"), SETTINGS).table.value
+    assert (math.isnan(found[0]), found[1]) == (True, 4.0)
+    assert "has 'star' in none of its objects" in refused(file, Columns(value="star"))
+
+
+def test_one_time_that_is_none_is_a_bad_row(tmp_path: Path) -> None:
+    file = a_file(tmp_path, "user_id,item_id,timestamp\na,1,1600000000000\na,2,0\n")
+    assert "timestamp '0' is before 1973 in milliseconds, and times before it are not" in refused(
+        file
+    )
+    assert read(file, Columns(), SETTINGS, skip_bad=True).bad == 1
+
+
 def test_a_kind_that_is_no_text_is_a_bad_row(tmp_path: Path) -> None:
     line = '{"user_id": "a", "item_id": "x", "event": ["view"]}'
     assert "event kind ['view'] is not in events.kinds" in refused(a_file(tmp_path, line, ".jsonl"))
