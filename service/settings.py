@@ -804,7 +804,8 @@ class HoldoutSettings(Section):
         default=16, description="Rows of one user at most; what is more is taught at once."
     )
     max_age_s: PositiveFloat = Field(
-        default=604_800.0, description="Older rows are released, by event time."
+        default=604_800.0,
+        description="Older rows are released, by event time, but for the newest `gate.min_rows`.",
     )
 
 

@@ -41,6 +41,13 @@ class Gru(PreTrainedModel):
             states = layer(self.drop(states))[0]
         return BaseModelOutput(last_hidden_state=states)
 
+    def train(self, mode: bool = True) -> "Gru":
+        """The layers are always in training, which is the same for them: on CUDA no gradient goes
+        through those that are not."""
+        super().train(mode)
+        self.layers.train()
+        return self
+
     def _init_weights(self, module: Any) -> None:
         """torch's own initialisation of a GRU is the usual one."""
 

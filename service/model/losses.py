@@ -96,6 +96,7 @@ class _SampledSoftmax(torch.autograd.Function):
             total = chance.sum(dim=1)
             sign = weight[one].sign()
             behind = (total.log() + most[:, 0] + correction - target[one]) * sign
+            behind.masked_fill_(total == 0, -torch.inf)  # where there is nothing to tell it from
             loss[one] = functional.softplus(behind) * weight[one].abs()
             moved = behind.sigmoid() * weight[one]
             of_target[one] = -moved

@@ -16,6 +16,7 @@ from service.errors import ConfigurationError
 from service.model.folders import require_plain_files, require_sensible
 from service.settings import TextSettings
 
+_UNSAID = 1_000_000  # tokens: a tokenizer that says more does not know
 _ENCODER_ONLY = frozenset({"mt5", "t5", "umt5"})  # a decoder of theirs is not wanted
 
 
@@ -48,9 +49,16 @@ class TextEncoder:
         self._model.eval()
         if self._tokenizer.pad_token is None:
             self._tokenizer.pad_token = self._tokenizer.eos_token
-        self._max_tokens = settings.max_tokens
+        self._max_tokens = min(settings.max_tokens, self._most_tokens())
         self._batch = settings.batch_items
         logging.getLogger(__name__).info("loaded text encoder %s (%s)", name, config.model_type)
+
+    def _most_tokens(self) -> int:
+        """That the model has positions for."""
+        said = int(self._tokenizer.model_max_length)
+        if said < _UNSAID:
+            return said
+        return int(getattr(self._model.config, "max_position_embeddings", None) or said)
 
     @property
     def width(self) -> int:

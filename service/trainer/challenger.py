@@ -33,13 +33,14 @@ _MET = "items.met"
 _CLICK = "click.weight"
 # A step of Adam moves every weight alike. Those few stand for more than the many of a network do.
 _CLICK_STRIDE = 10.0
+_MOMENTUM = "momentum_buffer"
 _STRIDE = "stride"  # of a group of weights, beside the others
 _OWN = 0.5  # of a new item's random direction, beside that of the items it is met with
 _BESIDE = 2  # places from an item within which others tell a new one where to begin
 # What the optimizers keep of a weight; another one's is of no use.
 _KEPT: dict[type[Optimizer], tuple[str, ...]] = {
     AdamW: ("step", "exp_avg", "exp_avg_sq"),
-    SGD: ("momentum_buffer",),
+    SGD: (_MOMENTUM,),
 }
 
 
@@ -363,6 +364,11 @@ class Challenger:
                 self.optimizer.state[weight] = {
                     kind: tensor.to(weight.device).clone() for kind, tensor in found.items()
                 }
+        if isinstance(self.optimizer, SGD) and self.optimizer.state:
+            # It takes momentum for all weights or for none; 0 is what a first step begins with.
+            for weight in self.trained.values():
+                if weight not in self.optimizer.state:
+                    self.optimizer.state[weight] = {_MOMENTUM: torch.zeros_like(weight)}
         if _STEPS in tensors:
             self._steps = int(tensors[_STEPS])
         of_items = "optimizer.items."

@@ -118,14 +118,15 @@ def is_member(user: Int64s, item: Int64s, time: Int64s, fraction: float) -> Bool
 
 
 def admit(
-    held: HoldoutRows, added: HoldoutRows, settings: HoldoutSettings, now_ms: int
+    held: HoldoutRows, added: HoldoutRows, settings: HoldoutSettings, now_ms: int, least: int
 ) -> tuple[HoldoutRows, HoldoutRows]:
     """The rows held from now on, and those released to training.
 
-    `now_ms` is the latest event time seen: a stream that is replayed ages as it did live.
+    `now_ms` is the latest event time seen: a stream that is replayed ages as it did live. The
+    newest `least` rows do not age: in a quiet stream the gate would never have enough to decide.
     """
     both = held.joined(added)
-    out = are_released(both.time, settings.window_rows, settings.max_age_s, now_ms)
+    out = are_released(both.time, settings.window_rows, settings.max_age_s, now_ms, least)
     return both.take(np.flatnonzero(~out)), both.take(np.flatnonzero(out))
 
 
@@ -143,10 +144,13 @@ def capped(member: Bools, user: Int64s, held: Int64s, most: int) -> Bools:
     return allowed
 
 
-def are_released(time: Int64s, window_rows: int, max_age_s: float, now_ms: int) -> Bools:
-    """Which of the held rows, oldest first, are held no more."""
-    too_many = np.arange(len(time)) < len(time) - window_rows
-    released: Bools = (time < now_ms - max_age_s * 1000) | too_many
+def are_released(
+    time: Int64s, window_rows: int, max_age_s: float, now_ms: int, least: int = 0
+) -> Bools:
+    """Which of the held rows, oldest first, are held no more; the newest `least` do not age."""
+    newer = len(time) - np.arange(len(time))  # than each, and itself
+    too_old = (time < now_ms - max_age_s * 1000) & (newer > least)
+    released: Bools = too_old | (newer > window_rows)
     return released
 
 

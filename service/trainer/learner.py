@@ -355,7 +355,11 @@ class Learner:
         codes, taken = codes[done], np.flatnonzero(~turned_down[done])
         added = HoldoutRows(before, codes, batch.user, batch.item, batch.timestamp, batch.kind)
         self.held, released = admit(
-            self.held, added.take(np.flatnonzero(member)), settings, self._latest_ms
+            self.held,
+            added.take(np.flatnonzero(member)),
+            settings,
+            self._latest_ms,
+            self._settings.gate.min_rows,
         )
         if self._clicks and head:
             taught = batch.take(np.flatnonzero(~member))
@@ -562,6 +566,8 @@ class Learner:
         pool = self._replay.draw(choice.of * count, marks, through, self._latest_ms)
         if len(pool) <= count:
             return pool
+        # Of those that the champion tells apart no better than others, the first are chosen.
+        pool = pool.take(self._shuffle.permutation(len(pool)))
         rows = self._champion.vocabulary.rows(pool.item[:, : self._length])
         with torch.inference_mode():
             states, _ = states_after(self._champion.model, rows, pool.codes[:, : self._length])

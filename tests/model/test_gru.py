@@ -2,6 +2,7 @@ import pytest
 import torch
 
 from service.errors import ConfigurationError
+from service.model.gru import Gru
 from service.model.recommender import Recommender
 from service.settings import GruBackbone, ModelSettings, TrainAdapter, TrainLora, TrainTop
 from service.trainer.challenger import Challenger
@@ -33,6 +34,17 @@ def test_steps_lower_the_loss_of_sequences_that_have_a_row_each() -> None:
     batch = packed([1, 2, 3, 4], [5, 6, 7, 8, 9], together=False)
     losses = [train_step(challenger, batch, temperature=0.1, settings=settings) for _ in range(30)]
     assert losses[-1] < losses[0] / 2
+
+
+def test_gradients_go_through_layers_that_are_frozen() -> None:
+    """cuDNN has them only for layers in training; what is dropped is not."""
+    model = Recommender.new(gru_settings()).train()
+    model.backbone.train_only(TrainTop(n=1))
+    model.train()
+    body = model.backbone.body
+    assert isinstance(body, Gru)
+    assert all(layer.training for layer in body.layers)
+    assert not body.drop.training
 
 
 def test_its_top_is_its_last_layer_and_lora_has_no_place_in_it() -> None:

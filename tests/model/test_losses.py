@@ -113,6 +113,15 @@ def test_the_mean_is_by_weight_and_only_ratios_matter() -> None:
     torch.testing.assert_close(sampled(states, targets, table, 9, torch.ones(6)), each.mean())
 
 
+def test_nor_where_the_only_item_is_turned_down() -> None:
+    states, _, table = an_example(items=1)
+    states.requires_grad_()
+    down = torch.tensor([-1.0] * 6)
+    loss = sampled(states, torch.ones(6, dtype=torch.int64), table, negatives=4, weight=down)
+    assert loss == 0.0
+    assert torch.autograd.grad(loss, states)[0].count_nonzero() == 0
+
+
 def test_what_was_turned_down_loses_by_how_likely_it_is() -> None:
     states, targets, table = an_example(items=9)
     likely = (-full_softmax(states[:1], targets[:1], table)).exp()

@@ -35,6 +35,12 @@ def test_what_is_beyond_the_longest_text_is_not_read(encoder: TextEncoder) -> No
     assert np.array_equal(encoder.encode([start]), encoder.encode([start + " green green"]))
 
 
+def test_no_more_is_read_than_the_model_has_places_for(tmp_path: Path) -> None:
+    encoder = TextEncoder(write_encoder(tmp_path), TextSettings(max_tokens=1024), CPU)
+    whole = " ".join(["red", "shoe"] * 16)  # as many as there are
+    assert np.array_equal(encoder.encode([whole]), encoder.encode([f"{whole} green"]))
+
+
 def test_no_texts_give_no_vectors(encoder: TextEncoder) -> None:
     assert encoder.encode([]).shape == (0, WIDTH)
 

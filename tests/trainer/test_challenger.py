@@ -94,6 +94,18 @@ def test_added_weights_may_be_put_beside_what_was_trained_without_them() -> None
         torch.testing.assert_close(other.model.eval()(rows), one.model.eval()(rows))
 
 
+@pytest.mark.parametrize("optimizer", [AdamWSettings(), SgdSettings()])
+def test_more_may_be_trained_after_a_restart(optimizer: Optimizer) -> None:
+    one = a_challenger(settings_with(trained=TrainHead(), optimizer=optimizer), items=4)
+    train(one, [1, 2, 3])
+    other = continued(one, settings_with(trained=TrainFull(), optimizer=optimizer))
+    start = other.weights()
+    train(other, [1, 2, 3])
+    moved = other.weights()
+    for names in (one.trained.keys(), other.trained.keys() - one.trained.keys()):
+        assert any(not torch.equal(moved[name], start[name]) for name in names)
+
+
 def test_moments_of_another_optimizer_are_left_alone() -> None:
     one = a_challenger(settings_with(), items=4)
     train(one, [1, 2, 3])

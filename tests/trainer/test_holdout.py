@@ -58,16 +58,24 @@ def test_membership_is_the_same_on_every_machine() -> None:
 
 def test_the_oldest_are_released_when_there_are_too_many() -> None:
     settings = HoldoutSettings(window_rows=3, max_age_s=1000)
-    held, released = admit(held_at([1, 2]), held_at([3, 4, 5]), settings, now_ms=5)
+    held, released = admit(held_at([1, 2]), held_at([3, 4, 5]), settings, now_ms=5, least=0)
     assert held.time.tolist() == [3, 4, 5]
     assert released.time.tolist() == [1, 2]
 
 
 def test_the_aged_are_released() -> None:
     settings = HoldoutSettings(window_rows=9, max_age_s=1)
-    held, released = admit(held_at([10, 500]), held_at([1011]), settings, now_ms=1011)
+    held, released = admit(held_at([10, 500]), held_at([1011]), settings, now_ms=1011, least=0)
     assert held.time.tolist() == [500, 1011]
     assert released.time.tolist() == [10]
+
+
+def test_in_a_quiet_stream_enough_to_decide_on_does_not_age() -> None:
+    settings = HoldoutSettings(window_rows=3, max_age_s=1)
+    held, released = admit(held_at([1, 2, 3]), held_at([9000]), settings, now_ms=9000, least=2)
+    assert held.time.tolist() == [3, 9000]
+    held, released = admit(held, held_at([9001, 9002]), settings, now_ms=9002, least=9)
+    assert (held.time.tolist(), released.time.tolist()) == ([9000, 9001, 9002], [3])
 
 
 @given(st.lists(st.lists(st.integers(0, 5000), max_size=5), max_size=8))
@@ -76,7 +84,7 @@ def test_every_row_is_either_held_or_was_released_once(batches: list[list[int]])
     held, out, now = empty_rows(3), [], 0
     for times in batches:
         now = max([now, *times])
-        held, released = admit(held, held_at(times), settings, now)
+        held, released = admit(held, held_at(times), settings, now, 0)
         out += released.time.tolist()
         assert len(held) <= 4
         assert (held.time >= now - 2000).all()
