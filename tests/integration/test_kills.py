@@ -60,7 +60,7 @@ def has_recommended(service: Service, events: int) -> bool:
 
 
 def test_killing_the_worker_twice_loses_no_recommendation(stream: Stream, tmp_path: Path) -> None:
-    """Two halves of 5,000 events at 1,000/s, a kill in the middle of each. The second half
+    """Two halves of 5,000 events at 500/s, a kill in the middle of each. The second half
     waits for the worker of the first kill to publish, however slow the machine is."""
     quick_restart = {"HEADWATER_TRAINER__RESTART__FIRST_DELAY_S": "0.1"}
     halves: list[list[str]] = []
@@ -70,7 +70,7 @@ def test_killing_the_worker_twice_loses_no_recommendation(stream: Stream, tmp_pa
     with Service(stream, tmp_path, quick_restart) as service, ThreadPoolExecutor(1) as background:
         for start in (0, 5_000):
             worker = service.ready_worker(besides=worker)
-            producing = background.submit(produce, stream, range(start, start + 5_000), 1_000)
+            producing = background.submit(produce, stream, range(start, start + 5_000), 500)
             mid = start + 1_000
             service.wait_for(partial(has_recommended, service, mid), "events", WITHIN_S)
             os.kill(worker, signal.SIGKILL)
