@@ -92,13 +92,12 @@ def queries(table: Table, settings: Settings, first: int) -> Bools:
 def _places_since(user: Int64s, counts: Bools) -> Int64s:
     """How many events back each user's last one stands that `counts`, from 1; where there is none,
     more than there are events."""
-    order = np.argsort(user, kind="stable")
-    at = np.arange(len(user))
-    begins = np.maximum.accumulate(np.where(earlier(user)[order] == 0, at, 0))
-    last = np.maximum.accumulate(np.where(counts[order], at, -1))
-    before = np.append(-1, last[:-1])[: len(user)]
-    places = np.empty(len(user), np.int64)
-    places[order] = np.where(before >= begins, at - before, len(user) + 1)
+    places, met, last = np.empty(len(user), np.int64), dict[int, int](), dict[int, int]()
+    for row, (one, is_counted) in enumerate(zip(user.tolist(), counts.tolist(), strict=True)):
+        met[one] = met.get(one, 0) + 1
+        places[row] = met[one] - last[one] if one in last else len(user) + 1
+        if is_counted:
+            last[one] = met[one]
     return places
 
 

@@ -35,6 +35,7 @@ _LATEST_MS = 253_402_300_799_999  # the year 9999
 _LEAST_LIKELY_MS = 100_000_000_000
 _LARGEST_VALUE = 3.4e38  # a column of 32-bit floats
 _MS_APART = 1000  # events without a time
+_OBJECTS = (".jsonl", ".ndjson")
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +75,7 @@ def read(
     events: list[_Event] = []
     parser, bad, first_bad = None, 0, None
     # Objects differ: what not all must have may come with any of them.
-    later = _optional(columns) if _holds_objects(file) else set[str]()
+    later = _optional(columns) if _ending(file) in _OBJECTS else set[str]()
     for line, row in numbered(file):
         try:
             if isinstance(row, str):
@@ -95,8 +96,9 @@ def read(
     return Read(_table(events, Features(features, settings.kinds)), bad, first_bad, parser.timed)
 
 
-def _holds_objects(file: Path) -> bool:
-    return bool({".jsonl", ".ndjson"} & set(file.suffixes[-2:]))
+def _ending(file: Path) -> str:
+    """That says what the file holds, compressed or not."""
+    return (file.with_suffix("") if file.suffix == ".gz" else file).suffix
 
 
 def _optional(columns: Columns) -> set[str]:
@@ -317,14 +319,13 @@ def _table(events: list[_Event], features: Features) -> Table:
 
 def numbered(file: Path) -> Numbered:
     """The rows of a file with their line numbers. Raises ConfigurationError."""
-    plain = file.with_suffix("") if file.suffix == ".gz" else file
     try:
-        match plain.suffix:
+        match _ending(file):
             case ".csv":
                 yield from _separated(file, ",", csv.QUOTE_MINIMAL)
             case ".tsv":
                 yield from _separated(file, "\t", csv.QUOTE_NONE)
-            case ".jsonl" | ".ndjson":
+            case ending if ending in _OBJECTS:
                 yield from _json_lines(file)
             case ".parquet":
                 yield from _parquet(file)

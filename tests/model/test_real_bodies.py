@@ -1,5 +1,6 @@
 """The pretrained bodies that docs/backbones.md names, where their packages are installed."""
 
+from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -45,9 +46,8 @@ def smollm2(folder: Path) -> Path:
     ("body", "model_type", "layers"), [(minilm, "bert", 6), (smollm2, "llama", 30)]
 )
 def test_one_is_frozen_and_learns_through_lora(
-    body: object, model_type: str, layers: int, tmp_path: Path
+    body: Callable[[Path], Path], model_type: str, layers: int, tmp_path: Path
 ) -> None:
-    assert callable(body)
     backbone = PretrainedBackbone(name=str(body(tmp_path)))
     settings = TrainerSettings(trained=TrainLora(rank=4, alpha=8))
     challenger = Challenger.new(ModelSettings(backbone=backbone, max_length=8), settings, CPU)
