@@ -141,10 +141,14 @@ class Engine:
         self._learn(self._batcher.close_if_due(0.0))
 
     def catch_up(self) -> None:
-        """Learn what waits and ask the gate, as a service does when the stream pauses."""
+        """Learn what waits, also what the gate turned down, and ask the gate, as a service does
+        when the stream pauses."""
         self._learn(self._batcher.close_if_due(math.inf))
         started_s = time.perf_counter()
         self.ask_gate()
+        while self._learner.owes:
+            self._tracker.add(self._events, round_values(self._learner.learn([])))
+            self.ask_gate()
         self.train_seconds += time.perf_counter() - started_s
 
     def _learn(self, batch: MicroBatch | None) -> None:

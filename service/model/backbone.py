@@ -297,13 +297,24 @@ def _take_out_words(body: PreTrainedModel) -> float | None:
     words = body.get_input_embeddings()
     if not isinstance(words, nn.Embedding):
         return None
-    none = nn.Embedding(1, words.embedding_dim)
+    pad = _counted_from(body)
+    none = nn.Embedding(1 if pad is None else pad + 1, words.embedding_dim)
     nn.init.zeros_(none.weight)
     body.set_input_embeddings(none)
-    body.config.vocab_size = 1
-    for token in ("pad_token_id", "bos_token_id", "eos_token_id"):
-        setattr(body.config, token, None)
+    body.config.vocab_size = none.num_embeddings
+    for token, kept in (("pad_token_id", pad), ("bos_token_id", None), ("eos_token_id", None)):
+        setattr(body.config, token, kept)
     return float(words.weight.detach().std())
+
+
+def _counted_from(body: PreTrainedModel) -> int | None:
+    """The padding's id where a body counts its positions from there, as RoBERTa and its kin do."""
+    for part in body.modules():
+        if not isinstance(part, nn.Embedding) and isinstance(
+            pad := getattr(part, "padding_idx", None), int
+        ):
+            return pad
+    return None
 
 
 def _refuse_lookahead(backbone: Backbone, settings: ModelSettings) -> None:

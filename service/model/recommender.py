@@ -10,6 +10,7 @@ from torch.nn import functional
 from transformers.initialization import no_init_weights
 
 from service.domain import Bools, Float32s, Int64s
+from service.errors import ConfigurationError
 from service.model.added import added_from
 from service.model.backbone import (
     Backbone,
@@ -21,11 +22,12 @@ from service.model.click_head import ClickHead, head_from
 from service.model.context import ContextFeatures
 from service.model.item_tower import ItemTower, Source
 from service.model.readout import Readout, readout_from
-from service.settings import ClickSettings, Feature, ModelSettings
+from service.settings import ClickSettings, Feature, ModelSettings, PretrainedBackbone
 
 TALLY = "click.tally"  # where there is a click head; its rows are those of the item table
 # Length of the id vector of a new item that is described: enough to have a direction.
 _FAINT = 0.1
+_SAME = 1e-4  # noise of arithmetic
 
 
 class Recommender(nn.Module):
@@ -63,7 +65,29 @@ class Recommender(nn.Module):
             model = cls(backbone, rows=1, dim=settings.dim, readout=Readout.of(settings))
             model.tower = ItemTower(sources, 1, settings.dim) if sources else None
             model.fit_context(settings.context)
-            return model
+        if isinstance(settings.backbone, PretrainedBackbone):
+            model.require_versions(settings.max_length)
+        return model
+
+    @torch.no_grad()
+    def require_versions(self, length: int) -> None:
+        """Raises ConfigurationError where a body built again from shape and weights, as that of
+        each version is, does not read a history of `length` as this one does."""
+        vectors = torch.randn(1, length, self.items.embedding_dim)
+        was_training = self.training
+        states = self.eval().backbone(vectors)
+        self.train(was_training)
+        reason = "it gives other states then"
+        try:
+            again = Recommender.from_weights(self.shape, self.state_dict()).backbone(vectors)
+            if torch.allclose(again, states, atol=_SAME):
+                return
+        except (ValueError, TypeError, AttributeError, RuntimeError, IndexError) as error:
+            reason = str(error).partition("\n")[0]
+        raise ConfigurationError(
+            "model.backbone: this kind of model cannot be built again from its configuration, as "
+            f"each version has to be ({reason}); choose another"
+        )
 
     @classmethod
     def from_weights(

@@ -60,6 +60,7 @@ class Clicks:
         # a micro-batch teaches.
         window = max(settings.click.window_rows, self._holdout.window_rows)
         self._max_user_held = window * self._holdout.max_user_rows // self._holdout.window_rows
+        self._least_held = settings.trainer.gate.min_rows
         self._max_user_taught = settings.trainer.max_user_events
         self._kinds = settings.events.codes(settings.click.kinds)
         # What may tell a label: of a value nobody knows which kinds come of it.
@@ -170,7 +171,9 @@ class Clicks:
         self._told &= set(self._waiting.marks().tolist()) if self._told else set()
         member = capped(member, known.user, self.held.user, self._max_user_held)
         held = self.held.joined(known.take(np.flatnonzero(member)))
-        out = are_released(held.time, self._settings.window_rows, self._holdout.max_age_s, now_ms)
+        out = are_released(
+            held.time, self._settings.window_rows, self._holdout.max_age_s, now_ms, self._least_held
+        )
         out |= at_once.of(held)
         out[: np.flatnonzero(later.of(held)).max(initial=-1) + 1] = True
         self.held = held.take(np.flatnonzero(~out))

@@ -109,7 +109,7 @@ class RoundReport:
     sequences: int
     labels: int  # taught to the click head, which its weights did not know
     step_s: tuple[float, ...]  # of each optimizer step; empty when the round was undone
-    loss: float  # mean, nats; NaN without a step
+    loss: float  # mean, nats; NaN where no step foretold a next item
     diverged: bool
     skipped: int  # sequences given up
 
@@ -279,7 +279,7 @@ class Learner:
             sequences=len(taught),
             labels=labels,
             step_s=tuple(seconds for _, seconds in steps),
-            loss=statistics.fmean(loss for loss, _ in steps) if steps else math.nan,
+            loss=_mean_loss(steps),
             diverged=diverged,
             skipped=skipped,
         )
@@ -495,7 +495,7 @@ class Learner:
             steps += self._pass(taught, replayable, ratio)
             if not self._challenger.is_finite(before):
                 raise NonFiniteError("a weight is not finite")
-            self._expect([loss for loss, _ in steps])
+            self._expect(_mean_loss(steps))
             if epochs == 1:
                 break
             stopping = stopping.saw(self._stopping_scores())
@@ -505,12 +505,12 @@ class Learner:
             self._challenger.undo(best)
         return steps
 
-    def _expect(self, losses: list[float]) -> None:
-        """Raise LossSpikeError where a round's losses are far above the usual."""
+    def _expect(self, loss: float) -> None:
+        """Raise LossSpikeError where a round's mean loss is far above the usual."""
         guess = math.log(1 + min(self.items, self._settings.negatives))
-        if not losses or not guess:
+        if math.isnan(loss) or not guess:
             return
-        part = statistics.fmean(losses) / guess
+        part = loss / guess
         if part > max(self._settings.max_loss_ratio * self._usual, _WORSE_THAN_A_GUESS):
             raise LossSpikeError(
                 f"its loss is {part:.2f} of that of a guess, where {self._usual:.2f} is usual"
@@ -539,7 +539,7 @@ class Learner:
             mixed = [new, self._augmenter.copies(new), again]
             started_s = time.monotonic()
             batch = self._packed(join(mixed, self._length + 1), replayed=len(again))
-            if not len(batch.item):
+            if not len(batch.item) and labelled is None:
                 continue
             loss = train_step(
                 self._challenger,
@@ -839,3 +839,9 @@ class Learner:
             },
             described=self._challenger.described(rows),
         )
+
+
+def _mean_loss(steps: Sequence[tuple[float, float]]) -> float:
+    """In nats; NaN where no step foretold a next item."""
+    losses = [loss for loss, _ in steps if not math.isnan(loss)]
+    return statistics.fmean(losses) if losses else math.nan

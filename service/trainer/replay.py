@@ -16,7 +16,9 @@ from service.trainer.sequences import (
 )
 from service.trainer.weighing import Weighing
 
-_SPARE = 2
+# Users drawn for each that is wanted: one event alone teaches nothing. Where too few have more,
+# twice as many are drawn again, and so on.
+_SPARE, _MOST_SPARE = 2, 64
 
 
 class Replay:
@@ -47,9 +49,7 @@ class Replay:
         share = self._random.multinomial(min(rows, int(used.sum())), used / used.sum())
         drawn: list[Sequences] = []
         for slab, count in zip(slabs, share.tolist(), strict=True):
-            # One event alone teaches nothing: draw more, and leave such users out.
-            slot = self._slots(slab, _SPARE * count)
-            slot = slot[slab.counts(slot) > 1][:count]
+            slot = self._slots(slab, count)
             events = slab.counts(slot)
             oldest = np.maximum(events - slab.address.width, 0)
             # A history that fits is drawn whole.
@@ -82,6 +82,16 @@ class Replay:
         return from_lists(found, self._length)
 
     def _slots(self, slab: HistorySlab, count: int) -> Int32s:
+        """So many users with more than one event; fewer where few of all have that."""
+        chosen = np.zeros(0, np.int32)
+        spare = _SPARE
+        while len(chosen) < count and spare <= _MOST_SPARE:
+            drawn = self._drawn(slab, spare * count)
+            chosen = np.append(chosen, drawn[slab.counts(drawn) > 1])
+            spare *= 2
+        return chosen[:count]
+
+    def _drawn(self, slab: HistorySlab, count: int) -> Int32s:
         """Users drawn, each the one with the newest event of as many as `recency` says."""
         slot = self._random.integers(0, slab.used, (count, self._recency)).astype(np.int32)
         newest = slab.newest(slot.ravel()).reshape(slot.shape).argmax(axis=1)

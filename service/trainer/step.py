@@ -1,5 +1,6 @@
 """One optimizer step."""
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -45,7 +46,7 @@ def train_step(
     """Teach the challenger the labels of a batch, held by `anchor`; give the loss in nats.
 
     Beside the next items, the click head is taught `clicks`, where there are any; their loss is
-    not in what is given.
+    not in what is given. A batch of no rows is for these alone: NaN is given then.
 
     Only the item vectors that the batch and its negatives name are read and changed, so the
     cost does not grow with the catalogue. Raises NonFiniteError before a weight changes when
@@ -65,6 +66,8 @@ def train_step(
         """Loss, states [rows, width, dim] and item vectors [used, dim], from these id vectors."""
         vectors = model.tower.join(own, used, settings.id_dropout) if model.tower else own
         vectors = vectors * (used != NO_ROW)[:, None]  # what is blotted out teaches no vector
+        if not len(batch.item):
+            return 0.0 * vectors.sum(), vectors[:0, None], vectors
         items = vectors[inputs].view(*batch.item.shape, -1)  # [rows, width, dim]
         states = model.states(items, batch.position, batch.codes)
         loss = sampled_softmax(
@@ -85,11 +88,11 @@ def train_step(
             loss = loss + anchor.pull(
                 challenger, batch, states, drawn, vectors[wrong], temperature=temperature
             )
-    value = float(loss.detach())
+    value = float(loss.detach()) if len(batch.item) else math.nan
     if clicks and model.click:
         loss = loss + click_loss(model, model.click, clicks, *(vectors[one] for one in of_clicks))
     if not torch.isfinite(loss):
-        raise NonFiniteError(f"training loss is {value}")
+        raise NonFiniteError(f"training loss is {float(loss.detach())}")
     challenger.optimizer.zero_grad(set_to_none=True)
     loss.backward()
     harder = settings.adversarial

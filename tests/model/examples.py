@@ -10,10 +10,14 @@ from transformers import (
     BertModel,
     DistilBertConfig,
     DistilBertModel,
+    ElectraConfig,
+    ElectraModel,
     GPT2Config,
     GPT2Model,
     LlamaConfig,
     LlamaModel,
+    RobertaConfig,
+    RobertaModel,
     T5Config,
     T5Model,
 )
@@ -114,6 +118,48 @@ def save_albert(folder: Path) -> Path:
     )
     AlbertModel(config).save_pretrained(folder)
     return folder
+
+
+def save_electra(folder: Path) -> Path:
+    """It reads narrower vectors than its states are."""
+    config = ElectraConfig(
+        vocab_size=5,
+        embedding_size=4,
+        hidden_size=8,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=16,
+        max_position_embeddings=PLACES,
+    )
+    ElectraModel(config).save_pretrained(folder)
+    return folder
+
+
+def save_roberta(folder: Path) -> Path:
+    """Its positions are counted from the padding's id on."""
+    config = RobertaConfig(
+        vocab_size=5,
+        hidden_size=8,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=16,
+        max_position_embeddings=PLACES + 2,
+        pad_token_id=1,
+    )
+    RobertaModel(config).save_pretrained(folder)
+    return folder
+
+
+FAMILIES = [
+    save_gpt2,
+    save_llama,
+    save_bert,
+    save_roberta,
+    save_distilbert,
+    save_albert,
+    save_electra,
+    save_t5,
+]
 
 
 def item_ids(count: int) -> list[ItemId]:

@@ -18,17 +18,13 @@ from service.settings import (
     TrainTop,
 )
 from tests.model.examples import (
+    FAMILIES,
     pretrained_settings,
-    save_albert,
-    save_bert,
-    save_distilbert,
     save_gpt2,
-    save_llama,
     save_t5,
     small_settings,
 )
 
-FAMILIES = [save_gpt2, save_llama, save_bert, save_distilbert, save_albert, save_t5]
 ADDED = [TrainAdapter(width=3), TrainLora(rank=2)]
 ROWS = torch.tensor([[1, 2, 3, 4]])
 

@@ -247,6 +247,15 @@ class TestLabels:
         restarted = Clicks(settings, clicks.tensors())
         assert restarted.held.item.tolist() == held.item.tolist()
 
+    def test_in_a_quiet_stream_enough_labels_stay_to_decide_on(self, stream: Stream) -> None:
+        made = settings_with(BY_VALUE, fraction=0.999999)
+        holdout = made.trainer.holdout.model_copy(update={"max_age_s": 3.0})
+        trainer = made.trainer.model_copy(update={"holdout": holdout})
+        clicks = Clicks(made.model_copy(update={"trainer": trainer}), {})
+        admit(clicks, stream, *[(user, 1, IMPRESSION, 0) for user in range(15)])  # 14 s
+        assert len(clicks.held) == trainer.gate.min_rows == 10
+        assert len(fresh_labels(clicks)) == 5
+
     def test_one_user_neither_fills_the_holdout_nor_a_round(self, stream: Stream) -> None:
         settings = settings_with(BY_VALUE.model_copy(update={"window_rows": 100}), fraction=0.5)
         trainer = settings.trainer.model_copy(update={"max_user_events": 30})
@@ -469,16 +478,20 @@ def test_a_version_has_the_head_and_a_trainer_goes_on_with_it(
     assert len(Clicks(settings, dict(artifact.trainer)).held) > 0
 
 
-def test_labels_alone_are_taught_too(slab: HistorySlab, stream: Stream) -> None:
+@pytest.mark.parametrize("to_replay", [True, False])
+def test_labels_alone_are_taught_too(slab: HistorySlab, stream: Stream, to_replay: bool) -> None:
     learner, challenger, _ = a_learner(slab, settings_with(BY_VALUE))
-    learner.learn([stream.walk(20, 10, steps=3)])
+    if to_replay:
+        learner.learn([stream.walk(20, 10, steps=3)])
     head = challenger.model.click
     assert head is not None
     before = head.weight.clone()
     report = learner.learn(
-        [stream.batch([1, 2], [3, 4], kinds=[IMPRESSION] * 2, values=[1.0, 0.0])]
+        [stream.batch([1, 2, 3], [3, 4, 5], kinds=[IMPRESSION] * 3, values=[1.0, 0.0, 1.0])]
     )
-    assert (report.sequences, report.labels) == (0, 2)
+    assert (report.sequences, report.labels) == (0, 3)
+    assert len(report.step_s) == quick_training().max_epochs
+    assert np.isnan(report.loss) == (not to_replay)  # there was no next item to foretell
     assert not torch.equal(head.weight, before)
 
 

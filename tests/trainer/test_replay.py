@@ -67,6 +67,19 @@ def test_draws_no_more_sequences_than_there_are_users() -> None:
         assert replay.draw(0, NONE, END, NOW).item.shape == (0, LENGTH)
 
 
+def test_users_with_one_event_take_the_place_of_no_sequence() -> None:
+    with closing(a_slab(users=200, events=32)) as slab:
+        stream = Stream(slab)
+        stream.batch(list(range(200)), list(range(200)))
+        stream.batch(list(range(10)), list(range(10)))
+        replay = Replay({PARTITION: slab}, LENGTH, seed=0, weighing=EVEN)
+        drawn = [len(replay.draw(16, NONE, END, NOW)) for _ in range(20)]
+        assert drawn == [16] * 20
+    with closing(a_slab(users=200, events=32)) as slab:
+        Stream(slab).batch(list(range(200)), list(range(200)))
+        assert not len(Replay({PARTITION: slab}, LENGTH, 0, EVEN).draw(16, NONE, END, NOW))
+
+
 def test_with_recency_newer_histories_are_drawn_more_often() -> None:
     with closing(a_slab(users=40, events=32)) as slab:
         stream = Stream(slab)
