@@ -1,9 +1,9 @@
-"""The command line. Exit codes: 0 done, 1 failed, 2 something has to be set right first."""
+"""The command line. Exit codes: 0 done, 1 failed, 2 something has to be set right first, 130
+interrupted."""
 
 import argparse
 import asyncio
 import json
-import logging
 import math
 import os
 import shlex
@@ -15,14 +15,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from service import __version__
+from service import __version__, logs
 from service.backtest.options import add_arguments as add_backtest_arguments
 from service.backtest.options import options_from
 from service.errors import ConfigurationError, DamagedVersionError, HeadwaterError
 from service.extras import require_packages
 from service.settings import (
-    LogFormat,
-    LogSettings,
     Settings,
     environment_file,
     load_settings,
@@ -62,7 +60,7 @@ def _run(arguments: argparse.Namespace) -> int:
         settings = load_settings(
             arguments.config or environment_file(), os.environ, _overrides(arguments)
         )
-        _set_up_logging(settings.log)
+        logs.set_up(settings.log, "main")
         code: int = arguments.run(arguments, settings)
     except ConfigurationError as error:
         print(f"headwater: {error}", file=sys.stderr)
@@ -240,31 +238,6 @@ def _seconds(text: str) -> float:
     if not 0 < seconds < math.inf:
         raise argparse.ArgumentTypeError(f"{text} is no number of seconds above 0")
     return seconds
-
-
-class _JsonFormatter(logging.Formatter):
-    """One JSON object a line, for log collectors."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        entry = {
-            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
-            "level": record.levelname,
-            "logger": record.name,
-            "message": record.getMessage(),
-        }
-        if record.exc_info:
-            entry["exception"] = self.formatException(record.exc_info)
-        return json.dumps(entry, ensure_ascii=False)
-
-
-def _set_up_logging(settings: LogSettings) -> None:
-    handler = logging.StreamHandler()
-    if settings.format is LogFormat.JSON:
-        handler.setFormatter(_JsonFormatter())
-    else:
-        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
-    logging.basicConfig(level=settings.others, handlers=[handler], force=True)
-    logging.getLogger("service").setLevel(settings.level.value)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -54,6 +54,10 @@ class AbandonedError(HeadwaterError):
     """What was under way for a partition will not be done here, and does not count as done."""
 
 
+class OvertakenError(HeadwaterError):
+    """Someone else has published a version meanwhile."""
+
+
 class DamagedVersionError(HeadwaterError):
     """A version whose manifest or files are missing, truncated or altered."""
 

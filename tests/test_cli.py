@@ -313,23 +313,3 @@ class TestErase:
         with pytest.raises(SystemExit):
             main(["erase", "u1", "--wait", wait])
         assert "no number of seconds above 0" in capsys.readouterr().err
-
-
-def test_at_debug_libraries_are_not_heard() -> None:
-    """Some log requests there, with passwords and tokens."""
-    code = (
-        "import logging, service.cli as cli\n"
-        "from service.settings import LogLevel, LogSettings\n"
-        "for level in LogLevel:\n"
-        "    cli._set_up_logging(LogSettings(level=level))\n"
-        "    names = ('service.app.server', 'aiokafka.conn', 'botocore.auth', 'root')\n"
-        "    print(level.value, *(logging.getLogger(one).getEffectiveLevel() for one in names))\n"
-    )
-    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert told.stdout.split("\n") == [
-        "DEBUG 10 20 20 20",
-        "INFO 20 20 20 20",
-        "WARNING 30 30 30 30",
-        "ERROR 40 40 40 40",
-        "",
-    ]

@@ -145,9 +145,8 @@ class Taker:
 
     def _teach_held_out(self, memory: Memory, artifact: Artifact, vocabulary: Vocabulary) -> None:
         """The worker's memory does not know what is held out; the scorer's does."""
-        if "holdout.item" not in artifact.trainer:
-            return
-        held = rows_from_tensors(dict(artifact.trainer), keys_of(self._settings.model.context))
+        model = self._settings.model
+        held = rows_from_tensors(dict(artifact.trainer), model.max_length, keys_of(model.context))
         remind(memory, held, vocabulary)
 
     def _count(self, slabs: Mapping[Partition, HistorySlab], names: Vocabulary) -> None:

@@ -176,6 +176,7 @@ def data_of(found: Sequence[Read], options: Options) -> Data:
         users=len(np.unique(np.concatenate([one.table.user for one in found]))),
         items=len(np.unique(np.concatenate([one.table.item for one in found]))),
         bad_rows=sum(one.bad for one in found),
+        repeated_rows=sum(one.repeated for one in found),
         first_bad_row=next((one.first_bad for one in found if one.first_bad), None),
         timed=all(one.timed for one in found),
     )

@@ -9,7 +9,7 @@ import orjson
 
 from service.backtest.drawing import Line, Tick, chart
 from service.backtest.options import Protocol
-from service.backtest.report import Report, Summary, SummaryPart
+from service.backtest.report import Report, Summary, SummaryPart, click_lines
 from service.backtest.scores import COLD, METRICS
 
 LABELS: Mapping[str, str] = {
@@ -102,6 +102,7 @@ def _figures(report: Report) -> str:
 
 def _notes(report: Report) -> list[str]:
     told = [
+        *click_lines(report),
         *report.notes,
         *(
             f"{one.name} is {one.used} instead of {one.given}: {one.why}."

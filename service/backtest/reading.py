@@ -46,6 +46,7 @@ class Read:
     bad: int  # rows left out
     first_bad: str | None  # where the first of them stands, and why
     timed: bool  # False: without a time column, in the order of the file
+    repeated: int = 0  # rows left out because of their event_id, as the service does
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +57,7 @@ class _Event:
     time_ms: int
     value: float
     context: Context | None
+    event_id: str | None
 
 
 class BadRowError(Exception):
@@ -74,6 +76,8 @@ def read(
     _require_read(columns.context, features)
     events: list[_Event] = []
     parser, bad, first_bad = None, 0, None
+    stood: dict[str, int] = {}  # at which of the rows each event_id was last
+    repeated = 0
     # Objects differ: what not all must have may come with any of them.
     later = _optional(columns) if _ending(file) in _OBJECTS else set[str]()
     for line, row in numbered(file):
@@ -82,7 +86,14 @@ def read(
                 raise BadRowError(row)
             parser = parser or _parser(file, [*row, *later], columns, settings, features)
             later -= row.keys()
-            events.append(parser.event(row, len(events)))
+            event = parser.event(row, len(events))
+            if event.event_id is not None:
+                place, last = len(events) + repeated, stood.get(event.event_id)
+                if last is not None and place - last <= settings.deduplicate:
+                    repeated += 1
+                    continue
+                stood[event.event_id] = place
+            events.append(event)
         except BadRowError as error:
             if not skip_bad:
                 raise ConfigurationError(
@@ -93,7 +104,8 @@ def read(
         raise ConfigurationError(f"{file} holds no events{f': {first_bad}' if first_bad else ''}")
     if later:
         raise ConfigurationError(f"{file} has {min(later)!r} in none of its objects")
-    return Read(_table(events, Features(features, settings.kinds)), bad, first_bad, parser.timed)
+    table = _table(events, Features(features, settings.kinds))
+    return Read(table, bad, first_bad, parser.timed, repeated)
 
 
 def _ending(file: Path) -> str:
@@ -181,6 +193,7 @@ class _Parser:
         self._kinds = {kind: code for code, kind in enumerate(settings.kinds)}
         self._unit = unit
         self._context_path = tuple(settings.fields.context.split("."))
+        self._event_id_path = tuple(settings.fields.event_id.split("."))
         self._context_columns = context
         self._has_features = bool(features)
         self._has_later = False  # than the least likely
@@ -196,6 +209,7 @@ class _Parser:
             self._time(row) if self._is_there(row, "time", self.timed) else number * _MS_APART,
             self._value(row),
             self._context(row) if self._has_features else None,
+            self._event_id(row),
         )
 
     def _is_there(self, row: _Row, column: str, in_all: bool) -> bool:
@@ -220,6 +234,11 @@ class _Parser:
             context = found
         own = {name: row.get(name) for name in self._context_columns}
         return {**context, **own} if isinstance(context, Mapping) else own
+
+    def _event_id(self, row: _Row) -> str | None:
+        """None where it has none: an empty one names nothing."""
+        value = at(row, self._event_id_path)
+        return None if value is None or value == "" else str(value)
 
     def _id(self, row: _Row, column: str) -> str:
         value = self._get(row, column)

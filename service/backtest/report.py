@@ -26,6 +26,7 @@ class Data(Plain):
     items: int
     bad_rows: int
     first_bad_row: str | None
+    repeated_rows: int  # left out, by their event_id
     timed: bool  # False: in the order of the file, without times
 
 
@@ -117,6 +118,11 @@ def notes(options: Options, data: Data) -> list[str]:
         told.append("The events have no times: they stand in the order of the file.")
     if data.bad_rows:
         told.append(f"{data.bad_rows:,} bad rows were left out, such as {data.first_bad_row}.")
+    if data.repeated_rows:
+        told.append(
+            f"{data.repeated_rows:,} rows with an event_id from shortly before were left out, as "
+            "the service does."
+        )
     if options.events:
         told.append(f"Of each file the first {options.events:,} events are used.")
     if options.limit_queries:
@@ -131,10 +137,11 @@ def notes(options: Options, data: Data) -> list[str]:
 
 def click_lines(report: Report) -> list[str]:
     """The figures of the click head; none where there is no head."""
+    of = f", seed {report.seeds[0].seed}" if len(report.seeds) > 1 else ""
     return [
-        f"clicks, {name}: AUC {_told(figures.auc)}, log loss {_told(figures.log_loss)}, accuracy "
-        f"{_told(figures.accuracy)}, RMSE {_told(figures.rmse)} on {figures.rows:,} labels, "
-        f"{figures.clicks:,} of them clicks"
+        f"clicks, {name}{of}: AUC {_told(figures.auc)}, log loss {_told(figures.log_loss)}, "
+        f"accuracy {_told(figures.accuracy)}, RMSE {_told(figures.rmse)} on {figures.rows:,} "
+        f"labels, {figures.clicks:,} of them clicks"
         for name, figures in report.clicks.items()
     ]
 

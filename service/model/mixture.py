@@ -223,10 +223,11 @@ def reweighed(mixture: Mixture, share: float) -> Mixture:
     return replace(mixture, share=torch.where(mixture.both, share, mixture.share))
 
 
-def ranks(mixture: Mixture, target: Tensor) -> Tensor:
+def ranks(mixture: Mixture, target: Tensor, highest: Tensor | None = None) -> Tensor:
     """The rank of each event's target column [events]; ties count against it.
 
-    `MISSED` where neither of the two gives it any probability.
+    `MISSED` where neither of the two gives it any probability. With the `highest` logits of each
+    event, [events, k], ranks of k and more may come out better than they are, but not than k.
     """
     logits, found = mixture.logits, mixture.entries
     wanted = logits.gather(1, target[:, None]).squeeze(1)  # [events]
@@ -235,9 +236,10 @@ def ranks(mixture: Mixture, target: Tensor) -> Tensor:
     # Where nothing is recalled, an item is as likely as the target at this logit.
     level = torch.log(chance / mixture.share) + mixture.log_sum
     level = torch.where(recalled > 0, level, wanted)
-    size = _events_at_once(logits)
-    portions = zip(logits.split(size), level[:, None].split(size), strict=True)
-    rank = torch.cat([_as_high(portion, at) for portion, at in portions])
+    counted = logits if highest is None else highest
+    size = _events_at_once(counted)
+    portions = zip(counted.split(size), level[:, None].split(size), strict=True)
+    rank = torch.cat([as_high(portion, at) for portion, at in portions])
     # The recalled items were counted by their logits alone.
     own = logits.view(-1)[found.cell]
     event = found.event
@@ -272,7 +274,7 @@ def best(mixture: Mixture, k: int) -> tuple[Tensor, Tensor]:
     return chance, torch.cat([column, names], dim=1).gather(1, order)
 
 
-def _as_high(logits: Tensor, level: Tensor) -> Tensor:
+def as_high(logits: Tensor, level: Tensor) -> Tensor:
     """How many of each row are not below its level. Sums of numbers are a fifth of the work that
     sums of booleans are, and exact to 16 million."""
     return torch.ge(logits, level, out=torch.empty_like(logits)).sum(dim=1).long()

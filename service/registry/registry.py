@@ -21,7 +21,7 @@ from typing import Any
 from torch import Tensor
 
 from service.domain import Offsets, Version
-from service.errors import ConfigurationError, DamagedVersionError
+from service.errors import ConfigurationError, DamagedVersionError, OvertakenError
 from service.registry.artifact import (
     FROZEN_FILE,
     Artifact,
@@ -112,6 +112,7 @@ class Registry:
         same_frozen: bool = False,
         taught: Sequence[Taught] = (),
         given_up: int = 0,
+        after: Version | None = None,
     ) -> Manifest:
         """Publishes under the next number; the weights and their offsets appear in one step.
 
@@ -120,10 +121,13 @@ class Registry:
 
         On return the version is durable. When this raises, or the process dies, there is no
         version: `NonFiniteError` for weights that are not finite, `TransientError` for a
-        full disk.
+        full disk, `OvertakenError` where another version than `after` came before this one.
         """
 
         def describe(version: Version, files: _Files) -> Manifest:
+            others = [one for one in self._folders.existing() if one < version]
+            if after is not None and others[-1:] != [after]:
+                raise OvertakenError(f"version {after} was not the newest any more")
             return Manifest(
                 version=version,
                 parent=parent,

@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -52,6 +52,8 @@ class Checkpoint:
     optimizer: dict[str, Any]
     items: dict[str, Tensor]  # the item table's moments, to the end of the vocabulary
     steps: int
+    # Rows since, whose items begin as the mean of others, and their vectors.
+    begun: list[tuple[int, Tensor]] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -181,7 +183,7 @@ class Challenger:
     def describe(self, described: Described, checkpoint: Checkpoint | None = None) -> None:
         """Give items of the catalogue rows, and what is known of them. New ones of which nothing
         is begin as the mean of those in their category. In `checkpoint`, too, those that were
-        taught keep their vectors."""
+        taught keep their vectors, and those that begin as a mean begin so again."""
         before = len(self.vocabulary)
         self.learn_items(list(described.items))
         rows = self.vocabulary.rows(described.keys)
@@ -195,6 +197,9 @@ class Challenger:
             alike = alike[(alike != NO_ROW) & ((alike < before) | is_described)]
             if rows[place] >= before and len(alike):
                 self.model.settle(np.full(len(alike), rows[place]), alike, own=0.0)
+                if checkpoint is not None:
+                    row = int(rows[place])
+                    checkpoint.begun.append((row, self.model.items.weight[row].detach().clone()))
 
     def _frozen_of(self, rows: Int64s) -> Tensor | None:
         """Frozen vectors of `rows`. [rows, width]"""
@@ -283,6 +288,8 @@ class Challenger:
         items = checkpoint.weights[_ITEMS]
         self.model.items.weight.data[: len(items)] = items
         self.model.renew(len(checkpoint.items["steps"]))
+        for row, vector in checkpoint.begun:
+            self.model.items.weight.data[row] = vector
         self.item_optimizer.load(checkpoint.items)
         self._put_back(checkpoint.weights, checkpoint.optimizer, checkpoint.steps)
 

@@ -70,7 +70,10 @@ class Clicks:
         self._negative = events.codes(events.negative)
         length = settings.model.max_length
         self._features = keys_of(settings.model.context)
-        self._waiting = labelled_from(tensors, "click.waiting", length, self._features)
+        waiting = labelled_from(tensors, "click.waiting", length, self._features)
+        # What waited for an act has no label where a value is one now.
+        waits = bool(settings.click.followed_by) | np.isfinite(waiting.label)
+        self._waiting = waiting.take(np.flatnonzero(waits))
         self.held = labelled_from(tensors, "click.held", length, self._features)
         self._none = no_rows(length, len(self._features))
         self._fresh = self._none  # to be taught in the round at hand

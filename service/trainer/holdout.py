@@ -7,7 +7,7 @@ released to training. Early stopping and the gate look at what is held out at th
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any, Self
 
 import numpy as np
@@ -55,6 +55,13 @@ class HoldoutRows:
         """Without the rows of these users."""
         return self.take(np.flatnonzero(~np.isin(self.user, users)))
 
+    def in_kinds(self, then: Sequence[str], now: Sequence[str]) -> Self:
+        """With codes of the kinds of today, from those of `then`. Without rows of kinds that are
+        no more, as histories are without them."""
+        kept = self.take(np.flatnonzero(np.isin(then, now)[self.kind]))
+        code = [now.index(kind) if kind in now else 0 for kind in then]
+        return replace(kept, kind=np.array(code, np.uint8)[kept.kind])
+
     def marks(self) -> Int64s:
         """The hashes by which the held-out events are known."""
         return event_hash(self.user, self.item, self.time).view(np.int64)
@@ -77,8 +84,13 @@ def empty_rows(length: int, features: int = 0) -> HoldoutRows:
     return HoldoutRows(np.zeros((0, length), np.int64), codes, none, none, none, kind)
 
 
-def rows_from_tensors(tensors: dict[str, Tensor], features: Sequence[str] = ()) -> HoldoutRows:
-    """What `HoldoutRows.tensors` gave; of features that it had not, nothing is known."""
+def rows_from_tensors(
+    tensors: dict[str, Tensor], length: int, features: Sequence[str] = ()
+) -> HoldoutRows:
+    """What `HoldoutRows.tensors` gave, no rows where it gave none; of features that it had not,
+    nothing is known."""
+    if "holdout.item" not in tensors:
+        return empty_rows(length, len(features))
     return HoldoutRows(**columns_from(HoldoutRows, tensors, "holdout", features))
 
 

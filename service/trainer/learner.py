@@ -13,7 +13,7 @@ import math
 import statistics
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import zip_longest
 from typing import Any
@@ -54,7 +54,7 @@ from service.trainer.augmenting import Augmenter
 from service.trainer.challenger import Challenger, Savepoint
 from service.trainer.clicks import Clicks
 from service.trainer.early_stopping import EarlyStopping, Scores
-from service.trainer.evaluation import evaluate
+from service.trainer.evaluation import evaluate, evaluate_alone
 from service.trainer.expiry import kept_rows
 from service.trainer.gate import GateReport, Verdict, against_older, judge
 from service.trainer.herding import herd
@@ -167,6 +167,7 @@ class Learner:
         self.trained_through = trained_through
         self.taught: tuple[Taught, ...] = ()  # since the champion, rejected rounds included
         self.given_up = 0  # sequences since the champion
+        self.on_step: Callable[[], None] = lambda: None  # called after each: rounds may be long
         self._clicks = clicks
         self.click_report: ClickReport | None = None  # as of when the gate was last asked
         choice = settings.trainer.replay.choice
@@ -176,7 +177,7 @@ class Learner:
         self._replay = Replay(slabs, self._length + 1, seed, self._weighing, recency)
         self._augmenter = Augmenter(settings.trainer.augment, memory, seed)
         self._shuffle = np.random.default_rng(seed)
-        self._latest_ms = int(max(held.time.max(initial=0), challenger.met.max(initial=0)))
+        self._latest_ms = max(_past(held.time), _past(challenger.met))
         self._retry = empty_sequences(self._length + 1)
         self._rejections = 0
         self._slowdown = 1.0
@@ -247,8 +248,10 @@ class Learner:
         self._erase(erasures)
         fresh = [self._prepare(batch.without(erasures)) for batch in batches]
         labels = self._clicks.begin_round() if self._clicks else 0
-        taught = join([self._retry, *fresh], self._length + 1)
-        self._retry = empty_sequences(self._length + 1)
+        # What waits may be of hundreds of rounds: it is taught in portions.
+        again = np.arange(len(self._retry)) < settings.max_round_events
+        taught = join([self._retry.take(np.flatnonzero(again)), *fresh], self._length + 1)
+        self._retry = self._retry.take(np.flatnonzero(~again))
         # What is turned down does not belong beside what stands before it.
         self._challenger.settle(np.where(taught.weight < 0, NO_KEY, taught.item))
         steps, diverged, skipped = [], False, 0
@@ -269,7 +272,7 @@ class Learner:
             self._remember(taught)
             if self._clicks:
                 self._clicks.end_round()
-            self.has_news = True
+            self.has_news = not len(self._retry)
         finally:
             self._challenger.release(before)
         return RoundReport(
@@ -334,7 +337,7 @@ class Learner:
         self.taught = joined(self.taught, taught_by(batch))
         if not len(batch):
             return empty_sequences(self._length + 1)
-        self._latest_ms = max(self._latest_ms, int(batch.timestamp.max()))
+        self._latest_ms = max(self._latest_ms, _past(batch.timestamp))
         self._challenger.meet(batch.item, batch.timestamp)
         self._date_unknown()
         settings = self._settings.holdout
@@ -550,6 +553,7 @@ class Learner:
                 anchor=anchor,
             )
             steps.append((loss, time.monotonic() - started_s))
+            self.on_step()
         return steps
 
     def _anchor(self) -> Anchor | None:
@@ -613,25 +617,12 @@ class Learner:
     def _stopping_scores(self) -> Scores:
         """Of the newest held-out rows: NDCG@10 of the weights alone, as the memory is the same
         before and after a pass; and of labels what they would lose, below 0."""
-        targets = self._evaluate(self.held.last(_STOPPING_ROWS), [], (1.0,))[0]
-        model = self._challenger.model
+        model, vocabulary = self._challenger.model, self._challenger.vocabulary
+        newest = self.held.last(_STOPPING_ROWS)
+        targets = evaluate_alone(model, vocabulary, newest, exclude_seen=self._exclude_seen)
         if self._clicks is None or model.click is None:
             return (targets,)
-        vocabulary = self._challenger.vocabulary
         return targets, -self._clicks.held_losses(model, model.click, vocabulary, _STOPPING_ROWS)
-
-    def _evaluate(
-        self, held: HoldoutRows, recalled: Sequence[Recollection], shares: Sequence[float]
-    ) -> Float32s:
-        return evaluate(
-            self._challenger.model,
-            self._challenger.vocabulary,
-            held,
-            recalled,
-            temperature=self.blend.temperature,
-            shares=shares,
-            exclude_seen=self._exclude_seen,
-        )
 
     def fit_blend(self) -> Float32s:
         """Mix as does best on the holdout; gives the NDCG@10 of each of its rows then.
@@ -641,7 +632,15 @@ class Learner:
         self.blend = replace(self.blend, temperature=self._temperature_now)
         fits = self._memory is not None and len(self.held) >= self._settings.gate.min_rows
         shares = _SHARES if fits else (self.blend.share,)
-        gains = self._evaluate(self.held, self.recalled(), shares)  # [shares, rows]
+        gains = evaluate(
+            self._challenger.model,
+            self._challenger.vocabulary,
+            self.held,
+            self.recalled(),
+            temperature=self.blend.temperature,
+            shares=shares,
+            exclude_seen=self._exclude_seen,
+        )  # [shares, rows]
         chosen = 0
         if fits and np.isfinite(gains).all():  # the gate refuses what is not a number
             self._fits += 1
@@ -809,6 +808,17 @@ class Learner:
         return skipped
 
     @property
+    def is_untaught(self) -> bool:
+        """Whether the challenger has learned no event that the champion has not."""
+        return not self.taught
+
+    @property
+    def is_blank(self) -> bool:
+        """Whether nothing is known but what a catalogue may say of the items."""
+        has_tower = self._challenger.model.tower is not None
+        return has_tower and self.is_untaught and len(self._champion.vocabulary) <= 1
+
+    @property
     def owes(self) -> bool:
         """Whether something has to be taught again, also where nothing new comes."""
         return bool(len(self._retry) or (self._clicks and self._clicks.steps()))
@@ -839,6 +849,12 @@ class Learner:
             },
             described=self._challenger.described(rows),
         )
+
+
+def _past(time_ms: Int64s) -> int:
+    """The latest of these times that is not ahead of our clock: one user's that is fast must not
+    end the waiting of all others, nor let items expire. 0 without any."""
+    return int(np.minimum(time_ms, time.time_ns() // 1_000_000).max(initial=0))
 
 
 def _mean_loss(steps: Sequence[tuple[float, float]]) -> float:

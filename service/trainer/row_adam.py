@@ -21,13 +21,16 @@ class RowAdam:
 
     def step(self, table: Tensor, rows: Tensor, gradient: Tensor, rate: float) -> None:
         """Change `rows` [n], none of them twice, of `table` against `gradient` [n, dim]."""
-        steps = self.steps[rows] + 1.0
-        mean = self.mean[rows].lerp_(gradient, 1.0 - _MEAN)
-        square = self.square[rows].lerp_(gradient.square(), 1.0 - _SQUARE)
-        self.steps[rows], self.mean[rows], self.square[rows] = steps, mean, square
+        # These copy rows whole, which by brackets takes two to five times as long.
+        steps = self.steps.index_select(0, rows).add_(1.0)
+        mean = self.mean.index_select(0, rows).lerp_(gradient, 1.0 - _MEAN)
+        square = self.square.index_select(0, rows).mul_(_SQUARE)
+        square.addcmul_(gradient, gradient, value=1.0 - _SQUARE)
+        for all_rows, moved in ((self.steps, steps), (self.mean, mean), (self.square, square)):
+            all_rows.index_copy_(0, rows, moved)
         size = rate / (1.0 - _MEAN**steps)[:, None]
-        spread = (square / (1.0 - _SQUARE**steps)[:, None]).sqrt_().add_(_EPSILON)
-        table.index_add_(0, rows, size * mean / spread, alpha=-1.0)
+        spread = square.div_((1.0 - _SQUARE**steps)[:, None]).sqrt_().add_(_EPSILON)
+        table.index_add_(0, rows, mean.mul_(size).div_(spread), alpha=-1.0)
 
     def grow(self, rows: int) -> None:
         """Room for `rows` rows; the new ones have not been trained."""

@@ -27,10 +27,10 @@ class UndoLog:
         """`rows` [n], none of them twice, are about to change."""
         new = rows[~self._is_kept[rows]]
         self._is_kept[new] = True
-        self._kept.append((new, [tensor[new] for tensor in tensors]))
+        self._kept.append((new, [tensor.index_select(0, new) for tensor in tensors]))
 
     def put_back(self, tensors: Sequence[Tensor]) -> None:
         """Undo all changes since; this may be done again after others."""
         for rows, kept in self._kept:
             for tensor, values in zip(tensors, kept, strict=True):
-                tensor[rows] = values
+                tensor.index_copy_(0, rows, values)

@@ -18,13 +18,20 @@ from multiprocessing.connection import Connection
 import numpy as np
 import torch
 
+from service import logs
 from service.domain import ItemKey, MicroBatch, Offsets, Version, is_covered
-from service.errors import ConfigurationError, DamagedVersionError, TransientError
+from service.errors import (
+    ConfigurationError,
+    DamagedVersionError,
+    OvertakenError,
+    TransientError,
+)
 from service.model.item_tower import Source
 from service.model.memory import Memory
 from service.model.mixture import Blend
 from service.model.recommender import Recommender
 from service.model.vocabulary import Vocabulary
+from service.registry.artifact import Artifact
 from service.registry.manifest import GateSummary, Manifest, Origin
 from service.registry.registry import Registry
 from service.registry.servable import Servable, first_blend, make_servable, model_identity
@@ -37,7 +44,7 @@ from service.trainer.clicks import Clicks
 from service.trainer.describing import Describer
 from service.trainer.device import choose_device, choose_threads
 from service.trainer.gate import GateReport, Verdict
-from service.trainer.holdout import empty_rows, rows_from_tensors
+from service.trainer.holdout import rows_from_tensors
 from service.trainer.learner import Learner
 from service.trainer.messages import (
     Behind,
@@ -76,12 +83,7 @@ def main(connection: Connection, arguments: WorkerArguments) -> None:
     """Entry point of the process."""
     # Ctrl-C reaches the whole process group; the parent says when to stop.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    log_settings = arguments.settings.log
-    logging.basicConfig(
-        level=log_settings.others,
-        format="%(asctime)s %(levelname)s worker %(name)s: %(message)s",
-    )
-    logging.getLogger("service").setLevel(log_settings.level.value)
+    logs.set_up(arguments.settings.log, "worker")
     torch.set_num_threads(choose_threads(arguments.settings.trainer.threads))
     Worker(connection, arguments).run()
 
@@ -140,6 +142,11 @@ class Inbox:
                 events += len(taken[-1])
             return taken
 
+    @property
+    def is_told(self) -> bool:
+        """Whether something waits that was told of items."""
+        return bool(self._told)
+
     def asks_to_settle(self) -> bool:
         """Whether that was asked, once for each time, and nothing else is to be done first."""
         with self._changed:
@@ -187,6 +194,7 @@ class Worker:
         self._say(Started(version, dict(learner.trained_through), str(self._device)))
         settings = self._settings.trainer
         ask_at = time.monotonic() + settings.publish_every_s
+        learner.on_step = self._advance
         while not inbox.stopping:
             self._busy = False
             batches = inbox.take(settings.max_round_events, timeout_s=0.2)
@@ -197,7 +205,9 @@ class Worker:
             told = inbox.catalogued()
             if told is not None:
                 self._describe(told.items, describer, learner)
-            if learner.has_news and time.monotonic() >= ask_at:
+            # Of items that are only described no event is needed to recommend them.
+            is_due = time.monotonic() >= ask_at or (learner.is_blank and not inbox.is_told)
+            if learner.has_news and is_due:
                 published = self._ask_gate(learner, version)
                 if published is None:
                     return
@@ -210,7 +220,10 @@ class Worker:
                 if settled is None:
                     return
                 version = settled
-            self._progress += 1
+            self._advance()
+
+    def _advance(self) -> None:
+        self._progress += 1
 
     def _describe(
         self, items: Sequence[CatalogueItem], describer: Describer, learner: Learner
@@ -223,7 +236,7 @@ class Worker:
         for start in range(0, len(places), _ENCODED_AT_ONCE):
             part = places[start : start + _ENCODED_AT_ONCE]
             learner.describe(describer.describe([items[place] for place in part]))
-            self._progress += 1
+            self._advance()
         describer.remember(items)
 
     def _resume(self, sources: Sequence[Source]) -> tuple[Learner, Version]:
@@ -250,11 +263,9 @@ class Worker:
         challenger.load_optimizer(moments)
         self._same_frozen = artifact.frozen == challenger.model.frozen
         features = keys_of(settings.model.context)
-        held = (
-            rows_from_tensors(dict(artifact.trainer), features)
-            if "holdout.item" in artifact.trainer
-            else empty_rows(settings.model.max_length, len(features))
-        )
+        held = rows_from_tensors(dict(artifact.trainer), settings.model.max_length, features)
+        kinds = settings.events.kinds
+        held = held.in_kinds(manifest.model.get("kinds", kinds), kinds)
         memory = Memory.of(settings.memory)
         if memory is not None:
             memory.load(artifact.trainer, vocabulary)
@@ -269,7 +280,7 @@ class Worker:
                 if self._void.get(partition) != offset
             },
             memory,
-            _resumed_blend(manifest, settings),
+            _resumed_blend(manifest, artifact, settings),
             Clicks.of(settings, kept),
             self._named,
         )
@@ -278,7 +289,10 @@ class Worker:
 
     def _ask_gate(self, learner: Learner, parent: Version) -> Version | None:
         """The newest version after the gate has spoken; None when this worker has to end
-        because the lineage that it stands on was rolled back."""
+        because the lineage that it stands on was rolled back. Where nothing was taught since the
+        newest version, there is nothing to ask."""
+        if learner.is_untaught:
+            return self._publish(learner, parent, Origin.TRAINED, None)
         self._look_at_pin(learner)
         report, skipped = learner.judge()
         self._say(Judged(report, skipped, learner.shift, learner.click_report))
@@ -318,10 +332,11 @@ class Worker:
         self, learner: Learner, parent: Version, origin: Origin, report: GateReport | None
     ) -> Version | None:
         """What the learner has at hand as a version; the newest one as in `_ask_gate`."""
-        if self._registry.versions()[-1] != self._newest:
-            log.warning("another version than ours is the newest: starting again from there")
+        try:
+            manifest = self._write(learner, parent, origin, report)
+        except OvertakenError as error:
+            log.warning("%s: starting again from the one that is", error)
             return None
-        manifest = self._write(learner, parent, origin, report)
         if manifest is None:
             learner.has_news = origin is Origin.TRAINED  # also where no more events come
             return parent
@@ -343,13 +358,18 @@ class Worker:
                 parent=parent,
                 origin=origin,
                 trained_through=learner.trained_through,
-                model={**learner.shape, "settings": model_identity(self._settings.model)},
+                model={
+                    **learner.shape,
+                    "settings": model_identity(self._settings.model),
+                    "kinds": self._settings.events.kinds,
+                },
                 items=len(artifact.vocabulary) - 1,
                 gate=_summary(report) if report else None,
                 now_ms=time.time_ns() // 1_000_000,
                 same_frozen=self._same_frozen,
                 taught=learner.taught,
                 given_up=learner.given_up,
+                after=self._newest,
             )
         except TransientError as error:
             log.error("could not publish, trying again later: %s", error)
@@ -393,10 +413,10 @@ def _after(batch: MicroBatch, learner: Learner) -> MicroBatch:
     return batch if erasures == batch.erasures else replace(batch, erasures=erasures)
 
 
-def _resumed_blend(manifest: Manifest, settings: Settings) -> Blend:
+def _resumed_blend(manifest: Manifest, artifact: Artifact, settings: Settings) -> Blend:
     """What was fitted, where the settings of today still have use for it."""
     blend, fitted = first_blend(settings), Blend(**manifest.model["blend"])
-    if settings.memory.enabled:
+    if settings.memory.enabled and "memory.key" in artifact.trainer:  # else it was mixed with none
         blend = replace(blend, share=fitted.share)
     if settings.click.enabled:
         blend = replace(blend, rerank=fitted.rerank, candidates=fitted.candidates)

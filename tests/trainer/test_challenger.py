@@ -398,6 +398,20 @@ def test_items_of_which_nothing_is_said_begin_as_their_category_told_of_beside_t
     assert torch.cosine_similarity(table[12], mean, dim=0) > 0.99
 
 
+def test_an_item_that_begins_as_a_mean_does_so_again_after_a_rejection() -> None:
+    challenger = a_describing_challenger()
+    train(challenger, [1, 2, 3, 4])
+    champion = challenger.checkpoint()
+    described = some_described(9, 12)
+    described.frozen[2], described.digests[2] = 0.0, 0
+    challenger.describe(replace(described, alike={2: keys([1, 2])}), champion)
+    begun = challenger.model.table(13)[12].clone()
+    train(challenger, [1, 2, 3, 12])
+    assert not torch.equal(challenger.model.table(13)[12], begun)
+    challenger.restore(champion)
+    assert torch.equal(challenger.model.table(13)[12], begun)
+
+
 def test_taught_items_keep_their_vectors_in_a_checkpoint_when_their_texts_change() -> None:
     challenger = a_describing_challenger()
     train(challenger, [1, 2, 3, 4])

@@ -1,5 +1,6 @@
 """From events to labels, to a head that has learned them, to rankings that it reorders."""
 
+import time
 from collections.abc import Iterator
 from contextlib import closing
 
@@ -204,6 +205,13 @@ class TestLabels:
         admit(before, stream, (1, 1, 0, NAN), (1, 2, IMPRESSION, NAN))
         after = Clicks(settings, before.tensors())
         admit(after, stream, (1, 2, CLICK, NAN), *[(2, 9, 0, NAN)] * 12)
+        assert fresh_labels(after) == [1.0]
+
+    def test_what_waited_for_an_act_is_no_label_once_values_are(self, stream: Stream) -> None:
+        before = Clicks(settings_with(BY_CLICK), {})
+        admit(before, stream, (1, 1, IMPRESSION, NAN), (1, 2, IMPRESSION, NAN))
+        after = Clicks(settings_with(BY_VALUE), before.tensors())
+        admit(after, stream, (1, 3, IMPRESSION, 1.0))
         assert fresh_labels(after) == [1.0]
 
     def test_a_label_comes_with_how_its_item_stood_when_it_was_shown(self, stream: Stream) -> None:
@@ -493,6 +501,17 @@ def test_labels_alone_are_taught_too(slab: HistorySlab, stream: Stream, to_repla
     assert len(report.step_s) == quick_training().max_epochs
     assert np.isnan(report.loss) == (not to_replay)  # there was no next item to foretell
     assert not torch.equal(head.weight, before)
+
+
+def test_a_clock_that_is_fast_ends_no_waiting(slab: HistorySlab, stream: Stream) -> None:
+    """The codec takes events of up to two hours ahead."""
+    learner, _, clicks = a_learner(slab, settings_with(BY_CLICK))
+    stream.events = int(time.time())
+    learner.learn([stream.batch([1], [1], kinds=[IMPRESSION])])
+    learner.learn([stream.batch([2], [2], late_s=-3600)])
+    assert len(clicks._waiting) == 1
+    learner.learn([stream.batch([1], [1], kinds=[CLICK])])
+    assert clicks._waiting.label.tolist() == [1.0]
 
 
 def test_without_a_head_nothing_is_labelled(slab: HistorySlab, stream: Stream) -> None:

@@ -7,9 +7,9 @@ import torch
 
 from service.domain import Float32s, Int64s, ItemId, ItemKey, no_codes
 from service.model.memory import Memory
-from service.model.recommender import Recommender
+from service.model.recommender import Recommender, unit_rows
 from service.settings import MemorySettings
-from service.trainer.evaluation import CUTOFF, evaluate, recalled
+from service.trainer.evaluation import CUTOFF, evaluate, evaluate_alone, recalled
 from service.trainer.holdout import HoldoutRows, empty_rows
 from service.trainer.sequences import strip
 from tests.model.examples import a_recommender, a_vocabulary
@@ -47,7 +47,9 @@ def ndcg(model: Recommender, held: HoldoutRows, *, exclude_seen: bool) -> list[f
         shares=(1.0,),
         exclude_seen=exclude_seen,
     )
-    scores: list[float] = found[0].tolist()
+    alone = evaluate_alone(model, VOCABULARY, held, exclude_seen=exclude_seen)
+    np.testing.assert_allclose(alone, found[0], atol=1e-6)
+    scores: list[float] = alone.tolist()
     return scores
 
 
@@ -193,3 +195,37 @@ def test_no_rows_are_no_scores() -> None:
         exclude_seen=True,
     )
     assert found.shape == (len(SHARES), 0)
+
+
+@pytest.mark.parametrize("exclude_seen", [True, False])
+def test_of_a_large_catalogue_shares_score_together_as_alone(exclude_seen: bool) -> None:
+    """What is counted among the highest only, or a few items at a time, is the same."""
+    items, rows = 5000, 60
+    vocabulary, model = a_vocabulary(items), a_recommender(items)
+    random = np.random.default_rng(0)
+    keys = vocabulary.keys[random.integers(1, items, (rows, 4))]
+    with torch.inference_mode():
+        state = unit_rows(model(torch.from_numpy(vocabulary.rows(keys[:, :3])))[:, -1])
+        near = (state @ unit_rows(model.table(items + 1)).T).topk(15, dim=1).indices
+    keys[:, 3] = vocabulary.keys[near[np.arange(rows), random.integers(0, 15, rows)].numpy()]
+    item = keys[:, 3].copy()
+    held = HoldoutRows(keys[:, :3], no_codes(rows, 3), item, item, item, item.astype(np.uint8))
+    memory = Memory(MemorySettings())
+    for row in keys[::2]:
+        memory.learn(ItemKey(int(row[3])), ItemId("x"), row[:3])
+
+    def scores(*shares: float) -> Float32s:
+        return evaluate(
+            model,
+            vocabulary,
+            held,
+            recalled(memory if min(shares) < 1 else None, held),
+            temperature=TEMPERATURE,
+            shares=shares,
+            exclude_seen=exclude_seen,
+        )
+
+    np.testing.assert_array_equal(scores(0.3, 0.7), np.concatenate([scores(0.3), scores(0.7)]))
+    alone = evaluate_alone(model, vocabulary, held, exclude_seen=exclude_seen)
+    np.testing.assert_allclose(alone, scores(1.0)[0], atol=1e-6)
+    assert 0.2 < (alone > 0).mean() < 0.9

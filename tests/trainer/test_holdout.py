@@ -95,7 +95,7 @@ def test_every_row_is_either_held_or_was_released_once(batches: list[list[int]])
 
 def test_tensors_bring_the_same_rows_back() -> None:
     held = held_at([1, 2, 3]).take(np.array([2, 0], np.int64))
-    back = rows_from_tensors({**held.tensors()})
+    back = rows_from_tensors({**held.tensors()}, 8)
     assert back.context.tolist() == held.context.tolist()
     assert back.marks().tolist() == held.marks().tolist()
     assert back.kind.tolist() == held.kind.tolist() == [3, 1]
@@ -104,7 +104,17 @@ def test_tensors_bring_the_same_rows_back() -> None:
 def test_rows_of_versions_from_before_kinds_were_kept_can_be_read() -> None:
     tensors = held_at([1, 2, 3]).tensors()
     del tensors["holdout.kind"]
-    assert rows_from_tensors(tensors).kind.tolist() == [0, 0, 0]
+    assert rows_from_tensors(tensors, 8).kind.tolist() == [0, 0, 0]
+
+
+def test_kinds_keep_their_names_when_their_order_changes() -> None:
+    held = held_at([1, 2, 3, 4])  # of the kinds 1 to 4
+    then = ("view", "click", "buy", "gone", "return")
+    now = ("view", "return", "click", "buy")
+    found = held.in_kinds(then, now)
+    assert [now[kind] for kind in found.kind.tolist()] == ["click", "buy", "return"]
+    assert found.time.tolist() == [1, 2, 4]
+    assert held.in_kinds(then, then).kind.tolist() == held.kind.tolist()
 
 
 @given(

@@ -523,6 +523,27 @@ def test_the_gate_is_not_asked_twice_about_the_same(slab: HistorySlab, stream: S
     assert not learner.has_news
 
 
+def test_what_waits_for_its_second_chance_is_taught_in_portions(
+    slab: HistorySlab, stream: Stream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A round of all would take longer than a worker may be without a sign of progress."""
+    training = quick_training(max_epochs=1).model_copy(update={"max_round_events": 30})
+    learner = a_learner(slab, small_settings(training))
+    taught = [learner.learn([stream.walk(USERS, CATALOGUE, steps=2)]).sequences for _ in range(3)]
+    monkeypatch.setattr(learner_module, "judge", lambda *_: REJECTED)
+    learner.judge()
+    steps: list[int] = []
+    learner.on_step = lambda: steps.append(1)
+    again = []
+    while learner.owes:
+        assert not learner.has_news
+        again.append(learner.learn([]).sequences)
+    assert sum(again) == sum(taught)
+    assert max(again) == 30
+    assert len(steps) == len(again)
+    assert learner.has_news
+
+
 def test_gives_up_after_too_many_rejections(slab: HistorySlab, stream: Stream) -> None:
     challenger = a_champion(slab, stream)
     settings = small_settings(quick_training(learning_rate=WILD, max_epochs=1, fraction=0.3))
@@ -899,7 +920,7 @@ class TestMemory:
                 tree.trainer,
                 CPU,
             ),
-            rows_from_tensors(dict(artifact.trainer)),
+            rows_from_tensors(dict(artifact.trainer), 8),
             dict(learner.trained_through),
             memory_of(learner, memory),
             learner.blend,

@@ -10,13 +10,23 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from service.domain import Erasure, MicroBatch, Offset, Offsets, UserId, Version
 from service.errors import TransientError
+from service.registry import registry as registry_module
 from service.registry.manifest import Manifest, Origin
 from service.registry.registry import Registry
 from service.registry.servable import Servable
+from service.settings import (
+    EventsSettings,
+    ItemsSettings,
+    Settings,
+    StorageSettings,
+    VectorSettings,
+)
+from service.state.catalogue import CatalogueItem
 from service.state.histories import HistorySlab
 from service.trainer import learner as learner_module
 from service.trainer import worker
@@ -24,7 +34,9 @@ from service.trainer.gate import GateReport
 from service.trainer.learner import Learner
 from service.trainer.messages import (
     Behind,
+    Catalogued,
     Heartbeat,
+    Judged,
     Published,
     RoundDone,
     Settle,
@@ -33,7 +45,7 @@ from service.trainer.messages import (
 )
 from service.trainer.worker import Inbox, Worker, WorkerArguments, _after
 from tests.state.examples import a_slab
-from tests.trainer.examples import PARTITION, Stream, small_settings
+from tests.trainer.examples import PARTITION, Stream, known, small_settings
 from tests.trainer.test_learner import CATALOGUE, NO_MEMORY, REJECTED, USERS, a_learner
 
 WITHIN_S = 120.0
@@ -263,6 +275,110 @@ def test_the_gate_knows_the_version_that_is_pinned(slab: HistorySlab, tmp_path: 
         assert len(told) == 3
         one._look_at_pin(learner)
     assert [servable and servable.version for servable in told[3:]] == [1]
+
+
+def a_worker(root: Path, settings: Settings, pipe: Connection) -> tuple[Worker, Settings]:
+    """One over versions in this folder."""
+    storage = settings.storage.model_copy(update={"root": root})
+    settings = settings.model_copy(update={"storage": storage})
+    return Worker(pipe, WorkerArguments(settings, ())), settings
+
+
+@pytest.fixture
+def pipe() -> Iterator[Connection]:
+    """To a parent that listens to nothing."""
+    ours, theirs = multiprocessing.Pipe()
+    with closing(ours), closing(theirs):
+        yield theirs
+
+
+def test_a_rollback_while_a_version_is_written_is_not_undone(
+    slab: HistorySlab,
+    stream: Stream,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    pipe: Connection,
+) -> None:
+    one, settings = a_worker(tmp_path, small_settings(), pipe)
+    registry = Registry(tmp_path / "registry", settings.registry)
+    for _ in range(2):
+        publish_first(registry, a_learner(slab, settings))
+    learner, version = one._resume(())
+    learner.learn([stream.walk(USERS, CATALOGUE, steps=2)])
+    write = registry_module.write_artifact
+
+    def meanwhile(*args: Any) -> Any:
+        registry.rollback(Version(1), 0)
+        return write(*args)
+
+    monkeypatch.setattr(registry_module, "write_artifact", meanwhile)
+    assert one._publish(learner, version, Origin.TRAINED, None) is None
+    newest = registry.versions()[-1]
+    assert (newest, registry.manifest(newest).origin) == (3, Origin.ROLLBACK)
+
+
+def test_what_is_held_out_keeps_its_kind_when_kinds_are_named_in_another_order(
+    slab: HistorySlab, stream: Stream, tmp_path: Path, pipe: Connection
+) -> None:
+    before = EventsSettings(kinds=("view", "click", "impression"))
+    made = small_settings().model_copy(update={"events": before})
+    one, settings = a_worker(tmp_path, made, pipe)
+    registry = Registry(tmp_path / "registry", settings.registry)
+    publish_first(registry, a_learner(slab, settings))
+    learner, version = one._resume(())
+    for _ in range(3):
+        learner.learn([stream.batch([*range(40)], [*range(40)], kinds=[1] * 40)])
+    one._publish(learner, version, Origin.TRAINED, None)
+    held = len(learner.held)
+    after = EventsSettings(kinds=("view", "impression", "dislike", "click"))
+    other, _ = a_worker(tmp_path, settings.model_copy(update={"events": after}), pipe)
+    resumed, _ = other._resume(())
+    assert held > 0
+    assert resumed.held.kind.tolist() == [3] * held
+
+
+def test_a_memory_that_is_turned_on_begins_with_the_share_of_the_settings(
+    slab: HistorySlab, tmp_path: Path, pipe: Connection
+) -> None:
+    one, settings = a_worker(tmp_path, small_settings(), pipe)
+    publish_first(Registry(tmp_path / "registry", settings.registry), a_learner(slab, settings))
+    learner, _ = one._resume(())
+    assert learner.blend.share == settings.memory.model_share < 1.0
+
+
+def test_items_of_a_catalogue_are_published_before_any_event(
+    slab: HistorySlab, tmp_path: Path
+) -> None:
+    sources = (VectorSettings(name="image", width=3),)
+    storage = StorageSettings(root=tmp_path)
+    settings = small_settings().model_copy(
+        update={"items": ItemsSettings(vectors=sources), "storage": storage}
+    )
+    registry = Registry(tmp_path / "registry", settings.registry)
+    publish_first(registry, a_learner(slab, settings))
+    items = [
+        CatalogueItem(*known(number), vectors={"image": np.eye(3, dtype=np.float32)[number]})
+        for number in range(3)
+    ]
+    spawned = multiprocessing.get_context("spawn")
+    ours, theirs = spawned.Pipe()
+    arguments = WorkerArguments(settings, (slab.address,))
+    process = spawned.Process(target=worker.main, args=(theirs, arguments))
+    process.start()
+    try:
+        ours.send(Catalogued(tuple(items)))
+        told: list[object] = []
+        while not told or not isinstance(told[-1], Published):
+            assert ours.poll(WITHIN_S)
+            told.append(ours.recv())
+        ours.send(Stop())
+        process.join(WITHIN_S)
+    finally:
+        process.kill()
+    manifest, artifact = registry.load(told[-1].version)
+    assert not any(isinstance(one, Judged) for one in told)
+    assert (manifest.items, manifest.gate) == (3, None)
+    assert artifact.vocabulary[1:] == tuple(item.item_id for item in items)
 
 
 def test_a_worker_for_whom_nobody_waits_any_more_ends_without_a_word(
