@@ -96,14 +96,7 @@ class Bench:
             Partition(number): HistorySlab.of(Partition(number), settings)
             for number in range(_PARTITIONS)
         }
-        self._scorer = Scorer(
-            servable,
-            self._slabs,
-            self._popularity,
-            self._memory,
-            settings.scorer,
-            settings.model.max_length,
-        )
+        self._scorer = Scorer.of(settings, servable, self._slabs, self._memory, self._popularity)
 
     def close(self) -> None:
         for slab in self._slabs.values():

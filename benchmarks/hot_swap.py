@@ -32,7 +32,6 @@ from service.registry.servable import Servable
 from service.scorer.scorer import Scored, Scorer
 from service.settings import BatchSettings, Settings, StorageSettings
 from service.state.histories import HistorySlab
-from service.state.popularity import Popularity
 from service.trainer.device import choose_threads
 
 # Of a phase's seconds: a batch is scored in a fraction of a load, so there are enough of them.
@@ -154,14 +153,8 @@ def _measure(scale: Scale, root: Path, thread: ThreadPoolExecutor) -> list[Row]:
     load = Loader(Registry(root / "registry", settings.registry), settings, thread)
     slab = HistorySlab.of(PARTITION, settings)
     metrics = Metrics()
-    scorer = Scorer(
-        load(next(iter(own_items))),
-        {PARTITION: slab},
-        Popularity(settings.scorer.popularity_half_life_events),
-        Memory.of(settings.memory),
-        settings.scorer,
-        settings.model.max_length,
-    )
+    first = load(next(iter(own_items)))
+    scorer = Scorer.of(settings, first, {PARTITION: slab}, Memory.of(settings.memory))
     serving = Serving(settings, metrics, load.registry, scorer, thread)
     work = Load(scorer, own_items)
     swaps = Swaps()

@@ -27,7 +27,6 @@ from service.registry.registry import Registry
 from service.scorer.scorer import Scorer
 from service.settings import BatchSettings, HistorySettings, Settings, StorageSettings
 from service.state.histories import HistorySlab
-from service.state.popularity import Popularity
 from service.state.snapshot_parts import UserHistories
 from service.state.snapshots import Snapshot, Snapshots
 from service.storage.store import Store
@@ -158,14 +157,8 @@ def _under_load(
 ) -> list[Row]:
     publish_random(settings.storage.root, [common_item(number) for number in range(_ITEMS)], 1)
     registry = Registry(settings.storage.root / "registry", settings.registry)
-    scorer = Scorer(
-        load_servable(registry, registry.versions()[-1], settings),
-        {PARTITION: slab},
-        Popularity(settings.scorer.popularity_half_life_events),
-        Memory.of(settings.memory),
-        settings.scorer,
-        settings.model.max_length,
-    )
+    newest = load_servable(registry, registry.versions()[-1], settings)
+    scorer = Scorer.of(settings, newest, {PARTITION: slab}, Memory.of(settings.memory))
     load = Load(scorer, scale.snapshot_users, end)
     scoring = threading.Thread(target=load.run, name="scoring", daemon=True)
     scoring.start()

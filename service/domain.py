@@ -48,6 +48,8 @@ Bools = npt.NDArray[np.bool_]
 NO_KEY = 0  # never the hash of an id; marks an empty place in a history
 
 MAX_ID = 512  # characters; ids are keys in state and on topics, not documents
+LATEST_MS = 253_402_300_799_999  # the end of the year 9999
+LARGEST_VALUE = 3.4e38  # inside, a column of 32-bit floats
 _MAX_CATEGORIES = 100
 _AWARE = TypeAdapter(AwareDatetime)
 
@@ -85,13 +87,13 @@ def _epoch_ms(value: object) -> object:
 
 
 Id = Annotated[str, Field(min_length=1, max_length=MAX_ID)]
-_Ms = Annotated[int, Field(ge=0, le=253_402_300_799_999)]  # up to the year 9999
+_Ms = Annotated[int, Field(ge=0, le=LATEST_MS)]
 EpochMs = Annotated[
     _Ms,
     BeforeValidator(_epoch_ms, json_schema_input_type=_Ms | datetime),
     Field(description="Epoch milliseconds, or RFC 3339 with a zone."),
 ]
-Value = Annotated[float, Field(ge=-3.4e38, le=3.4e38)]  # inside, a column of 32-bit floats
+Value = Annotated[float, Field(ge=-LARGEST_VALUE, le=LARGEST_VALUE)]
 
 
 class Event(BaseModel):

@@ -203,7 +203,8 @@ class EventsSettings(Section):
     weights: dict[str, Annotated[float, Field(ge=0.0)]] = Field(
         default={},
         description="How much an event of a kind counts in training, beside the others: 0 or more; "
-        "1 for kinds that are not named. At 0 it is only part of histories.",
+        "1 for kinds that are not named. At 0 the model is neither taught nor asked to foretell "
+        "it; histories, memory and popularity have it all the same.",
     )
     recommend_on: tuple[str, ...] | None = Field(
         default=None,

@@ -1,14 +1,19 @@
 """What is written from the code is current, and says what holds."""
 
 import json
+import shlex
+from pathlib import Path
 from typing import Any
 
 import jsonschema
 import pytest
 
 from scripts import make_schemas, make_settings_reference
+from service.cli import _parser
 from service.domain import Cause, Recommendation, RecommendedItem
-from service.settings import ENV_LEVEL, ENV_PREFIX, Settings
+from service.settings import ENV_LEVEL, ENV_PREFIX, Settings, load_settings
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
 
 _EVENT = {"user_id": "u", "item_id": "i", "event": "view", "timestamp": 1_700_000_000_000}
 
@@ -67,6 +72,17 @@ def test_the_settings_reference_names_every_key() -> None:
         for key, value in keys.items():
             if not isinstance(value, dict):
                 assert f"`{ENV_PREFIX}{ENV_LEVEL.join((section, key)).upper()}`" in page
+
+
+@pytest.mark.parametrize("file", sorted(EXAMPLES.glob("*.toml")), ids=lambda file: file.name)
+def test_an_example_can_be_read_and_is_started_as_it_says(file: Path) -> None:
+    commands = [
+        line[2:] for line in file.read_text().splitlines() if line.startswith("# headwater")
+    ]
+    assert commands
+    for command in commands:
+        told = _parser().parse_args(shlex.split(command)[1:])
+        assert load_settings(EXAMPLES.parent / told.config, {}).model.backbone.kind == "pretrained"
 
 
 def test_a_secret_has_no_default_to_show() -> None:

@@ -160,15 +160,7 @@ class Server:
         )
         log.info("metrics and health at %s", self._admin.address)
         log.info("version %d serves (%d items)", champion.version, len(champion.vocabulary) - 1)
-        scorer = Scorer(
-            champion,
-            self._slabs,
-            self._popularity,
-            self._memory,
-            settings.scorer,
-            settings.model.max_length,
-            settings.events.codes(settings.events.shown),
-        )
+        scorer = Scorer.of(settings, champion, self._slabs, self._memory, self._popularity)
         serving = Serving(settings, self._metrics, self._registry, scorer, self._loading_thread)
         pipeline = Pipeline(
             settings,

@@ -23,7 +23,7 @@ from service.backtest.periods import run_continual
 from service.backtest.preparing import Override, prepared, with_seed
 from service.backtest.prequential import run_prequential
 from service.backtest.progress import Progress
-from service.backtest.reading import Read, read
+from service.backtest.reading import MS_APART, Read, read
 from service.backtest.reading_items import read_items
 from service.backtest.report import Data, Report, click_lines, make_report, write
 from service.backtest.results import SeedResult
@@ -37,8 +37,6 @@ from service.state.catalogue import CatalogueItem
 from service.tracking.tracker import start_tracker
 from service.trainer.describing import Describer
 from service.trainer.device import choose_device, choose_threads
-
-_MS_APART = 1000
 
 
 def run_backtest(options: Options, settings: Settings) -> int:
@@ -162,7 +160,7 @@ def _periods(options: Options, settings: Settings) -> list[Read]:
         user_ids = [UserId(f"{number}/{user}") for user in table.user_ids]
         time = table.timestamp
         if not one.timed:  # periods follow each other
-            time = (events + np.arange(len(table), dtype=np.int64)) * _MS_APART
+            time = (events + np.arange(len(table), dtype=np.int64)) * MS_APART
         table = replace(table, user_ids=user_ids, user=keys_of(user_ids), timestamp=time)
         found.append(replace(one, table=table))
         events += len(table)

@@ -16,7 +16,6 @@ from service.registry.servable import Servable, build_servable, first_blend
 from service.scorer.scorer import Scorer
 from service.settings import Settings
 from service.state.histories import HistorySlab
-from service.state.popularity import Popularity
 
 # Half-life of the recent popularity, as a share of the service's own.
 RECENT = 1 / 4
@@ -58,15 +57,7 @@ class Follower:
 
     def __init__(self, settings: Settings, champion: Servable, memory: Memory | None) -> None:
         self._slab = HistorySlab.of(PARTITION, settings)
-        self._scorer = Scorer(
-            champion,
-            {PARTITION: self._slab},
-            Popularity(settings.scorer.popularity_half_life_events),
-            memory,
-            settings.scorer,
-            settings.model.max_length,
-            settings.events.codes(settings.events.shown),
-        )
+        self._scorer = Scorer.of(settings, champion, {PARTITION: self._slab}, memory)
 
     def use(self, champion: Servable, memory: Memory | None) -> None:
         """Rank with these from now on."""

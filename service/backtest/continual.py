@@ -90,21 +90,25 @@ def test(engine: Engine, rows: HoldoutRows) -> Ranks:
     return rank(engine.champion, engine.memory, rows)
 
 
-@torch.inference_mode()
 def rank(servable: Servable, memory: Memory | None, rows: HoldoutRows) -> Ranks:
     """Rank the queries by a version and a memory."""
-    found: list[tuple[torch.Tensor, ...]] = []
+    return Ranks(*ranks_of(servable, memory, rows, (None, 1.0, 0.0)))
+
+
+@torch.inference_mode()
+def ranks_of(
+    servable: Servable, memory: Memory | None, rows: HoldoutRows, shares: Sequence[float | None]
+) -> list[Int64s]:
+    """The queries' ranks under each share of the model, 1 and 0 also where one knows nothing, which
+    is otherwise left to the other; None is the version's own share."""
+    found: list[list[torch.Tensor]] = [[torch.zeros(0, dtype=torch.int64)] for _ in shares]
     told = recalled(memory, rows)
     for asked in questions(servable.model, servable.vocabulary, rows, told, exclude_seen=False):
         mixed = asked.mixture(servable.blend)
-        # Each alone also where it knows nothing, which is otherwise left to the other.
-        transformer = replace(mixed, share=torch.ones_like(mixed.share))
-        of_memory = replace(mixed, share=torch.zeros_like(mixed.share))
-        found.append(tuple(ranks(one, asked.target) for one in (mixed, transformer, of_memory)))
-    if not found:
-        none = np.zeros(0, np.int64)
-        return Ranks(none, none, none)
-    return Ranks(*(torch.cat(column).cpu().numpy() for column in zip(*found, strict=True)))
+        for share, parts in zip(shares, found, strict=True):
+            alone = mixed.share if share is None else torch.full_like(mixed.share, share)
+            parts.append(ranks(replace(mixed, share=alone), asked.target).cpu())
+    return [torch.cat(parts).numpy() for parts in found]
 
 
 def popular(items: Int64s, half_life_events: float, asked: Int64s) -> Int64s:

@@ -16,18 +16,14 @@ from service.domain import Bools, Events, Float32s, MicroBatch, Partition, Versi
 from service.model.clicks import foretold
 from service.model.item_tower import Described
 from service.model.memory import Memory
-from service.registry.servable import Servable, build_servable, first_blend
+from service.registry.servable import Servable
 from service.scorer.scorer import Scored, Scorer
 from service.settings import Settings
 from service.state.histories import HistorySlab
-from service.state.popularity import Popularity
 from service.tracking.curves import gate_values, round_values, version_values
 from service.tracking.tracker import UNTRACKED, Tracker
 from service.trainer.batcher import Batcher
-from service.trainer.challenger import Challenger
-from service.trainer.clicks import Clicks
 from service.trainer.gate import GateReport, Verdict
-from service.trainer.holdout import empty_rows
 from service.trainer.learner import Learner
 
 PARTITION = Partition(0)
@@ -65,29 +61,12 @@ class Engine:
         self._slab = HistorySlab.of(PARTITION, settings)
         self._tracker = tracker
         slabs = {PARTITION: self._slab}
-        self._learner = Learner(
-            settings,
-            slabs,
-            Challenger.new(settings.model, settings.trainer, device, described, settings.click),
-            empty_rows(settings.model.max_length, len(settings.model.context)),
-            {},
-            Memory.of(settings.memory),
-            first_blend(settings),
-            Clicks.of(settings, {}),
-            [key for key, _ in described.items] if described else (),
-        )
+        self._learner = Learner.new(settings, slabs, device, described)
         self._batcher = Batcher(settings.batch)
         self._events = 0
         self._micro_batches = 0
-        self._scorer = Scorer(
-            self._servable(Version(1)),
-            slabs,
-            Popularity(settings.scorer.popularity_half_life_events),
-            Memory.of(settings.memory),
-            settings.scorer,
-            settings.model.max_length,
-            settings.events.codes(settings.events.shown),
-        )
+        first = self._learner.servable(Version(1))
+        self._scorer = Scorer.of(settings, first, slabs, Memory.of(settings.memory))
 
     def close(self) -> None:
         self._slab.close()
@@ -168,13 +147,7 @@ class Engine:
         report, _ = self._learner.judge()
         self.decisions.append(Decision(self._events, report))
         if report.verdict is Verdict.PROMOTE:
-            self._scorer.champion = self._servable(Version(self.champion.version + 1))
+            self._scorer.champion = self._learner.servable(Version(self.champion.version + 1))
             self._learner.promoted()
         values = gate_values(report, self._learner.shift, self._learner.click_report)
         self._tracker.add(self._events, values | version_values(self.champion.version))
-
-    def _servable(self, version: Version) -> Servable:
-        learner = self._learner
-        return build_servable(
-            learner.shape, learner.artifact(), version, 0, dict(learner.trained_through)
-        )

@@ -15,6 +15,7 @@ from service.backtest.continual import (
     popular,
     queries,
     rank,
+    ranks_of,
     test,
 )
 from service.backtest.engine import Engine
@@ -102,7 +103,7 @@ class _Run:
                 "live": live.live,
                 "transformer": live.transformer,
                 "memory": live.memory,
-                "frozen": rank(*start, rows).live,
+                "frozen": ranks_of(*start, rows, (None,))[0],
                 **self._popular(number, event),
             }
             retrain_s = 0.0

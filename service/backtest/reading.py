@@ -21,7 +21,7 @@ import orjson
 
 from service.backtest.options import Columns, TimeUnit
 from service.backtest.table import Table, keys_of
-from service.domain import ItemId, UserId
+from service.domain import LARGEST_VALUE, LATEST_MS, MAX_ID, ItemId, UserId
 from service.errors import ConfigurationError
 from service.settings import CategoryFeature, EventsSettings, Feature, NumberFeature
 from service.state.features import Context, Features, at
@@ -29,12 +29,9 @@ from service.state.features import Context, Features, at
 _Row = Mapping[str, object]
 # Line numbers, from 1, and rows; a text says why a line is no row.
 Numbered = Iterator[tuple[int, _Row | str]]
-_MAX_ID = 512  # characters, as on the topic
-_LATEST_MS = 253_402_300_799_999  # the year 9999
 # Milliseconds below this are before March 1973: more likely they are seconds.
 _LEAST_LIKELY_MS = 100_000_000_000
-_LARGEST_VALUE = 3.4e38  # a column of 32-bit floats
-_MS_APART = 1000  # events without a time
+MS_APART = 1000  # events without a time
 _OBJECTS = (".jsonl", ".ndjson")
 
 
@@ -206,7 +203,7 @@ class _Parser:
             self._id(row, "user"),
             self._id(row, "item"),
             self._kind(row) if self._is_there(row, "event", self._has_kind) else 0,
-            self._time(row) if self._is_there(row, "time", self.timed) else number * _MS_APART,
+            self._time(row) if self._is_there(row, "time", self.timed) else number * MS_APART,
             self._value(row),
             self._context(row) if self._has_features else None,
             self._event_id(row),
@@ -244,7 +241,7 @@ class _Parser:
         value = self._get(row, column)
         if isinstance(value, int) and not isinstance(value, bool):
             value = str(value)
-        if not isinstance(value, str) or not 0 < len(value) <= _MAX_ID:
+        if not isinstance(value, str) or not 0 < len(value) <= MAX_ID:
             raise BadRowError(f"{self._name[column]} is no id: {_shown(value)}")
         return value
 
@@ -261,7 +258,7 @@ class _Parser:
         if value is None or value == "":
             return math.nan
         number = _number(value)
-        if number is None or abs(number) > _LARGEST_VALUE:
+        if number is None or abs(number) > LARGEST_VALUE:
             raise BadRowError(f"{self._name['value']} is no number: {_shown(value)}")
         return number
 
@@ -282,7 +279,7 @@ class _Parser:
                     f"{told}: say --time-unit s, or --time-unit ms if it is meant"
                 )
             self._has_later = True
-        if not 0 <= time_ms <= _LATEST_MS:
+        if not 0 <= time_ms <= LATEST_MS:
             raise BadRowError(f"{self._name['time']} is out of range: {_shown(value)}")
         return time_ms
 

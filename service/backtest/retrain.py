@@ -17,15 +17,11 @@ from service.backtest.table import Table
 from service.domain import MicroBatch, Version
 from service.model.item_tower import Described
 from service.model.memory import Memory
-from service.registry.servable import Servable, build_servable, first_blend
+from service.registry.servable import Servable
 from service.scorer.scorer import Scorer
 from service.settings import HistorySettings, Settings
 from service.state.histories import SLACK, HistorySlab
-from service.state.popularity import Popularity
 from service.trainer.batcher import Batcher
-from service.trainer.challenger import Challenger
-from service.trainer.clicks import Clicks
-from service.trainer.holdout import empty_rows
 from service.trainer.learner import Learner
 
 # Events of shared memory (25 bytes each) for histories in which a user's events are all kept.
@@ -58,33 +54,16 @@ def retrain(
     with torch.random.fork_rng(), contextlib.closing(slab):
         torch.manual_seed(settings.model.seed)
         slabs = {PARTITION: slab}
-        learner = Learner(
-            settings,
-            slabs,
-            Challenger.new(settings.model, settings.trainer, device, described, settings.click),
-            empty_rows(settings.model.max_length, len(settings.model.context)),
-            {},
-            Memory.of(settings.memory),
-            first_blend(settings),
-            Clicks.of(settings, {}),
-            [key for key, _ in described.items] if described else (),
-        )
-        scorer = Scorer(
-            _servable(learner, Version(0)),
-            slabs,
-            Popularity(settings.scorer.popularity_half_life_events),
-            Memory.of(settings.memory),
-            settings.scorer,
-            settings.model.max_length,
-            settings.events.codes(settings.events.shown),
-        )
+        learner = Learner.new(settings, slabs, device, described)
+        first = learner.servable(Version(0))
+        scorer = Scorer.of(settings, first, slabs, Memory.of(settings.memory))
         batches = _micro_batches(events, scorer, settings)
         started_s = time.perf_counter()
         if batches:
             learner.learn(batches)
             learner.judge()  # with this tolerance it rejects nothing
         seconds = time.perf_counter() - started_s
-        taught = _servable(learner, Version(1))
+        taught = learner.servable(Version(1))
         taught = replace(taught, blend=replace(taught.blend, share=share))
         return Retrained(taught, scorer.memory, seconds)
 
@@ -119,8 +98,3 @@ def _micro_batches(events: Table, scorer: Scorer, settings: Settings) -> list[Mi
         batches.append(batcher.close_if_due(0.0))
     batches.append(batcher.close_if_due(np.inf))
     return [batch for batch in batches if batch is not None]
-
-
-def _servable(learner: Learner, version: Version) -> Servable:
-    through = dict(learner.trained_through)
-    return build_servable(learner.shape, learner.artifact(), version, 0, through)

@@ -310,9 +310,9 @@ def _take_out_words(body: PreTrainedModel) -> float | None:
 def _counted_from(body: PreTrainedModel) -> int | None:
     """The padding's id where a body counts its positions from there, as RoBERTa and its kin do."""
     for part in body.modules():
-        if not isinstance(part, nn.Embedding) and isinstance(
-            pad := getattr(part, "padding_idx", None), int
-        ):
+        pad = getattr(part, "padding_idx", None)
+        # Whole models name their padding too, and tables of words theirs.
+        if isinstance(pad, int) and not isinstance(part, nn.Embedding | PreTrainedModel):
             return pad
     return None
 

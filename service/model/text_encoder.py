@@ -54,7 +54,7 @@ class TextEncoder:
         logging.getLogger(__name__).info("loaded text encoder %s (%s)", name, config.model_type)
 
     def _most_tokens(self) -> int:
-        """That the model has positions for."""
+        """That the tokenizer takes and the model has positions for."""
         said = int(self._tokenizer.model_max_length)
         if said < _UNSAID:
             return said

@@ -11,7 +11,6 @@ from service.scorer.scorer import Scorer
 from service.settings import Settings
 from service.state.features import Features
 from service.state.histories import HistorySlab
-from service.state.popularity import Popularity
 
 _ALL = Partition(0)  # a user's history is the same in one slab as in two
 
@@ -29,14 +28,7 @@ class FrozenModel:
         self._ratings = ratings
         self._features = Features(settings.model.context, settings.events.kinds)
         self._slab = HistorySlab.of(_ALL, settings)
-        self._scorer = Scorer(
-            servable,
-            {_ALL: self._slab},
-            Popularity(settings.scorer.popularity_half_life_events),
-            memory,
-            settings.scorer,
-            settings.model.max_length,
-        )
+        self._scorer = Scorer.of(settings, servable, {_ALL: self._slab}, memory)
 
     def freeze(self, servable: Servable, memory: StillMemory) -> None:
         """Answer with this version from now on."""

@@ -12,14 +12,10 @@ import numpy as np
 import torch
 
 from service.domain import Events, MicroBatch, Offset, Offsets, Partition
-from service.model.memory import Memory
 from service.registry.manifest import Manifest, Origin
 from service.registry.registry import Registry
-from service.registry.servable import first_blend
 from service.settings import Settings
 from service.state.histories import SLACK, HistorySlab
-from service.trainer.challenger import Challenger
-from service.trainer.holdout import empty_rows
 from service.trainer.learner import Learner
 
 _MAX_EPOCHS = 12  # 20 to 30 s on a busy machine; the holdout hardly improves after that
@@ -35,15 +31,7 @@ def publish_first_version(events: Events, settings: Settings, registry: Registry
         for partition in np.unique(events.partition).tolist()
     }
     try:
-        learner = Learner(
-            settings,
-            slabs,
-            Challenger.new(settings.model, trainer, torch.device("cpu")),
-            empty_rows(settings.model.max_length, len(settings.model.context)),
-            {},
-            Memory.of(settings.memory),
-            first_blend(settings),
-        )
+        learner = Learner.new(settings, slabs, torch.device("cpu"))
         learner.learn(_micro_batches(events, slabs))
         learner.fit_blend()
         return registry.publish(

@@ -32,7 +32,7 @@ from service.model.memory import Memory, Recollection
 from service.model.mixture import Columns, MemoryRows, Mixture, best, blended, ranks, stack
 from service.model.vocabulary import NO_ROW
 from service.registry.servable import Servable
-from service.settings import ScorerSettings
+from service.settings import ScorerSettings, Settings
 from service.state.features import picked
 from service.state.histories import NOWHERE, SLACK, HistorySlab
 from service.state.popularity import Popularity
@@ -99,6 +99,23 @@ class Scorer:
         self.withdrawn: Int64s = np.zeros(0, np.int64)  # keys of items not to be recommended
         self.remembered: Offsets = {}  # events before them are in the memory already
         self._memory_rows = MemoryRows(champion.vocabulary)
+
+    @classmethod
+    def of(
+        cls,
+        settings: Settings,
+        champion: Servable,
+        slabs: Mapping[Partition, HistorySlab],
+        memory: Memory | None,
+        popularity: Popularity | None = None,
+    ) -> "Scorer":
+        """As the settings say; without a `popularity` it begins with one that has counted
+        nothing."""
+        if popularity is None:
+            popularity = Popularity(settings.scorer.popularity_half_life_events)
+        shown = settings.events.codes(settings.events.shown)
+        length = settings.model.max_length
+        return cls(champion, slabs, popularity, memory, settings.scorer, length, shown)
 
     @property
     def users(self) -> int:

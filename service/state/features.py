@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from service.domain import Bools, Int32s, Int64s, Uint8s, stable_key
+from service.domain import LARGEST_VALUE, Bools, Int32s, Int64s, Uint8s, stable_key
 from service.settings import (
     CategoryFeature,
     EventKindFeature,
@@ -32,7 +32,6 @@ from service.settings import (
 Context = Mapping[str, Any]
 
 _LARGEST = 2**31 - 1
-_LARGEST_FLOAT = 3.4e38
 _ZERO = np.float32(-0.0)  # for the number 0, whose bits would say that there is none
 _HOUR_MS = 3_600_000
 _READ = (str, int, float)  # and bool, which is an int
@@ -133,7 +132,7 @@ def _number(value: object) -> float:
         number = float(value) if isinstance(value, int | float | str) else math.nan
     except (ValueError, OverflowError):
         return math.nan
-    return number if abs(number) <= _LARGEST_FLOAT else math.nan
+    return number if abs(number) <= LARGEST_VALUE else math.nan
 
 
 def hashed(text: str) -> int:

@@ -205,7 +205,7 @@ class Snapshots:
         if newest is not None and newest.reached == reached and newest.name not in held:
             self._clean(partition, found, later, erased, slab)
             return None
-        base = self._base_of(newest, found)
+        base = _base_of(newest, found) if newest else None
         base = None if base is not None and base.name in held else base
         slots = slab.since(base.manifest.offset if base else Offset(0))
         base = next_base(newest, base, len(slots))
@@ -378,7 +378,7 @@ class Snapshots:
 
     def _parts_of(self, snapshot: Snapshot, found: list[Snapshot]) -> Iterator[UserHistories]:
         """Most recent users first, none twice."""
-        base = self._base_of(snapshot, found)
+        base = _base_of(snapshot, found)
         if base is None:
             raise DamagedSnapshotError(f"its base {snapshot.manifest.base} is gone")
         changed = np.zeros(0, np.int64)
@@ -474,14 +474,13 @@ class Snapshots:
             "the storage; to go on without what is in that snapshot, remove its folder"
         ) from fault
 
-    def _base_of(self, snapshot: Snapshot | None, found: list[Snapshot]) -> Snapshot | None:
-        """The full snapshot on which one stands, itself maybe; None where it is gone."""
-        if snapshot is None or snapshot.manifest.base is None:
-            return snapshot
-        return next((one for one in found if one.name == snapshot.manifest.base), None)
-
     def _at(self, partition: Partition) -> tuple[str, str]:
         return self._folder, f"{partition:05d}"
+
+
+def _base_of(snapshot: Snapshot, found: Sequence[Snapshot]) -> Snapshot | None:
+    """The full snapshot on which one stands, itself maybe; None where it is gone."""
+    return next((one for one in found if one.name == snapshot.base), None)
 
 
 def joined(parts: Sequence[UserHistories]) -> UserHistories:

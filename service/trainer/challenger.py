@@ -288,8 +288,10 @@ class Challenger:
         items = checkpoint.weights[_ITEMS]
         self.model.items.weight.data[: len(items)] = items
         self.model.renew(len(checkpoint.items["steps"]))
+        tower = self.model.tower
         for row, vector in checkpoint.begun:
-            self.model.items.weight.data[row] = vector
+            if tower is None or not tower.digests[row].any():  # else it is described by now
+                self.model.items.weight.data[row] = vector
         self.item_optimizer.load(checkpoint.items)
         self._put_back(checkpoint.weights, checkpoint.optimizer, checkpoint.steps)
 

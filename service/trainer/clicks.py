@@ -18,6 +18,7 @@ from service.model.recommender import Recommender
 from service.model.vocabulary import NO_ROW, Vocabulary
 from service.settings import ClickLoss, ClickSettings, Settings
 from service.state.features import keys_of
+from service.trainer.clock import latest_past
 from service.trainer.holdout import HoldoutRows, are_released, capped, is_member
 from service.trainer.labels import LabelledRows, followed, labelled_from, no_rows, pairs
 from service.trainer.recollections import Recollections
@@ -70,12 +71,11 @@ class Clicks:
         self._negative = events.codes(events.negative)
         length = settings.model.max_length
         self._features = keys_of(settings.model.context)
-        waiting = labelled_from(tensors, "click.waiting", length, self._features)
-        # What waited for an act has no label where a value is one now.
-        waits = bool(settings.click.followed_by) | np.isfinite(waiting.label)
-        self._waiting = waiting.take(np.flatnonzero(waits))
-        self.held = labelled_from(tensors, "click.held", length, self._features)
         self._none = no_rows(length, len(self._features))
+        self._waiting = self._none  # only for acts: of those that waited before, the clicks came
+        if settings.click.followed_by:
+            self._waiting = labelled_from(tensors, "click.waiting", length, self._features)
+        self.held = labelled_from(tensors, "click.held", length, self._features)
         self._fresh = self._none  # to be taught in the round at hand
         self._again = self._none  # these and earlier ones, which are taught beside them
         self._past = self._none
@@ -84,6 +84,8 @@ class Clicks:
         # Marks of what waits, and may not be held out any more.
         self._told = {*tensors[_TOLD].tolist()} if _TOLD in tensors else set()
         self._random = np.random.default_rng(settings.model.seed)
+        # By what was read of each partition since the start: one may be hours behind another.
+        self._now: dict[int, int] = {}
 
     @classmethod
     def of(cls, settings: Settings, tensors: dict[str, Tensor]) -> "Clicks | None":
@@ -120,6 +122,7 @@ class Clicks:
             batch.item[rows],
             batch.timestamp[rows],
             batch.kind[rows],
+            batch.partition[rows],
             label_of(batch.value[rows], self._settings),
             standing,
         )
@@ -128,6 +131,9 @@ class Clicks:
         else:
             came = came.take(np.flatnonzero(np.isfinite(came.label)))
         self._waiting = self._waiting.joined(came)
+        for partition in np.unique(batch.partition).tolist():
+            now_ms = latest_past(batch.timestamp[batch.partition == partition])
+            self._now[partition] = max(now_ms, self._now.get(partition, 0))
         self._follow(batch)
         self._recollections.ask(memory, self._members(came))
 
@@ -164,7 +170,7 @@ class Clicks:
         freed = freed.take(np.flatnonzero(np.isin(freed.kind, self._acts)))
         at_once = _Told(_pairs(tell), tell.timestamp)
         later = _Told(_pairs(freed), freed.time)
-        known = self._known(now_ms, at_once, later)
+        known = self._known(at_once, later)
         head.begin(known.label)
         known = replace(known, label=head.within_reach(known.label))
         # Of one user no more than so many rows are held, and of what more comes the newest taught.
@@ -191,13 +197,15 @@ class Clicks:
         """All events of a user with an item or none: their labels often come from one act."""
         return is_member(user, item, np.zeros_like(user), self._holdout.fraction)
 
-    def _known(self, now_ms: int, *told: "_Told") -> LabelledRows:
+    def _known(self, *told: "_Told") -> LabelledRows:
         """What waits no more: its label is known, or is a click that may not be held out since it
         was `told`."""
         waiting = self._waiting
         over = np.ones(len(waiting), np.bool_)
         if self._settings.followed_by:
-            over = are_released(waiting.time, _WAITING_ROWS, self._settings.within_s, now_ms)
+            partitions, place = np.unique(waiting.partition, return_inverse=True)
+            now = np.array([self._now.get(one, 0) for one in partitions.tolist()], np.int64)
+            over = are_released(waiting.time, _WAITING_ROWS, self._settings.within_s, now[place])
             is_told = np.any([one.of(waiting) for one in told], axis=0)
             over |= is_told & (waiting.label > 0) & self.is_member(waiting.user, waiting.item)
             # A refusal does not end the waiting: a click may follow it.

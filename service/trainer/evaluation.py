@@ -30,7 +30,7 @@ from service.trainer.holdout import HoldoutRows
 from service.trainer.sequences import strip
 
 CUTOFF = 10
-_ROWS_AT_ONCE = 256  # bounds the score matrix: 256 x catalogue
+_ROWS_AT_ONCE = 128  # bounds the score matrix: 128 x catalogue
 _ITEMS_AT_ONCE = 2048
 _NOISE = 1e-6  # of a cosine
 

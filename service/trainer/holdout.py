@@ -1,9 +1,10 @@
 """The rolling holdout: recent interactions kept from training until they age out.
 
-Membership is a hash of (user, item, time): it needs no memory, and the same event is held
-out again after a restart. While an event is held out it is neither a target nor part of
-any training context. When newer ones push it out of the window, or it is too old, it is
-released to training. Early stopping and the gate look at what is held out at the moment.
+Membership is a hash of (user, item, time), or where a click head is trained of (user, item): it
+needs no memory, and the same event is held out again after a restart. While an event is held out
+it is neither a target nor part of any training context. When newer ones push it out of the window,
+or it is too old and enough newer ones are held, it is released to training. Early stopping and the
+gate look at what is held out at the moment.
 """
 
 from collections.abc import Sequence
@@ -20,6 +21,8 @@ from service.settings import HoldoutSettings
 from service.trainer.sequences import strip
 
 _PARTS = 1_000_000
+# Columns that versions from before these were kept do not have, and their types.
+_ADDED = {"kind": np.uint8, "partition": np.int32}
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,9 +61,13 @@ class HoldoutRows:
     def in_kinds(self, then: Sequence[str], now: Sequence[str]) -> Self:
         """With codes of the kinds of today, from those of `then`. Without rows of kinds that are
         no more, as histories are without them."""
-        kept = self.take(np.flatnonzero(np.isin(then, now)[self.kind]))
-        code = [now.index(kind) if kind in now else 0 for kind in then]
-        return replace(kept, kind=np.array(code, np.uint8)[kept.kind])
+        code = np.zeros(256, np.uint8)  # rows from before names were kept may have any kind
+        is_known = np.zeros(256, np.bool_)
+        for place, kind in enumerate(then):
+            if kind in now:
+                code[place], is_known[place] = now.index(kind), True
+        kept = self.take(np.flatnonzero(is_known[self.kind]))
+        return replace(kept, kind=code[kept.kind])
 
     def marks(self) -> Int64s:
         """The hashes by which the held-out events are known."""
@@ -98,13 +105,11 @@ def columns_from(
     rows: type[HoldoutRows], tensors: dict[str, Tensor], name: str, features: Sequence[str]
 ) -> dict[str, Any]:
     """The columns of such rows as `tensors` gave them under this name."""
-    columns = {
-        column.name: tensors[f"{name}.{column.name}"].numpy()
-        for column in fields(rows)
-        if column.name not in ("codes", "kind")
-    }
-    kind = tensors.get(f"{name}.kind")  # versions from before kinds were kept have none
-    columns["kind"] = np.zeros(len(columns["item"]), np.uint8) if kind is None else kind.numpy()
+    columns: dict[str, Any] = {}
+    for column in (one.name for one in fields(rows) if one.name != "codes"):
+        found = tensors.get(f"{name}.{column}") if column in _ADDED else tensors[f"{name}.{column}"]
+        none = np.zeros(len(tensors[f"{name}.item"]), _ADDED.get(column))
+        columns[column] = none if found is None else found.numpy()
     codes = np.zeros((*columns["context"].shape, len(features)), np.int32)
     for place, key in enumerate(features):
         if f"{name}.codes.{key}" in tensors:
@@ -134,8 +139,8 @@ def admit(
 ) -> tuple[HoldoutRows, HoldoutRows]:
     """The rows held from now on, and those released to training.
 
-    `now_ms` is the latest event time seen: a stream that is replayed ages as it did live. The
-    newest `least` rows do not age: in a quiet stream the gate would never have enough to decide.
+    `now_ms` is the time by the events (`clock.py`). The newest `least` rows do not age: in a quiet
+    stream the gate would never have enough to decide.
     """
     both = held.joined(added)
     out = are_released(both.time, settings.window_rows, settings.max_age_s, now_ms, least)
@@ -157,9 +162,10 @@ def capped(member: Bools, user: Int64s, held: Int64s, most: int) -> Bools:
 
 
 def are_released(
-    time: Int64s, window_rows: int, max_age_s: float, now_ms: int, least: int = 0
+    time: Int64s, window_rows: int, max_age_s: float, now_ms: int | Int64s, least: int = 0
 ) -> Bools:
-    """Which of the held rows, oldest first, are held no more; the newest `least` do not age."""
+    """Which of the held rows, oldest first, are held no more; the newest `least` do not age. Each
+    row may have a time of its own for now."""
     newer = len(time) - np.arange(len(time))  # than each, and itself
     too_old = (time < now_ms - max_age_s * 1000) & (newer > least)
     released: Bools = too_old | (newer > window_rows)

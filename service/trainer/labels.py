@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 import numpy as np
 from torch import Tensor
 
-from service.domain import Bools, Float32s, Int64s
+from service.domain import Bools, Float32s, Int32s, Int64s
 from service.model.click_head import STANDING
 from service.trainer.holdout import HoldoutRows, columns_from, empty_rows, event_hash
 
@@ -20,6 +20,7 @@ from service.trainer.holdout import HoldoutRows, columns_from, empty_rows, event
 class LabelledRows(HoldoutRows):
     """Shown events, oldest first, whether held out or not."""
 
+    partition: Int32s
     label: Float32s  # 0 or 1, or a number; NaN while nothing has come of it
     standing: Float32s  # [rows, STANDING] of the item when it was shown
 
@@ -27,6 +28,7 @@ class LabelledRows(HoldoutRows):
 def no_rows(length: int, features: int = 0) -> LabelledRows:
     return LabelledRows(
         **asdict(empty_rows(length, features)),
+        partition=np.zeros(0, np.int32),
         label=np.zeros(0, np.float32),
         standing=np.zeros((0, STANDING), np.float32),
     )

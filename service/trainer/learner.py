@@ -34,6 +34,7 @@ from service.domain import (
     Offset,
     Offsets,
     Partition,
+    Version,
 )
 from service.errors import LossSpikeError, NonFiniteError
 from service.model.inference import states_after
@@ -45,7 +46,7 @@ from service.model.temperature import temperature_for
 from service.model.vocabulary import Vocabulary
 from service.registry.artifact import Artifact
 from service.registry.manifest import Taught
-from service.registry.servable import Servable
+from service.registry.servable import Servable, build_servable, first_blend
 from service.settings import HerdingReplay, RecencyReplay, Settings
 from service.state.catalogue import CatalogueItem
 from service.state.features import keys_of
@@ -53,12 +54,13 @@ from service.trainer.anchor import Anchor
 from service.trainer.augmenting import Augmenter
 from service.trainer.challenger import Challenger, Savepoint
 from service.trainer.clicks import Clicks
+from service.trainer.clock import latest_past
 from service.trainer.early_stopping import EarlyStopping, Scores
 from service.trainer.evaluation import evaluate, evaluate_alone
 from service.trainer.expiry import kept_rows
 from service.trainer.gate import GateReport, Verdict, against_older, judge
 from service.trainer.herding import herd
-from service.trainer.holdout import HoldoutRows, admit, capped, is_member, remind
+from service.trainer.holdout import HoldoutRows, admit, capped, empty_rows, is_member, remind
 from service.trainer.packing import BLOTTED, Packed, pack
 from service.trainer.recollections import Recollections
 from service.trainer.replay import Replay
@@ -177,7 +179,7 @@ class Learner:
         self._replay = Replay(slabs, self._length + 1, seed, self._weighing, recency)
         self._augmenter = Augmenter(settings.trainer.augment, memory, seed)
         self._shuffle = np.random.default_rng(seed)
-        self._latest_ms = max(_past(held.time), _past(challenger.met))
+        self._latest_ms = max(latest_past(held.time), latest_past(challenger.met))
         self._retry = empty_sequences(self._length + 1)
         self._rejections = 0
         self._slowdown = 1.0
@@ -196,6 +198,28 @@ class Learner:
         self._older = self._champion
         self._promotions = 0  # since it was the champion
         self._pinned: _Measure | None = None
+
+    @classmethod
+    def new(
+        cls,
+        settings: Settings,
+        slabs: Slabs,
+        device: torch.device,
+        described: Described | None = None,
+    ) -> "Learner":
+        """One that has learned nothing, and of the items knows what is `described`."""
+        model = settings.model
+        return cls(
+            settings,
+            slabs,
+            Challenger.new(model, settings.trainer, device, described, settings.click),
+            empty_rows(model.max_length, len(model.context)),
+            {},
+            Memory.of(settings.memory),
+            first_blend(settings),
+            Clicks.of(settings, {}),
+            [key for key, _ in described.items] if described else (),
+        )
 
     def _crown(self) -> int:
         """What the challenger is now is the champion, but for items that have expired, so many.
@@ -292,6 +316,7 @@ class Learner:
         self._asked_scores = {}
         self._challenger.describe(described, self._champion_at)
         self._challenger.meet(described.keys, np.full(len(described.items), self._latest_ms))
+        self.blend = replace(self.blend, temperature=self._temperature_now)
         # While events wait to be taught again, `trained_through` is past them: publish nothing.
         self.has_news = not len(self._retry)
 
@@ -337,13 +362,14 @@ class Learner:
         self.taught = joined(self.taught, taught_by(batch))
         if not len(batch):
             return empty_sequences(self._length + 1)
-        self._latest_ms = max(self._latest_ms, _past(batch.timestamp))
+        self._latest_ms = max(self._latest_ms, latest_past(batch.timestamp))
         self._challenger.meet(batch.item, batch.timestamp)
         self._date_unknown()
         settings = self._settings.holdout
         turned_down = np.isin(batch.kind, self._negative)
         chosen = self._is_member(batch.user, batch.item, batch.timestamp)
-        chosen &= ~turned_down
+        # What is turned down or not to be foretold is no question to a model.
+        chosen &= self._weighing.new(batch.kind) > 0
         before, times, codes = contexts(batch, self._slabs, batch.ordinal, self._length)
         owner = np.broadcast_to(batch.user[:, None], before.shape)
         # Whatever is a member may be held; a released one is missed as context, no more.
@@ -746,8 +772,11 @@ class Learner:
     def promoted(self) -> int:
         """What `artifact` gave was published: it is the champion now. Gives the number of items
         that have expired with it."""
+        only_describes = self.only_describes
         expired = self._crown()
         self.taught, self.given_up = (), 0
+        if only_describes:
+            return expired  # its weights are those that the gate has let through before
         self._promotions += 1
         if self._promotions >= self._settings.gate.older_every:
             self._measure_from_now()
@@ -808,15 +837,16 @@ class Learner:
         return skipped
 
     @property
-    def is_untaught(self) -> bool:
-        """Whether the challenger has learned no event that the champion has not."""
-        return not self.taught
+    def only_describes(self) -> bool:
+        """Whether the challenger is the champion but for texts or vectors of items: there was no
+        round since."""
+        has_rounds = bool(self.taught or self._since_champion)
+        return not has_rounds and self._challenger.model.tower is not None
 
     @property
     def is_blank(self) -> bool:
         """Whether nothing is known but what a catalogue may say of the items."""
-        has_tower = self._challenger.model.tower is not None
-        return has_tower and self.is_untaught and len(self._champion.vocabulary) <= 1
+        return self.only_describes and len(self._champion.vocabulary) <= 1
 
     @property
     def owes(self) -> bool:
@@ -832,13 +862,27 @@ class Learner:
     def items(self) -> int:
         return self._challenger.items
 
-    def artifact(self) -> Artifact:
-        """The challenger as it would be published: without the items that have expired."""
-        rows, vocabulary = self._kept(), self._challenger.vocabulary
+    def servable(self, version: Version) -> Servable:
+        """The challenger, as it would serve."""
+        served = self._served(self._kept())
+        return build_servable(self.shape, served, version, 0, self.trained_through)
+
+    def _served(self, rows: Int64s | None) -> Artifact:
+        """Only what serving needs, of `rows` or all."""
+        vocabulary = self._challenger.vocabulary
         return Artifact(
             weights=self._challenger.weights(rows),
             frozen=self._challenger.model.frozen,
             vocabulary=(vocabulary if rows is None else vocabulary.kept(rows)).ids,
+            trainer={},
+            described=self._challenger.described(rows),
+        )
+
+    def artifact(self) -> Artifact:
+        """The challenger as it would be published: without the items that have expired."""
+        rows = self._kept()
+        return replace(
+            self._served(rows),
             trainer={
                 **self._challenger.optimizer_tensors(rows),
                 **self.held.tensors(features=self._features),
@@ -847,14 +891,7 @@ class Learner:
                 _GAINS: torch.from_numpy(self._by_share),
                 _FITS: torch.tensor([self._fits]),
             },
-            described=self._challenger.described(rows),
         )
-
-
-def _past(time_ms: Int64s) -> int:
-    """The latest of these times that is not ahead of our clock: one user's that is fast must not
-    end the waiting of all others, nor let items expire. 0 without any."""
-    return int(np.minimum(time_ms, time.time_ns() // 1_000_000).max(initial=0))
 
 
 def _mean_loss(steps: Sequence[tuple[float, float]]) -> float:

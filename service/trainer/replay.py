@@ -82,14 +82,21 @@ class Replay:
         return from_lists(found, self._length)
 
     def _slots(self, slab: HistorySlab, count: int) -> Int32s:
-        """So many users with more than one event; fewer where few of all have that."""
-        chosen = np.zeros(0, np.int32)
-        spare = _SPARE
+        """So many users with more than one event; fewer, and none twice, where few of all have
+        that."""
+        chosen = self._with_two(slab, _SPARE * count)
+        spare = 2 * _SPARE
         while len(chosen) < count and spare <= _MOST_SPARE:
-            drawn = self._drawn(slab, spare * count)
-            chosen = np.append(chosen, drawn[slab.counts(drawn) > 1])
+            chosen = np.append(chosen, self._with_two(slab, spare * count))
+            _, first = np.unique(chosen, return_index=True)
+            chosen = chosen[np.sort(first)]
             spare *= 2
         return chosen[:count]
+
+    def _with_two(self, slab: HistorySlab, count: int) -> Int32s:
+        """Of so many users drawn, those with more than one event."""
+        drawn = self._drawn(slab, count)
+        return drawn[slab.counts(drawn) > 1]
 
     def _drawn(self, slab: HistorySlab, count: int) -> Int32s:
         """Users drawn, each the one with the newest event of as many as `recency` says."""

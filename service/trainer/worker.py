@@ -63,6 +63,7 @@ from service.trainer.messages import (
 log = logging.getLogger(__name__)
 
 _RETRY_PUBLISH_S = 5.0
+_MORE_S = 0.5  # between two messages of a catalogue that is read from its beginning
 _ENCODED_AT_ONCE = 64  # items between two signs of progress; large encoders take seconds for them
 
 
@@ -142,10 +143,10 @@ class Inbox:
                 events += len(taken[-1])
             return taken
 
-    @property
-    def is_told(self) -> bool:
-        """Whether something waits that was told of items."""
-        return bool(self._told)
+    def is_told(self, within_s: float = 0.0) -> bool:
+        """Whether something waits, or comes within so long, that was told of items."""
+        with self._changed:
+            return self._changed.wait_for(lambda: bool(self._told), within_s)
 
     def asks_to_settle(self) -> bool:
         """Whether that was asked, once for each time, and nothing else is to be done first."""
@@ -197,7 +198,10 @@ class Worker:
         learner.on_step = self._advance
         while not inbox.stopping:
             self._busy = False
-            batches = inbox.take(settings.max_round_events, timeout_s=0.2)
+            # Where nothing is known, all that the catalogue says at first goes out together, and
+            # before events: of items that are described no event is needed to recommend them.
+            describes = learner.is_blank and inbox.is_told()
+            batches = [] if describes else inbox.take(settings.max_round_events, timeout_s=0.2)
             self._busy = True
             if batches or learner.owes:
                 fresh = [_after(batch, learner) for batch in batches]
@@ -205,9 +209,9 @@ class Worker:
             told = inbox.catalogued()
             if told is not None:
                 self._describe(told.items, describer, learner)
-            # Of items that are only described no event is needed to recommend them.
-            is_due = time.monotonic() >= ask_at or (learner.is_blank and not inbox.is_told)
-            if learner.has_news and is_due:
+            more = inbox.is_told(_MORE_S if told is not None and learner.is_blank else 0.0)
+            is_due = time.monotonic() >= ask_at or learner.is_blank
+            if learner.has_news and is_due and not (more and learner.only_describes):
                 published = self._ask_gate(learner, version)
                 if published is None:
                     return
@@ -289,9 +293,9 @@ class Worker:
 
     def _ask_gate(self, learner: Learner, parent: Version) -> Version | None:
         """The newest version after the gate has spoken; None when this worker has to end
-        because the lineage that it stands on was rolled back. Where nothing was taught since the
-        newest version, there is nothing to ask."""
-        if learner.is_untaught:
+        because the lineage that it stands on was rolled back. Of descriptions alone there is
+        nothing to ask."""
+        if learner.only_describes:
             return self._publish(learner, parent, Origin.TRAINED, None)
         self._look_at_pin(learner)
         report, skipped = learner.judge()

@@ -18,7 +18,6 @@ from service.metrics import Metrics
 from service.scorer.scorer import Scorer
 from service.state.duplicates import Duplicates
 from service.state.histories import HistorySlab
-from service.state.popularity import Popularity
 from service.stream.codec import Record
 from service.stream.once import Message, Share
 from service.stream.sink import Sink
@@ -142,14 +141,7 @@ def run_to_the_end(
 ) -> dict[Partition, Reached]:
     """How far it came."""
     settings = small(root)
-    scorer = Scorer(
-        a_servable([ItemId("i1")]),
-        {PARTITION: slab},
-        Popularity(100),
-        None,
-        settings.scorer,
-        settings.model.max_length,
-    )
+    scorer = Scorer.of(settings, a_servable([ItemId("i1")]), {PARTITION: slab}, None)
 
     async def run(thread: ThreadPoolExecutor) -> dict[Partition, Reached]:
         duplicates = Duplicates(settings.events.deduplicate)

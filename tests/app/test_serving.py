@@ -34,7 +34,6 @@ from service.settings import (
     StorageSettings,
 )
 from service.state.histories import HistorySlab
-from service.state.popularity import Popularity
 from service.trainer.messages import Published
 from service.trainer.process import Covered
 from tests.registry.examples import file_of, flip_a_bit, truncate
@@ -133,14 +132,7 @@ def service(tmp_path: Path) -> Iterator[Service]:
     registry = Registry(tmp_path / "registry", settings.registry)
     slab = HistorySlab.create(PARTITION, settings.history)
     slabs, metrics = Slabs(slab), Metrics()
-    scorer = Scorer(
-        first_servable(registry, settings),
-        slabs,
-        Popularity(settings.scorer.popularity_half_life_events),
-        None,
-        settings.scorer,
-        settings.model.max_length,
-    )
+    scorer = Scorer.of(settings, first_servable(registry, settings), slabs, None)
     with ThreadPoolExecutor(1) as loading:
         serving = Serving(settings, metrics, registry, scorer, loading)
         yield Service(settings, registry, metrics, slabs, scorer, serving)

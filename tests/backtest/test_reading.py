@@ -76,6 +76,17 @@ def test_every_format_gives_the_same_events_in_time_order(
     assert (found.bad, found.first_bad, found.timed) == (0, None, True)
 
 
+def test_a_row_that_repeats_an_event_id_is_left_out_as_the_service_does(tmp_path: Path) -> None:
+    ids = ["a", "b", "", "a", "", "c", "d", "b"]
+    rows = [f"ann,{place},view,{place},,{one}" for place, one in enumerate(ids)]
+    file = a_file(tmp_path, "\n".join([",".join((*NAMES, "event_id")), *rows, ""]))
+    columns = Columns(time_unit=TimeUnit.SECONDS)
+    found = read(file, columns, SETTINGS.model_copy(update={"deduplicate": 5}))
+    assert found.table.item_ids == ["0", "1", "2", "4", "5", "6", "7"]  # b was too long ago
+    assert found.repeated == 1
+    assert len(read(file, columns, SETTINGS.model_copy(update={"deduplicate": 0})).table) == 8
+
+
 def test_parquet_gives_the_same_events(tmp_path: Path) -> None:
     if find_spec("pyarrow") is None:
         pytest.skip("pyarrow is absent")

@@ -82,6 +82,7 @@ def save_llama(folder: Path) -> Path:
         max_position_embeddings=PLACES,
         bos_token_id=0,
         eos_token_id=0,
+        pad_token_id=4,
     )
     LlamaModel(config).save_pretrained(folder)
     return folder

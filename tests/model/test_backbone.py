@@ -25,6 +25,7 @@ from service.model.backbone import (
     make_backbone,
     with_dropout,
 )
+from service.model.item_tower import Source
 from service.model.recommender import Recommender
 from service.settings import GruBackbone, SmallBackbone
 from tests.model.examples import (
@@ -91,6 +92,11 @@ def test_a_body_that_cannot_be_built_again_is_refused_at_once(
     monkeypatch.setattr(backbone_module, "_counted_from", lambda _: None)
     with pytest.raises(ConfigurationError, match="cannot be built again"):
         Recommender.new(pretrained_settings(save_roberta(tmp_path)))
+
+
+def test_a_pretrained_body_may_stand_beside_described_items(tmp_path: Path) -> None:
+    model = Recommender.new(pretrained_settings(save_roberta(tmp_path)), (Source("image", 3),))
+    assert model.tower is not None
 
 
 @pytest.mark.parametrize("family", sorted(_KEEP_PACKED_APART))
@@ -167,7 +173,8 @@ def test_the_words_of_a_body_are_left_out_and_items_enter_as_long_as_they_were(
     save: Callable[[Path], Path], tmp_path: Path
 ) -> None:
     backbone = make_backbone(pretrained_settings(save(tmp_path), dim=64))
-    assert len(next(backbone.body.get_input_embeddings().parameters())) <= 2
+    rows = len(next(backbone.body.get_input_embeddings().parameters()))
+    assert rows == (2 if save is save_roberta else 1)
     words = AutoModel.from_pretrained(tmp_path).get_input_embeddings().weight
     items = torch.nn.functional.normalize(torch.randn(500, 64), dim=1)
     assert backbone.enter(items).std().item() == pytest.approx(words.std().item(), rel=0.3)

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Iterator
 from contextlib import closing
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -210,9 +211,10 @@ class TestLabels:
     def test_what_waited_for_an_act_is_no_label_once_values_are(self, stream: Stream) -> None:
         before = Clicks(settings_with(BY_CLICK), {})
         admit(before, stream, (1, 1, IMPRESSION, NAN), (1, 2, IMPRESSION, NAN))
+        admit(before, stream, (1, 2, CLICK, NAN))
         after = Clicks(settings_with(BY_VALUE), before.tensors())
-        admit(after, stream, (1, 3, IMPRESSION, 1.0))
-        assert fresh_labels(after) == [1.0]
+        admit(after, stream, (1, 3, IMPRESSION, 0.0))
+        assert fresh_labels(after) == [0.0]
 
     def test_a_label_comes_with_how_its_item_stood_when_it_was_shown(self, stream: Stream) -> None:
         clicks, head = Clicks(settings_with(BY_CLICK), {}), ClickHead(3, ClickLoss.BINARY)
@@ -510,6 +512,17 @@ def test_a_clock_that_is_fast_ends_no_waiting(slab: HistorySlab, stream: Stream)
     learner.learn([stream.batch([1], [1], kinds=[IMPRESSION])])
     learner.learn([stream.batch([2], [2], late_s=-3600)])
     assert len(clicks._waiting) == 1
+    learner.learn([stream.batch([1], [1], kinds=[CLICK])])
+    assert clicks._waiting.label.tolist() == [1.0]
+
+
+def test_a_partition_that_is_read_ahead_ends_no_waiting_in_another(
+    slab: HistorySlab, stream: Stream
+) -> None:
+    learner, _, clicks = a_learner(slab, settings_with(BY_CLICK))
+    learner.learn([stream.batch([1], [1], kinds=[IMPRESSION])])
+    ahead = stream.batch([2], [2], late_s=-1000)
+    learner.learn([replace(ahead, partition=ahead.partition + 1)])
     learner.learn([stream.batch([1], [1], kinds=[CLICK])])
     assert clicks._waiting.label.tolist() == [1.0]
 

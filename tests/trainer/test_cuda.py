@@ -12,7 +12,7 @@ import torch
 
 from service.domain import Version
 from service.model.memory import Memory
-from service.registry.servable import Servable, build_servable, first_blend
+from service.registry.servable import Servable, first_blend
 from service.settings import (
     AdversarialSettings,
     AugmentSettings,
@@ -133,7 +133,7 @@ def taught(settings: Settings, slab: HistorySlab, device: torch.device) -> Learn
 
 
 def served(learner: Learner) -> Servable:
-    return build_servable(learner.shape, learner.artifact(), Version(1), 0, {})
+    return learner.servable(Version(1))
 
 
 @pytest.mark.parametrize("name", SETTINGS)

@@ -144,6 +144,16 @@ def test_a_kind_without_weight_is_history_and_no_target() -> None:
         assert lineage.chances([3])[4] > 0.5
 
 
+def test_nor_is_it_held_out() -> None:
+    settings = settings_with(KINDS.model_copy(update={"weights": {"view": 0.0}}), fraction=0.6)
+    with closing(HistorySlab.of(PARTITION, settings)) as slab:
+        lineage = Lineage(slab, settings)
+        for start in range(0, 60, 20):
+            lineage.learn((range(start, start + 20), [(0, VIEW), (1, BUY)]))
+    assert len(lineage.learner.held)
+    assert set(lineage.learner.held.kind.tolist()) == {BUY}
+
+
 def test_what_was_turned_down_is_neither_held_nor_remembered() -> None:
     settings = settings_with(KINDS, fraction=0.6)
     with closing(HistorySlab.of(PARTITION, settings)) as slab:

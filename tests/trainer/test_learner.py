@@ -34,7 +34,7 @@ from service.model.mixture import Blend
 from service.model.recommender import Recommender
 from service.model.temperature import temperature_for
 from service.model.vocabulary import NO_ROW, Vocabulary
-from service.registry.servable import build_servable, first_blend
+from service.registry.servable import first_blend
 from service.settings import (
     GateSettings,
     HerdingReplay,
@@ -472,7 +472,7 @@ def test_a_challenger_must_not_fall_behind_the_pinned_version_if_the_champion_ha
 ) -> None:
     settings = small_settings(quick_training(fraction=0.3))
     learner = a_learner(slab, settings, a_champion(slab, stream))
-    pinned = build_servable(learner.shape, learner.artifact(), Version(1), 0, {})
+    pinned = learner.servable(Version(1))
     learner.compare_with(pinned)
     learner.learn([stream.walk(USERS, CATALOGUE, steps=4)])
     said = [PROMOTED, REJECTED if champion_is_behind else PROMOTED, REJECTED]
@@ -497,7 +497,7 @@ def test_a_pinned_version_holds_up_no_more_when_what_it_knew_is_given_up(
     slab: HistorySlab, stream: Stream, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     learner = a_learner(slab, challenger=a_champion(slab, stream))
-    learner.compare_with(build_servable(learner.shape, learner.artifact(), Version(1), 0, {}))
+    learner.compare_with(learner.servable(Version(1)))
     learner.learn([stream.walk(USERS, CATALOGUE, steps=1)])
     monkeypatch.setattr(learner_module, "judge", lambda *_: REJECTED)
     for _ in range(quick_training().max_rejections):
@@ -509,7 +509,7 @@ def test_a_pinned_version_holds_up_no_more_when_what_it_knew_is_given_up(
 
 def test_nor_does_one_when_the_champion_is_settled(slab: HistorySlab, stream: Stream) -> None:
     learner = a_learner(slab, challenger=a_champion(slab, stream))
-    learner.compare_with(build_servable(learner.shape, learner.artifact(), Version(1), 0, {}))
+    learner.compare_with(learner.servable(Version(1)))
     learner.learn([stream.walk(USERS, CATALOGUE, steps=1)])
     learner.settle()
     assert learner.judge()[0].older is None

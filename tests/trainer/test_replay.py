@@ -73,8 +73,10 @@ def test_users_with_one_event_take_the_place_of_no_sequence() -> None:
         stream.batch(list(range(200)), list(range(200)))
         stream.batch(list(range(10)), list(range(10)))
         replay = Replay({PARTITION: slab}, LENGTH, seed=0, weighing=EVEN)
-        drawn = [len(replay.draw(16, NONE, END, NOW)) for _ in range(20)]
-        assert drawn == [16] * 20
+        for wanted in (5, 16):
+            firsts = [replay.draw(wanted, NONE, END, NOW).item[:, 0].tolist() for _ in range(20)]
+            assert {len(users) for users in firsts} <= {min(wanted, 10), 9}
+            assert all(len(set(users)) == len(users) for users in firsts)
     with closing(a_slab(users=200, events=32)) as slab:
         Stream(slab).batch(list(range(200)), list(range(200)))
         assert not len(Replay({PARTITION: slab}, LENGTH, 0, EVEN).draw(16, NONE, END, NOW))

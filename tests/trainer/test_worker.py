@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import replace
@@ -15,7 +16,7 @@ import pytest
 
 from service.domain import Erasure, MicroBatch, Offset, Offsets, UserId, Version
 from service.errors import TransientError
-from service.registry import registry as registry_module
+from service.registry.artifact import write_artifact
 from service.registry.manifest import Manifest, Origin
 from service.registry.registry import Registry
 from service.registry.servable import Servable
@@ -305,13 +306,12 @@ def test_a_rollback_while_a_version_is_written_is_not_undone(
         publish_first(registry, a_learner(slab, settings))
     learner, version = one._resume(())
     learner.learn([stream.walk(USERS, CATALOGUE, steps=2)])
-    write = registry_module.write_artifact
 
     def meanwhile(*args: Any) -> Any:
         registry.rollback(Version(1), 0)
-        return write(*args)
+        return write_artifact(*args)
 
-    monkeypatch.setattr(registry_module, "write_artifact", meanwhile)
+    monkeypatch.setattr("service.registry.registry.write_artifact", meanwhile)
     assert one._publish(learner, version, Origin.TRAINED, None) is None
     newest = registry.versions()[-1]
     assert (newest, registry.manifest(newest).origin) == (3, Origin.ROLLBACK)
@@ -346,19 +346,24 @@ def test_a_memory_that_is_turned_on_begins_with_the_share_of_the_settings(
     assert learner.blend.share == settings.memory.model_share < 1.0
 
 
-def test_items_of_a_catalogue_are_published_before_any_event(
-    slab: HistorySlab, tmp_path: Path
+def test_items_of_a_catalogue_are_published_together_before_any_event(
+    slab: HistorySlab, stream: Stream, tmp_path: Path
 ) -> None:
     sources = (VectorSettings(name="image", width=3),)
-    storage = StorageSettings(root=tmp_path)
-    settings = small_settings().model_copy(
-        update={"items": ItemsSettings(vectors=sources), "storage": storage}
+    made = small_settings()
+    trainer = made.trainer.model_copy(update={"publish_every_s": 1e6})
+    settings = made.model_copy(
+        update={
+            "items": ItemsSettings(vectors=sources),
+            "storage": StorageSettings(root=tmp_path),
+            "trainer": trainer,
+        }
     )
     registry = Registry(tmp_path / "registry", settings.registry)
     publish_first(registry, a_learner(slab, settings))
     items = [
-        CatalogueItem(*known(number), vectors={"image": np.eye(3, dtype=np.float32)[number]})
-        for number in range(3)
+        CatalogueItem(*known(number), vectors={"image": np.eye(3, dtype=np.float32)[number % 3]})
+        for number in range(6)
     ]
     spawned = multiprocessing.get_context("spawn")
     ours, theirs = spawned.Pipe()
@@ -366,9 +371,13 @@ def test_items_of_a_catalogue_are_published_before_any_event(
     process = spawned.Process(target=worker.main, args=(theirs, arguments))
     process.start()
     try:
-        ours.send(Catalogued(tuple(items)))
+        ours.send(Catalogued(tuple(items[:3])))
+        ours.send(stream.walk(USERS, CATALOGUE, steps=1))
+        ours.send(Catalogued(tuple(items[3:])))
         told: list[object] = []
+        deadline_s = time.monotonic() + WITHIN_S
         while not told or not isinstance(told[-1], Published):
+            assert time.monotonic() < deadline_s
             assert ours.poll(WITHIN_S)
             told.append(ours.recv())
         ours.send(Stop())
@@ -376,8 +385,8 @@ def test_items_of_a_catalogue_are_published_before_any_event(
     finally:
         process.kill()
     manifest, artifact = registry.load(told[-1].version)
-    assert not any(isinstance(one, Judged) for one in told)
-    assert (manifest.items, manifest.gate) == (3, None)
+    assert not any(isinstance(one, Judged | RoundDone) for one in told)
+    assert (manifest.items, manifest.gate) == (6, None)
     assert artifact.vocabulary[1:] == tuple(item.item_id for item in items)
 
 
