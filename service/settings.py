@@ -1045,7 +1045,8 @@ class PrivacySettings(Section):
         default=None,
         min_length=16,
         description="Keys the hashes that stand for users in logs and in headers of dead letters, "
-        "so that those of several replicas and runs agree; random at each start when unset.",
+        "so that those of several replicas and runs agree; at least 16 characters. Random at each "
+        "start when unset.",
     )
 
 
