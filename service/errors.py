@@ -5,6 +5,7 @@
     ├── InvalidEventError          the record goes to the dead-letter topic, the stream moves on
     ├── TransientError             try again with backoff
     ├── AbandonedError             left to the partition's next owner, who does it from the log
+    ├── OvertakenError             begin again from the version that came before ours
     ├── DamagedVersionError        the registry refuses the version and serves the one before
     ├── DamagedSnapshotError       state is taken from an older snapshot, or from the log
     ├── SnapshotCancelledError     the snapshot under way is dropped, the one before it stands

@@ -1,5 +1,6 @@
 """From the items topic to the scorer, which leaves out what is withdrawn, and to the trainer."""
 
+import asyncio
 import logging
 
 from service.errors import ConfigurationError, InvalidEventError
@@ -50,21 +51,24 @@ class CatalogueFeed:
         """Whom to tell what is withdrawn; before `start`."""
         self._scorer = scorer
 
-    async def start(self) -> None:
-        """Read all that is there, so that nothing withdrawn is recommended from the first event
-        on. Bad records were dead-lettered at an earlier start, maybe: they are again."""
+    async def start(self, stop: asyncio.Event) -> None:
+        """Read all that is there, unless told to `stop`, so that nothing withdrawn is recommended
+        from the first event on. Bad records were dead-lettered at an earlier start, maybe: they are
+        again."""
         if self._reader is None:
             return
         await self._reader.start()
         told = 0
-        while not await self._reader.has_caught_up():
+        while not stop.is_set() and not await self._reader.has_caught_up():
             told += await self._take(self._reader, _READ_WAIT_S)
+        self._tell_scorer()
         log.info("the catalogue tells of %d items", told)
 
     async def run(self) -> None:
         """Go on reading, for ever."""
         while self._reader is not None:
             await self._take(self._reader, _READ_WAIT_S)
+            self._tell_scorer()
 
     async def stop(self) -> None:
         if self._reader is not None:
@@ -83,7 +87,9 @@ class CatalogueFeed:
             await self._sink.bury(letters, self._topic)
         if items:
             self._catalogue.learn(items)
-            if self._scorer is not None:
-                self._scorer.withdrawn = self._catalogue.withdrawn
             self._trainer.describe(items)
         return len(items)
+
+    def _tell_scorer(self) -> None:
+        if self._scorer is not None:
+            self._scorer.withdrawn = self._catalogue.withdrawn

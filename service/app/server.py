@@ -135,12 +135,14 @@ class Server:
         return self._made
 
     async def run(self, stop: asyncio.Event) -> None:
+        beating = asyncio.create_task(self._beat())
         try:
             await self._start(stop)
             if self._made is not None:
                 await self._main_loop(stop)
         finally:
             await self._shut_down()
+            beating.cancel()
 
     async def _start(self, stop: asyncio.Event) -> None:
         """Fail here, before anything is consumed, when something is missing. Told to stop while it
@@ -178,14 +180,13 @@ class Server:
         self._health.not_ready("assignment", "no partition is assigned yet")
         self._health.ready("start")
         await self._sink.start()
-        await self._catalogue.start()
+        await self._catalogue.start(stop)
         await self._source.start()
 
     async def _wait_for_version(self, stop: asyncio.Event) -> bool:
         """The first version is published by who trains; False when told to stop before."""
         told = False
         while not stop.is_set():
-            self._health.beat()
             if await asyncio.to_thread(self._registry.versions):
                 self._health.ready("version")
                 return True
@@ -207,7 +208,6 @@ class Server:
                 group.create_task(
                     self._snapshotter.run(self._source.lock, lambda: self._running.pipeline.reached)
                 ),
-                group.create_task(self._beat()),
                 group.create_task(self._teach_again()),
             ]
             try:
@@ -241,7 +241,7 @@ class Server:
     async def _beat(self) -> None:
         while True:
             self._health.beat()
-            waiting_s = self._running.pipeline.waiting_s
+            waiting_s = self._made.pipeline.waiting_s if self._made is not None else 0.0
             if waiting_s > _DELIVERED_WITHIN_S:
                 self._health.not_ready("output", f"Kafka has taken nothing for {waiting_s:.0f} s")
             else:
@@ -335,9 +335,13 @@ class Server:
         self._running.pipeline.forget()
 
     async def _release(self, partitions: list[Partition]) -> None:
-        """The system takes half a second to take back a gigabyte of shared memory."""
-        for slab in [self._slabs.pop(partition) for partition in partitions]:
-            await asyncio.to_thread(slab.close)
+        """The system takes half a second to take back a gigabyte of shared memory. What is measured
+        of their snapshots is another owner's to say now."""
+        metrics = self._metrics
+        for partition in partitions:
+            await asyncio.to_thread(self._slabs.pop(partition).close)
+            for gauge in (metrics.snapshots_damaged, metrics.snapshot_bytes, metrics.snapshot_time):
+                gauge.remove(partition)
 
     def _from_worker(self, message: FromWorker | WorkerEnded | Covered) -> None:
         """In the trainer's watching thread."""

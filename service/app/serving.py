@@ -9,7 +9,7 @@ from concurrent.futures import Executor
 from dataclasses import asdict
 
 from service.domain import Version, is_covered
-from service.errors import ConfigurationError, DamagedVersionError
+from service.errors import ConfigurationError, DamagedVersionError, TransientError
 from service.metrics import Metrics
 from service.model.added import added_by, require_trainable
 from service.model.recommender import Recommender
@@ -145,11 +145,11 @@ class Serving:
             self._news.clear()
 
     async def _follow(self) -> None:
-        """Without knowing what should serve, as with an unreadable pin, the champion goes on:
-        scoring does not depend on the storage."""
+        """Without knowing what should serve, as with an unreadable pin or a file server that is
+        away, the champion goes on: scoring does not depend on the storage."""
         try:
             await self._swap_to_wanted()
-        except ConfigurationError as error:
+        except (ConfigurationError, TransientError, OSError) as error:
             if str(error) != self._complaint:
                 log.error("version %d goes on serving: %s", self._scorer.champion.version, error)
                 self._metrics.swaps.labels("refused").inc()

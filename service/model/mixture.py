@@ -168,6 +168,7 @@ def blended(
     unshown = np.zeros((len(cosines), len(columns)), np.bool_)
     np.put_along_axis(unshown, hidden, values=True, axis=1)
     unshown[:, NO_ROW] = True
+    withdrawn = withdrawn[withdrawn != NO_ROW]  # most are of items that nobody knows
     unshown[:, withdrawn] = True
     known = cosines.shape[1]
     logits = cosines.new_empty(unshown.shape)

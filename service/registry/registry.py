@@ -251,7 +251,10 @@ class Registry:
 
         source = self._folders.path(target)
         with storage_faults(self._root):
-            return self._folders.add(lambda folder: _share(old.files, source, folder), describe)
+            made = self._folders.add(lambda folder: _share(old.files, source, folder), describe)
+        if self.versions()[-1] != made.version:  # a trainer was as fast: its version must not serve
+            return self.rollback(target, now_ms)
+        return made
 
     def prune(self) -> None:
         """Removes versions beyond the newest `keep_versions`, and what crashes left behind.

@@ -97,6 +97,7 @@ class Scorer:
         self._length = length
         self._shown = shown
         self.withdrawn: Int64s = np.zeros(0, np.int64)  # keys of items not to be recommended
+        self._withdrawn_set = self.withdrawn, frozenset[int]()
         self.remembered: Offsets = {}  # events before them are in the memory already
         self._memory_rows = MemoryRows(champion.vocabulary)
 
@@ -327,6 +328,15 @@ class Scorer:
         """An item that only the memory knows; None where it was forgotten a moment ago."""
         return None if self.memory is None else self.memory.item_id(key)
 
+    def _withdrawn_keys(self) -> frozenset[int]:
+        """`withdrawn`, to ask for one; made anew when that is another."""
+        source, keys = self._withdrawn_set
+        if source is not self.withdrawn:
+            source = self.withdrawn
+            keys = frozenset(source.tolist())
+            self._withdrawn_set = source, keys
+        return keys
+
     def _filled(self, ranking: RankedItems, hidden: Int64s) -> RankedItems:
         """What is popular behind a ranking that is short, with a score of 0; all of it, with its
         counts, where neither champion nor memory knows anything of the history."""
@@ -334,9 +344,10 @@ class Scorer:
         if len(ranking) == k:
             return ranking
         shown = {item for item, _ in ranking}
-        unwanted = {*hidden.tolist(), *self.withdrawn.tolist()}
-        for item in self._popularity.top(k + len(hidden) + len(self.withdrawn)):
-            if item not in shown and stable_key(item) not in unwanted:
+        hidden_keys, withdrawn = set(hidden.tolist()), self._withdrawn_keys()
+        for item in self._popularity.walk():
+            key = stable_key(item)
+            if item not in shown and key not in hidden_keys and key not in withdrawn:
                 ranking.append((item, 0.0 if shown else self._popularity.score(item)))
             if len(ranking) == k:
                 break

@@ -51,13 +51,22 @@ class Catalogue:
     """Which items may not be recommended. Nothing is told of most: these may be."""
 
     def __init__(self) -> None:
-        # Replaced as a whole when it changes, so that another thread may hold on to it.
-        self.withdrawn: Int64s = np.zeros(0, np.int64)  # item keys, rising
+        self._gone: set[int] = set()
+        self._withdrawn: Int64s = np.zeros(0, np.int64)
+        self._is_current = True
+
+    @property
+    def withdrawn(self) -> Int64s:
+        """Item keys, rising. Another array once it has changed, so that another thread may hold on
+        to this one."""
+        if not self._is_current:
+            self._withdrawn = np.sort(np.fromiter(self._gone, np.int64, len(self._gone)))
+            self._is_current = True
+        return self._withdrawn
 
     def learn(self, items: Iterable[CatalogueItem]) -> None:
         """Take what is told of items, in the order in which it was told."""
-        available = {item.key: item.available for item in items}
-        keys = np.fromiter(available, np.int64, len(available))
-        back = np.fromiter(available.values(), np.bool_, len(available))
-        kept = np.setdiff1d(self.withdrawn, keys[back])
-        self.withdrawn = np.union1d(kept, keys[~back])
+        for item in items:
+            if item.available == (item.key in self._gone):
+                self._is_current = False
+                (self._gone.discard if item.available else self._gone.add)(item.key)

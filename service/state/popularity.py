@@ -1,7 +1,7 @@
 """Decayed event counts of items: what users without a known history are shown."""
 
 import heapq
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 from service.domain import ItemId
 
@@ -11,6 +11,7 @@ _LARGEST_UNIT = 1e100
 # A ranking is kept for this many events: sorting a large catalogue for every batch would cost
 # more than scoring it, and popularity hardly moves within so few.
 _REFRESH_EVENTS = 1000
+_WALK_FIRST = 64  # items; then twice as many, and so on
 # An item whose count has decayed below this is forgotten, so that they do not gather for ever.
 _FORGOTTEN = 2.0**-10
 
@@ -56,6 +57,15 @@ class Popularity:
             self._ranking = heapq.nlargest(k, self._counts, key=self._counts.__getitem__)
             self._since_ranking = 0
         return self._ranking[:k]
+
+    def walk(self) -> Iterator[ItemId]:
+        """All items, best first, as `top` has them: however many the caller passes over. Nothing
+        may be learned meanwhile."""
+        k, given = _WALK_FIRST, 0
+        while given < len(self._counts):
+            top = self.top(k)
+            yield from top[given:]
+            given, k = len(top), 2 * k
 
     def score(self, item: ItemId) -> float:
         """The decayed count, in events of now."""

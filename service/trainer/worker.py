@@ -64,6 +64,7 @@ log = logging.getLogger(__name__)
 
 _RETRY_PUBLISH_S = 5.0
 _MORE_S = 0.5  # between two messages of a catalogue that is read from its beginning
+_TOGETHER_S = 60.0  # for so long descriptions that go on coming are not published one by one
 _ENCODED_AT_ONCE = 64  # items between two signs of progress; large encoders take seconds for them
 
 
@@ -130,12 +131,16 @@ class Inbox:
         """Whether micro-batches wait while others are being learned."""
         return bool(self._waiting)
 
-    def take(self, max_events: int, timeout_s: float) -> list[MicroBatch]:
-        """Waiting micro-batches up to `max_events`, one at least; empty after the timeout."""
+    def wait(self, timeout_s: float) -> None:
+        """Until there is something to do; no longer than this."""
         with self._changed:
             self._changed.wait_for(
                 lambda: self._waiting or self._told or self._settle or self.stopping, timeout_s
             )
+
+    def take(self, max_events: int) -> list[MicroBatch]:
+        """Waiting micro-batches up to `max_events`, one at least where any waits."""
+        with self._changed:
             taken: list[MicroBatch] = []
             events = 0
             while self._waiting and (not taken or events + len(self._waiting[0]) <= max_events):
@@ -195,28 +200,33 @@ class Worker:
         self._say(Started(version, dict(learner.trained_through), str(self._device)))
         settings = self._settings.trainer
         ask_at = time.monotonic() + settings.publish_every_s
+        together_until = time.monotonic() + _TOGETHER_S
         learner.on_step = self._advance
         while not inbox.stopping:
             self._busy = False
-            # Where nothing is known, all that the catalogue says at first goes out together, and
-            # before events: of items that are described no event is needed to recommend them.
-            describes = learner.is_blank and inbox.is_told()
-            batches = [] if describes else inbox.take(settings.max_round_events, timeout_s=0.2)
+            inbox.wait(0.2)
             self._busy = True
+            # Where nothing is known, what the catalogue says at first goes out together, and before
+            # events: of items that are described no event is needed to recommend them.
+            is_patient = time.monotonic() < together_until
+            describes = is_patient and learner.is_blank and inbox.is_told()
+            batches = [] if describes else inbox.take(settings.max_round_events)
             if batches or learner.owes:
                 fresh = [_after(batch, learner) for batch in batches]
                 self._say(RoundDone(learner.learn(fresh, hurry=inbox.is_behind)))
             told = inbox.catalogued()
             if told is not None:
                 self._describe(told.items, describer, learner)
-            more = inbox.is_told(_MORE_S if told is not None and learner.is_blank else 0.0)
+            waits = is_patient and learner.only_describes and told is not None
+            more = waits and inbox.is_told(_MORE_S)
             is_due = time.monotonic() >= ask_at or learner.is_blank
-            if learner.has_news and is_due and not (more and learner.only_describes):
+            if learner.has_news and is_due and not more:
                 published = self._ask_gate(learner, version)
                 if published is None:
                     return
                 version = published
                 ask_at = time.monotonic() + settings.publish_every_s
+                together_until = time.monotonic() + _TOGETHER_S
             # What the gate let through and the storage refused is asked for again, not given up;
             # what it turned down has its next chance first.
             if inbox.asks_to_settle() and not learner.has_news and not learner.owes:

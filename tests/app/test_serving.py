@@ -1,6 +1,7 @@
 """The hot swap: what serves, what is refused, what a batch under way sees."""
 
 import asyncio
+import errno
 import logging
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -13,7 +14,7 @@ import pytest
 
 from service.app.serving import Serving, first_servable, load_servable
 from service.domain import ItemId, Offset, Partition, Version
-from service.errors import ConfigurationError
+from service.errors import ConfigurationError, TransientError
 from service.metrics import Metrics
 from service.model.mixture import Blend
 from service.model.recommender import Recommender
@@ -213,6 +214,26 @@ class TestSwap:
         service.follow_until(lambda: service.scorer.champion.version == version)
         service.registry.pin(Version(1))
         service.follow_until(lambda: service.scorer.champion.version == 1)
+
+    @pytest.mark.parametrize(
+        "fault", [OSError(errno.EHOSTDOWN, "host is down"), TransientError("the disk is full")]
+    )
+    def test_a_storage_that_is_away_leaves_the_champion_until_it_is_back(
+        self, service: Service, monkeypatch: pytest.MonkeyPatch, fault: Exception
+    ) -> None:
+        newer = service.publish(5)
+        polls: list[None] = []
+        to_serve = service.registry.to_serve
+
+        def away_at_first() -> Version | None:
+            polls.append(None)
+            if len(polls) < 4:
+                raise fault
+            return to_serve()
+
+        monkeypatch.setattr(service.registry, "to_serve", away_at_first)
+        service.follow_until(lambda: service.scorer.champion.version == newer)
+        assert service.swaps("refused") == 1
 
     def test_an_unreadable_pin_leaves_the_champion_and_is_logged_once(
         self,

@@ -9,7 +9,8 @@ from service.registry.reading import read_file
 
 
 @pytest.mark.parametrize(
-    ("number", "expected"), [(errno.EIO, DamagedVersionError), (errno.EMFILE, OSError)]
+    ("number", "expected"),
+    [(errno.EIO, DamagedVersionError), (errno.EMFILE, OSError), (errno.ESTALE, OSError)],
 )
 def test_only_a_file_that_cannot_be_read_again_is_damaged(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, expected: type[Exception]

@@ -22,6 +22,17 @@ def test_top_is_best_first_and_no_longer_than_what_is_known() -> None:
     assert len(popularity) == 3
 
 
+def test_a_walk_goes_through_all_from_the_best_on() -> None:
+    popularity = Popularity(half_life_events=1_000_000)
+    names = [ItemId(f"item-{number}") for number in range(500)]
+    popularity.learn([name for place, name in enumerate(names) for _ in range(1 + place % 40)])
+    walked = list(popularity.walk())
+    assert sorted(walked) == sorted(names)
+    scores = [popularity.score(name) for name in walked]
+    assert scores == sorted(scores, reverse=True)
+    assert not list(Popularity(half_life_events=10).walk())
+
+
 def test_a_new_favourite_is_seen_within_a_thousand_events() -> None:
     popularity = Popularity(half_life_events=100)
     popularity.learn([A])

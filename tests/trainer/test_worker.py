@@ -86,7 +86,7 @@ def test_what_waits_is_not_learned_once_its_erasure_has_come(
     ours.send(stream.batch([1], [6]))
     ours.close()
     assert ended.wait(30)
-    taken = inbox.take(100, 1)
+    taken = inbox.take(100)
     assert [batch.offset.tolist() for batch in taken] == [[1], [3], [6]]
 
 
@@ -388,6 +388,45 @@ def test_items_of_a_catalogue_are_published_together_before_any_event(
     assert not any(isinstance(one, Judged | RoundDone) for one in told)
     assert (manifest.items, manifest.gate) == (6, None)
     assert artifact.vocabulary[1:] == tuple(item.item_id for item in items)
+
+
+def that_waits_a_second_for_more(connection: Connection, arguments: WorkerArguments) -> None:
+    """A worker's process that publishes descriptions together for a second only."""
+    worker._TOGETHER_S = 1.0
+    worker.main(connection, arguments)
+
+
+def test_a_catalogue_that_never_stands_still_holds_up_no_event(
+    slab: HistorySlab, stream: Stream, tmp_path: Path
+) -> None:
+    made = small_settings()
+    sources = (VectorSettings(name="image", width=3),)
+    storage = StorageSettings(root=tmp_path)
+    settings = made.model_copy(update={"items": ItemsSettings(vectors=sources), "storage": storage})
+    publish_first(Registry(tmp_path / "registry", settings.registry), a_learner(slab, settings))
+    spawned = multiprocessing.get_context("spawn")
+    ours, theirs = spawned.Pipe()
+    arguments = WorkerArguments(settings, (slab.address,))
+    process = spawned.Process(target=that_waits_a_second_for_more, args=(theirs, arguments))
+    process.start()
+    random = np.random.default_rng(0)
+
+    def tell() -> None:
+        vectors = {"image": random.random(3).astype(np.float32)}
+        ours.send(Catalogued((CatalogueItem(*known(0), vectors=vectors),)))
+
+    try:
+        tell()
+        ours.send(stream.walk(USERS, CATALOGUE, steps=1))
+        told: list[object] = []
+        deadline_s = time.monotonic() + WITHIN_S
+        while not any(isinstance(one, RoundDone) for one in told):
+            assert time.monotonic() < deadline_s
+            tell()
+            while ours.poll(0.1):
+                told.append(ours.recv())
+    finally:
+        process.kill()
 
 
 def test_a_worker_for_whom_nobody_waits_any_more_ends_without_a_word(
