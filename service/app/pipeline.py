@@ -264,7 +264,7 @@ class Pipeline:
         self._metrics.users.set(self._scorer.users)
         self._trainer.erase(erasures)
         untrained = [one for one in erasures if one.offset >= self._trained.get(one.partition, 0)]
-        if untrained:
+        if untrained and self._settings.trains:
             self._batcher.erase(untrained, time.monotonic())
         answered = [one for one in erasures if self._answers(one)]
         tombstones: list[Message] = [(one.user_id.encode(), None, []) for one in answered]

@@ -135,14 +135,16 @@ class Server:
         return self._made
 
     async def run(self, stop: asyncio.Event) -> None:
-        beating = asyncio.create_task(self._beat())
         try:
-            await self._start(stop)
-            if self._made is not None:
+            beating = asyncio.create_task(self._beat())
+            try:
+                await self._start(stop)
+            finally:
+                beating.cancel()
+            if self._made is not None and not stop.is_set():
                 await self._main_loop(stop)
         finally:
             await self._shut_down()
-            beating.cancel()
 
     async def _start(self, stop: asyncio.Event) -> None:
         """Fail here, before anything is consumed, when something is missing. Told to stop while it
@@ -181,7 +183,8 @@ class Server:
         self._health.ready("start")
         await self._sink.start()
         await self._catalogue.start(stop)
-        await self._source.start()
+        if not stop.is_set():
+            await self._source.start()
 
     async def _wait_for_version(self, stop: asyncio.Event) -> bool:
         """The first version is published by who trains; False when told to stop before."""
@@ -204,6 +207,7 @@ class Server:
             beside = [
                 group.create_task(self._running.serving.run()),
                 group.create_task(self._source.watch_lag()),
+                group.create_task(self._beat()),
                 group.create_task(self._catalogue.run()),
                 group.create_task(
                     self._snapshotter.run(self._source.lock, lambda: self._running.pipeline.reached)

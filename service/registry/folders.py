@@ -86,6 +86,10 @@ class VersionFolders:
     def _entries(self) -> list[Path]:
         return list(self._folder.iterdir()) if self._folder.is_dir() else []
 
+    def newest_claimed(self) -> Version:
+        """The highest number that is taken, whether or not there will be a version of it."""
+        return self._claimed()[-1]
+
     def _claimed(self) -> list[Version]:
         """Every number that is taken, with a manifest or without; ascending."""
         names = (entry.name for entry in self._entries())

@@ -5,9 +5,8 @@ from pathlib import Path
 
 from service.errors import DamagedVersionError
 
-# The file is not there or the disk cannot give it back; anything else, such as the stale handle of
-# a file server that has started anew, may pass.
-_UNREADABLE = {errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EIO}
+# The file is not there or the disk cannot give it back; anything else may pass.
+_UNREADABLE = {errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EIO, errno.ESTALE}
 
 
 def read_file(file: Path, max_bytes: int) -> bytes:

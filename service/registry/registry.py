@@ -252,9 +252,9 @@ class Registry:
         source = self._folders.path(target)
         with storage_faults(self._root):
             made = self._folders.add(lambda folder: _share(old.files, source, folder), describe)
-        if self.versions()[-1] != made.version:  # a trainer was as fast: its version must not serve
-            return self.rollback(target, now_ms)
-        return made
+            newest_claimed = self._folders.newest_claimed()
+        # A trainer was as fast, and may not have seen this one: its version must not serve.
+        return made if newest_claimed == made.version else self.rollback(target, now_ms)
 
     def prune(self) -> None:
         """Removes versions beyond the newest `keep_versions`, and what crashes left behind.

@@ -59,13 +59,16 @@ class Popularity:
         return self._ranking[:k]
 
     def walk(self) -> Iterator[ItemId]:
-        """All items, best first, as `top` has them: however many the caller passes over. Nothing
-        may be learned meanwhile."""
-        k, given = _WALK_FIRST, 0
-        while given < len(self._counts):
-            top = self.top(k)
-            yield from top[given:]
-            given, k = len(top), 2 * k
+        """All items, none twice, best first: however many the caller passes over. The first are as
+        old as `top`, those behind them maybe of another ranking. Nothing may be learned
+        meanwhile."""
+        k, given = _WALK_FIRST, set[ItemId]()
+        while len(given) < len(self._counts):
+            for item in self.top(k):
+                if item not in given:
+                    given.add(item)
+                    yield item
+            k *= 2
 
     def score(self, item: ItemId) -> float:
         """The decayed count, in events of now."""

@@ -200,7 +200,8 @@ class Worker:
         self._say(Started(version, dict(learner.trained_through), str(self._device)))
         settings = self._settings.trainer
         ask_at = time.monotonic() + settings.publish_every_s
-        together_until = time.monotonic() + _TOGETHER_S
+        together_until: float | None = None  # while descriptions go on coming
+        is_patient = True
         learner.on_step = self._advance
         while not inbox.stopping:
             self._busy = False
@@ -208,15 +209,18 @@ class Worker:
             self._busy = True
             # Where nothing is known, what the catalogue says at first goes out together, and before
             # events: of items that are described no event is needed to recommend them.
-            is_patient = time.monotonic() < together_until
             describes = is_patient and learner.is_blank and inbox.is_told()
             batches = [] if describes else inbox.take(settings.max_round_events)
             if batches or learner.owes:
                 fresh = [_after(batch, learner) for batch in batches]
                 self._say(RoundDone(learner.learn(fresh, hurry=inbox.is_behind)))
             told = inbox.catalogued()
-            if told is not None:
+            if told is None:
+                together_until = None
+            else:
+                together_until = together_until or time.monotonic() + _TOGETHER_S
                 self._describe(told.items, describer, learner)
+            is_patient = together_until is None or time.monotonic() < together_until
             waits = is_patient and learner.only_describes and told is not None
             more = waits and inbox.is_told(_MORE_S)
             is_due = time.monotonic() >= ask_at or learner.is_blank
@@ -224,9 +228,10 @@ class Worker:
                 published = self._ask_gate(learner, version)
                 if published is None:
                     return
+                if published != version:
+                    together_until = None
                 version = published
                 ask_at = time.monotonic() + settings.publish_every_s
-                together_until = time.monotonic() + _TOGETHER_S
             # What the gate let through and the storage refused is asked for again, not given up;
             # what it turned down has its next chance first.
             if inbox.asks_to_settle() and not learner.has_news and not learner.owes:
@@ -321,7 +326,7 @@ class Worker:
             if pin != self._pin:
                 learner.compare_with(None if pin is None else self._load(pin))
                 self._pin = pin
-        except (ConfigurationError, DamagedVersionError, TransientError) as error:
+        except (ConfigurationError, DamagedVersionError, TransientError, OSError) as error:
             log.error("the gate cannot read which version is pinned, or that version: %s", error)
 
     def _load(self, version: Version) -> Servable:

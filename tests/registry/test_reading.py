@@ -9,8 +9,7 @@ from service.registry.reading import read_file
 
 
 @pytest.mark.parametrize(
-    ("number", "expected"),
-    [(errno.EIO, DamagedVersionError), (errno.EMFILE, OSError), (errno.ESTALE, OSError)],
+    ("number", "expected"), [(errno.EIO, DamagedVersionError), (errno.EMFILE, OSError)]
 )
 def test_only_a_file_that_cannot_be_read_again_is_damaged(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, expected: type[Exception]

@@ -33,6 +33,17 @@ def test_a_walk_goes_through_all_from_the_best_on() -> None:
     assert not list(Popularity(half_life_events=10).walk())
 
 
+def test_a_walk_gives_no_item_twice_when_its_first_part_is_older() -> None:
+    popularity = Popularity(half_life_events=1_000_000)
+    names = [ItemId(f"item-{number}") for number in range(200)]
+    popularity.learn([name for place, name in enumerate(names) for _ in range(300 - place)])
+    popularity.learn([names[199]] * 1000)
+    next(popularity.walk())  # the first are ranked now
+    popularity.learn(names[70:90] * 25)  # these overtake some of them
+    walked = list(popularity.walk())
+    assert sorted(walked) == sorted(names)
+
+
 def test_a_new_favourite_is_seen_within_a_thousand_events() -> None:
     popularity = Popularity(half_life_events=100)
     popularity.learn([A])

@@ -427,6 +427,9 @@ def test_a_catalogue_that_never_stands_still_holds_up_no_event(
                 told.append(ours.recv())
     finally:
         process.kill()
+    # What was described until then went out before the events.
+    kinds = [type(one) for one in told if isinstance(one, Published | RoundDone)]
+    assert kinds.index(Published) < kinds.index(RoundDone)
 
 
 def test_a_worker_for_whom_nobody_waits_any_more_ends_without_a_word(
