@@ -112,6 +112,16 @@ def at(place: Any, path: Sequence[str]) -> Any:
     return place
 
 
+def kind_codes(then: Sequence[str], now: Sequence[str]) -> tuple[Uint8s, Bools]:
+    """What the codes of kinds `then` are `now`, and which still are of a kind. [256] each: rows
+    from before names were kept may have any."""
+    code, is_known = np.zeros(256, np.uint8), np.zeros(256, np.bool_)
+    for place, kind in enumerate(then):
+        if kind in now:
+            code[place], is_known[place] = now.index(kind), True
+    return code, is_known
+
+
 def category_code(value: object) -> int:
     if isinstance(value, bool):
         value = "true" if value else "false"

@@ -33,6 +33,7 @@ from safetensors.numpy import load, save
 from service.domain import Int32s, Offset, Partition, Reached
 from service.errors import DamagedSnapshotError, SnapshotCancelledError, TransientError
 from service.state.duplicates import Arrays
+from service.state.features import kind_codes
 from service.state.histories import HistorySlab
 from service.state.snapshot_parts import UserHistories, decode, encode
 from service.storage.sealed import seal, unseal
@@ -412,10 +413,9 @@ class Snapshots:
                     codes[:, place] = part.codes[:, manifest.features.index(feature)]
             part = replace(part, codes=codes)
         if manifest.kinds != self._kinds:
-            known = np.array([kind in self._kinds for kind in manifest.kinds], np.bool_)
-            now = [self._kinds.index(kind) if kind in self._kinds else 0 for kind in manifest.kinds]
-            part = part.without(~known[part.kind])
-            part = replace(part, kind=np.array(now, np.uint8)[part.kind])
+            code, is_known = kind_codes(manifest.kinds, self._kinds)
+            part = part.without(~is_known[part.kind])
+            part = replace(part, kind=code[part.kind])
             part = part.only(part.events > 0)
         return part
 

@@ -18,6 +18,7 @@ from service.domain import Bools, Int32s, Int64s, ItemKey, Uint8s, earlier
 from service.model.memory import Memory
 from service.model.vocabulary import Vocabulary
 from service.settings import HoldoutSettings
+from service.state.features import kind_codes
 from service.trainer.sequences import strip
 
 _PARTS = 1_000_000
@@ -61,11 +62,7 @@ class HoldoutRows:
     def in_kinds(self, then: Sequence[str], now: Sequence[str]) -> Self:
         """With codes of the kinds of today, from those of `then`. Without rows of kinds that are
         no more, as histories are without them."""
-        code = np.zeros(256, np.uint8)  # rows from before names were kept may have any kind
-        is_known = np.zeros(256, np.bool_)
-        for place, kind in enumerate(then):
-            if kind in now:
-                code[place], is_known[place] = now.index(kind), True
+        code, is_known = kind_codes(then, now)
         kept = self.take(np.flatnonzero(is_known[self.kind]))
         return replace(kept, kind=code[kept.kind])
 

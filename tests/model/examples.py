@@ -1,6 +1,7 @@
 """Tiny models."""
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import (
@@ -28,6 +29,14 @@ from service.model.vocabulary import Vocabulary
 from service.settings import ModelSettings, PretrainedBackbone, SmallBackbone
 
 PLACES = 8
+LIKE_BERT: dict[str, Any] = {
+    "vocab_size": 5,
+    "hidden_size": 8,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "intermediate_size": 16,
+    "max_position_embeddings": PLACES,
+}
 
 
 def small_settings(dropout: float = 0.0, dim: int = 8) -> ModelSettings:
@@ -59,14 +68,7 @@ def save_gpt2(folder: Path, dtype: torch.dtype = torch.float32, places: int = PL
 
 
 def save_bert(folder: Path) -> Path:
-    config = BertConfig(
-        vocab_size=5,
-        hidden_size=8,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        intermediate_size=16,
-        max_position_embeddings=PLACES,
-    )
+    config = BertConfig(**LIKE_BERT)
     BertModel(config).save_pretrained(folder)
     return folder
 
@@ -106,16 +108,7 @@ def save_distilbert(folder: Path) -> Path:
 def save_albert(folder: Path) -> Path:
     """It reads narrower vectors than its states are."""
     config = AlbertConfig(
-        vocab_size=5,
-        embedding_size=4,
-        hidden_size=8,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        intermediate_size=16,
-        max_position_embeddings=PLACES,
-        pad_token_id=0,
-        bos_token_id=1,
-        eos_token_id=2,
+        **LIKE_BERT, embedding_size=4, pad_token_id=0, bos_token_id=1, eos_token_id=2
     )
     AlbertModel(config).save_pretrained(folder)
     return folder
@@ -123,30 +116,14 @@ def save_albert(folder: Path) -> Path:
 
 def save_electra(folder: Path) -> Path:
     """It reads narrower vectors than its states are."""
-    config = ElectraConfig(
-        vocab_size=5,
-        embedding_size=4,
-        hidden_size=8,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        intermediate_size=16,
-        max_position_embeddings=PLACES,
-    )
+    config = ElectraConfig(**LIKE_BERT, embedding_size=4)
     ElectraModel(config).save_pretrained(folder)
     return folder
 
 
 def save_roberta(folder: Path) -> Path:
     """Its positions are counted from the padding's id on."""
-    config = RobertaConfig(
-        vocab_size=5,
-        hidden_size=8,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        intermediate_size=16,
-        max_position_embeddings=PLACES + 2,
-        pad_token_id=1,
-    )
+    config = RobertaConfig(**LIKE_BERT | {"max_position_embeddings": PLACES + 2, "pad_token_id": 1})
     RobertaModel(config).save_pretrained(folder)
     return folder
 
