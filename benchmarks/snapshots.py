@@ -156,7 +156,7 @@ def _under_load(
     settings: Settings, scale: Scale, snapshots: Snapshots, slab: HistorySlab, end: Offset
 ) -> list[Row]:
     publish_random(settings.storage.root, [common_item(number) for number in range(_ITEMS)], 1)
-    registry = Registry(settings.storage.root / "registry", settings.registry)
+    registry = Registry.of(settings)
     newest = load_servable(registry, registry.versions()[-1], settings)
     scorer = Scorer.of(settings, newest, {PARTITION: slab}, Memory.of(settings.memory))
     load = Load(scorer, scale.snapshot_users, end)

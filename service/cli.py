@@ -75,7 +75,7 @@ def _serve(arguments: argparse.Namespace, settings: Settings) -> int:
     from service.registry.lock import only_service
     from service.trainer import template
 
-    with only_service(settings.storage.root / "registry") if settings.trains else nullcontext():
+    with only_service(settings.storage.registry) if settings.trains else nullcontext():
         try:
             if settings.trains:
                 template.ensure_running()  # it imports what a worker needs while we import ours
@@ -111,7 +111,7 @@ def _config(arguments: argparse.Namespace, settings: Settings) -> int:
 def _registry(arguments: argparse.Namespace, settings: Settings) -> int:
     from service.registry.registry import Registry
 
-    registry = Registry(settings.storage.root / "registry", settings.registry)
+    registry = Registry.of(settings)
     match arguments.action:
         case "list":
             _list_versions(registry)

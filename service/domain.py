@@ -32,6 +32,12 @@ def is_covered(offsets: Offsets, through: Offsets) -> bool:
     return all(through.get(partition, 0) >= offset for partition, offset in offsets.items())
 
 
+def advance(marks: dict[Partition, Offset], to: Offsets) -> None:
+    """Move marks forward; none goes back."""
+    for partition, offset in to.items():
+        marks[partition] = max(marks.get(partition, offset), offset)
+
+
 class Reached(NamedTuple):
     """How far a partition has come: the first offset that is not covered."""
 
@@ -42,6 +48,7 @@ class Reached(NamedTuple):
 Int32s = npt.NDArray[np.int32]
 Int64s = npt.NDArray[np.int64]
 Float32s = npt.NDArray[np.float32]
+Float64s = npt.NDArray[np.float64]
 Uint8s = npt.NDArray[np.uint8]
 Bools = npt.NDArray[np.bool_]
 

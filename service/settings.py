@@ -444,7 +444,9 @@ class ModelSettings(Section):
         description="Cosine similarities are divided by it before the softmax. It holds from "
         "30,000 items on; with fewer it is multiplied, by up to 3.",
     )
-    seed: int = Field(default=0, description="Of the weights of a new model.")
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = Field(
+        default=0, description="Of the weights of a new model."
+    )
     context: Annotated[tuple[Feature, ...], Field(max_length=16)] = Field(
         default=(),
         description="What the model reads of each event beside its item, 16 at most: `category`, "
@@ -1001,6 +1003,10 @@ class StorageSettings(Section):
         description="Of a partition, besides those that others stand on; of several not all "
         "stand on one, so there may be one more.",
     )
+
+    @property
+    def registry(self) -> Path:
+        return self.root / "registry"
 
     @property
     def snapshots_url(self) -> str:

@@ -92,4 +92,4 @@ class CatalogueFeed:
 
     def _tell_scorer(self) -> None:
         if self._scorer is not None:
-            self._scorer.withdrawn = self._catalogue.withdrawn
+            self._scorer.withdraw(self._catalogue.withdrawn)

@@ -15,6 +15,7 @@ from service.storage.store import Store
 from service.stream.connection import has_fast_client
 from service.stream.topics import create_topics, missing_topics
 from service.trainer.device import choose_device
+from service.trainer.gate import require_decisions
 
 log = logging.getLogger(__name__)
 
@@ -77,7 +78,7 @@ def _snapshots(settings: Settings) -> list[str]:
 
 def _version(settings: Settings) -> str:
     """Loads it as `serve` would, so that damage and changed settings are found out."""
-    registry = Registry(settings.storage.root / "registry", settings.registry)
+    registry = Registry.of(settings)
     try:
         if not registry.versions():
             return "ok    no version yet; `serve` begins with a new model"
@@ -90,6 +91,8 @@ def _model(settings: Settings) -> list[str]:
     try:
         backbone = make_backbone(settings.model)
         device = choose_device(settings.trainer.device)
+        if settings.trains:
+            require_decisions(settings)
         require_room(settings.history, settings.topics.partitions, len(settings.model.context))
     except ConfigurationError as error:
         return [f"FAIL  {error}"]

@@ -94,7 +94,8 @@ def what_stays(settings: Settings, through: Offsets, kept_ms: dict[str, int]) ->
             f"halve every {settings.click.half_life_events:,} events (click.half_life_events)"
         )
     lines += [
-        f"versions whose trained_through is not yet at {past}: held-out rows, until "
+        f"versions whose trained_through is not yet at {past}, or whose topic is another: held-out "
+        "rows, until "
         f"{settings.registry.keep_versions} newer ones are published (registry.keep_versions); "
         "in a pinned one until it is unpinned. After a rollback to one of them, erase again",
         _of_snapshots(settings),

@@ -23,6 +23,7 @@ from service.domain import (
     Offsets,
     Partition,
     Reached,
+    advance,
     no_events,
 )
 from service.errors import AbandonedError, InvalidEventError
@@ -233,9 +234,8 @@ class Pipeline:
         scored, messages = await loop.run_in_executor(
             self._scoring_thread, self._score, events, answer
         )
-        for partition, offset in next_offsets.items():
-            # What was restored may reach further than what is read again.
-            self._applied[partition] = max(self._applied.get(partition, offset), offset)
+        # What was restored may reach further than what is read again.
+        advance(self._applied, next_offsets)
         self._observe(scored, letters, int(answer.sum()), time.monotonic() - started_s, now_ms)
         self._train(scored, started_s)
         ticket = self._tracker.begin(next_offsets)
@@ -257,9 +257,8 @@ class Pipeline:
         await asyncio.get_running_loop().run_in_executor(
             self._scoring_thread, self._scorer.erase, erasures
         )
-        for one in erasures:
-            reached = Offset(one.offset + 1)
-            self._applied[one.partition] = max(self._applied.get(one.partition, reached), reached)
+        next_offsets = {one.partition: Offset(one.offset + 1) for one in erasures}
+        advance(self._applied, next_offsets)
         self._metrics.events.labels("erased").inc(len(erasures))
         self._metrics.users.set(self._scorer.users)
         self._trainer.erase(erasures)
@@ -272,7 +271,6 @@ class Pipeline:
         if self._deliveries:
             await asyncio.wait(self._deliveries)
             self._raise_failures()
-        next_offsets = {one.partition: Offset(one.offset + 1) for one in erasures}
         ticket = self._tracker.begin(next_offsets)
         await self._places.acquire()
         sending = self._send(next_offsets, owners, tombstones, [])
@@ -330,8 +328,7 @@ class Pipeline:
             for age_ms in (now_ms - appended).tolist():
                 self._metrics.event_to_recommendation.observe(age_ms / 1000)
             freed = self._tracker.done(ticket)
-            for one, at in freed.items():  # also of what was answered before a start
-                self._answered[one] = max(self._answered.get(one, at), at)
+            advance(self._answered, freed)  # also of what was answered before a start
             if self._transactions is None:
                 self._free.update(freed)
         except AbandonedError as reason:

@@ -37,6 +37,7 @@ from service.stream.topics import require_topics
 from service.stream.transactions import Transactions
 from service.tracking.tracker import UNTRACKED, start_tracker
 from service.trainer.device import choose_device, choose_threads
+from service.trainer.gate import require_decisions
 from service.trainer.messages import Behind, FromWorker
 from service.trainer.process import Covered, NoTrainer, TrainerProcess, WorkerEnded
 
@@ -86,7 +87,7 @@ class Server:
         self._metrics = Metrics()
         self._health = Health(settings.admin.live_within_s)
         self._admin = AdminServer(settings.admin, self._metrics, self._health)
-        self._registry = Registry(settings.storage.root / "registry", settings.registry)
+        self._registry = Registry.of(settings)
         self._slabs: dict[Partition, HistorySlab] = {}
         self._popularity = Popularity(settings.scorer.popularity_half_life_events)
         self._memory = Memory.of(settings.memory)
@@ -154,6 +155,8 @@ class Server:
         calm_client_logs()
         torch.set_num_threads(choose_threads(settings.scorer.threads))
         choose_device(settings.trainer.device)
+        if settings.trains:
+            require_decisions(settings)
         self._tracker = start_tracker(settings, "serve", datetime.now(UTC))
         self._admin.start()
         await require_topics(settings.kafka, settings.topics)

@@ -36,6 +36,7 @@ def first_servable(registry: Registry, settings: Settings) -> Servable:
             parent=None,
             origin=Origin.INITIAL,
             trained_through={},
+            topic=settings.topics.events,
             model={
                 **model.shape,
                 "settings": model_identity(settings.model),
@@ -61,7 +62,7 @@ def chosen_servable(registry: Registry, settings: Settings) -> Servable:
         except DamagedVersionError as error:
             registry.refuse(version, str(error))
     raise ConfigurationError(
-        f"no version under {settings.storage.root / 'registry'} is intact; move the folder "
+        f"no version under {settings.storage.registry} is intact; move the folder "
         "away to begin anew, or restore it from a backup"
     )
 
@@ -73,8 +74,9 @@ def load_servable(registry: Registry, version: Version, settings: Settings) -> S
     """
     manifest, artifact = registry.load(version)
     _require_same_model(manifest, settings)
+    through = manifest.through(settings.topics.events)
     servable = make_servable(
-        manifest,
+        manifest.model_copy(update={"trained_through": through}),
         artifact,
         batch=settings.batch.score_max_events,
         length=settings.model.max_length,
@@ -91,7 +93,7 @@ def _require_same_model(manifest: Manifest, settings: Settings) -> None:
     added, adding = manifest.model.get("added"), added_by(settings.trainer.trained)
     if added is not None and added != (adding and adding.model_dump(mode="json")):
         raise ConfigurationError(
-            f"the versions under {settings.storage.root / 'registry'} hold weights that were "
+            f"the versions under {settings.storage.registry} hold weights that were "
             f"added with trainer.trained = {json.dumps(added)}; restore the setting, or begin "
             "anew with another storage.root"
         )
@@ -101,7 +103,7 @@ def _require_same_model(manifest: Manifest, settings: Settings) -> None:
     if stored != wanted:
         changed = ", ".join(f"model.{key}" for key in wanted if stored.get(key) != wanted[key])
         raise ConfigurationError(
-            f"the versions under {settings.storage.root / 'registry'} were made with another "
+            f"the versions under {settings.storage.registry} were made with another "
             f"{changed}; restore the setting, or begin anew with another storage.root"
         )
 

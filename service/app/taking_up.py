@@ -132,7 +132,7 @@ class Taker:
         """Take the newest version's memory; its vocabulary, and up to where it was trained."""
         # A registry of its own: a version with a damaged trainer state still serves.
         settings = self._settings
-        registry = Registry(settings.storage.root / "registry", settings.registry)
+        registry = Registry.of(settings)
         newest = registry.load_newest(with_trainer=True)
         if newest is None:
             return Vocabulary(()), {}
@@ -141,7 +141,15 @@ class Taker:
         if self._memory is not None:
             self._memory.load(artifact.trainer, vocabulary)
             self._teach_held_out(self._memory, artifact, vocabulary)
-        return vocabulary, manifest.trained_through
+        topic = settings.topics.events
+        if manifest.topic not in (None, topic):
+            log.warning(
+                "version %d was trained on topic %r: all that there is of topic %r is taught",
+                manifest.version,
+                manifest.topic,
+                topic,
+            )
+        return vocabulary, manifest.through(topic)
 
     def _teach_held_out(self, memory: Memory, artifact: Artifact, vocabulary: Vocabulary) -> None:
         """The worker's memory does not know what is held out; the scorer's does."""

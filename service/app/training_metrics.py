@@ -6,6 +6,7 @@ import math
 from service.metrics import Metrics
 from service.trainer.messages import (
     Behind,
+    DescriptionDone,
     FromWorker,
     Heartbeat,
     Judged,
@@ -71,7 +72,7 @@ def record(message: FromWorker | WorkerEnded | Covered, metrics: Metrics) -> Non
             metrics.skipped_sequences.inc(skipped)
         case Published(expired=expired):
             metrics.items_expired.inc(expired)
-        case Heartbeat() | Covered():
+        case Heartbeat() | DescriptionDone() | Covered():
             pass
 
 

@@ -83,7 +83,8 @@ class Popular:
         self._negative = settings.events.codes(settings.events.negative)
         self._column: dict[int, int] = {}  # by item key
         self._counts = np.zeros(1024)
-        self._seen: dict[int, deque[int]] = {}  # columns, by user key
+        # By user key: columns, and whether each was turned down.
+        self._seen: dict[int, deque[tuple[int, bool]]] = {}
 
     def rank(self, events: Events, asked: Bools) -> Int64s:
         ranks = []
@@ -101,8 +102,9 @@ class Popular:
                 self._counts = np.pad(self._counts, (0, column))
             seen = self._seen.setdefault(user, deque(maxlen=self._remembered))
             if wanted:
-                ranks.append(self._rank(column, set(seen) if self._exclude_seen else set()))
-            seen.append(column)
+                hidden = {one for one, down in seen if down or self._exclude_seen}
+                ranks.append(self._rank(column, hidden))
+            seen.append((column, not counts))
             if counts:
                 self._count(column)
         return np.array(ranks, np.int64)

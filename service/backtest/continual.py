@@ -16,13 +16,14 @@ from service.backtest.engine import Engine
 from service.backtest.table import Table
 from service.domain import NO_KEY, Int64s, earlier
 from service.model.memory import Memory
-from service.model.mixture import ranks
+from service.model.mixture import Mixture, ranks
 from service.model.ranking import MISSED
 from service.registry.servable import Servable
 from service.settings import EventsSettings
 from service.state.features import gap_codes, gap_place
-from service.trainer.evaluation import questions, recalled
+from service.trainer.evaluation import Questions, questions, recalled
 from service.trainer.holdout import HoldoutRows
+from service.trainer.reranking import ranks_reordered
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,15 +101,29 @@ def ranks_of(
     servable: Servable, memory: Memory | None, rows: HoldoutRows, shares: Sequence[float | None]
 ) -> list[Int64s]:
     """The queries' ranks under each share of the model, 1 and 0 also where one knows nothing, which
-    is otherwise left to the other; None is the version's own share."""
+    is otherwise left to the other; None is the version as it serves."""
     found: list[list[torch.Tensor]] = [[torch.zeros(0, dtype=torch.int64)] for _ in shares]
     told = recalled(memory, rows)
     for asked in questions(servable.model, servable.vocabulary, rows, told, exclude_seen=False):
         mixed = asked.mixture(servable.blend)
         for share, parts in zip(shares, found, strict=True):
-            alone = mixed.share if share is None else torch.full_like(mixed.share, share)
-            parts.append(ranks(replace(mixed, share=alone), asked.target).cpu())
+            if share is None:
+                parts.append(_as_served(servable, asked, mixed).cpu())
+            else:
+                alone = replace(mixed, share=torch.full_like(mixed.share, share))
+                parts.append(ranks(alone, asked.target).cpu())
     return [torch.cat(parts).numpy() for parts in found]
+
+
+def _as_served(servable: Servable, asked: Questions, mixed: Mixture) -> torch.Tensor:
+    """The ranks [rows] in the order in which a scorer shows items."""
+    head, blend = servable.model.click, servable.blend
+    if head is None or not blend.rerank:
+        return ranks(mixed, asked.target)
+    (found,) = ranks_reordered(
+        asked, mixed, head, servable.vocabulary, blend.candidates, (blend.rerank,)
+    )
+    return found
 
 
 def popular(items: Int64s, half_life_events: float, asked: Int64s) -> Int64s:

@@ -37,12 +37,14 @@ class Columns:
 
 @dataclass(frozen=True, slots=True)
 class ItemColumns:
-    """How the file of items names its columns. What is not there is not known."""
+    """How the file of items names its columns. What is not there is not known, but for those that
+    were `named`."""
 
     item: str = "item_id"
     text: tuple[str, ...] = ("title", "text")  # joined
     categories: str = "categories"
     vectors: tuple[tuple[str, str], ...] = ()  # (source, column); others are named as the source
+    named: tuple[str, ...] = ()  # of text and categories; one row at least has each
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +100,9 @@ _COUNTS = (
     "retrain_patience",
     "limit_queries",
 )
+_PREQUENTIAL = ("start", "parts", "retrain_every")
+_CONTINUAL = ("limit_queries", "retrain", "streamed")
+_OF_FILES = ("user", "item", "time", "event", "value", "time_unit")
 _OTHERS = ("protocol", "skip_bad", "start", "retrain", "streamed", "out", "html", "resume")
 
 
@@ -117,22 +122,25 @@ def add_data_arguments(parser: argparse.ArgumentParser) -> None:
         help="columns that belong to the event's context, for features of model.context",
     )  # fmt: skip
     names.add_argument("--time-unit", type=TimeUnit, choices=list(TimeUnit), help="of numbers")
-    names.add_argument("--skip-bad", action="store_true", help="count bad rows instead of ending")
+    names.add_argument(
+        "--skip-bad", action="store_true", help="count bad rows of events instead of ending"
+    )
     of_items = parser.add_argument_group(
         "what is known of items (needs items.text.encoder or items.vectors)"
     )
     of_items.add_argument("--items", type=Path, metavar="FILE", help="CSV, TSV, JSONL, Parquet")
     default = ItemColumns()
     of_items.add_argument(
-        "--items-id", default=default.item, metavar="NAME", help="the column of the item"
+        "--items-id", metavar="NAME", help=f"the column of the item; default: {default.item}"
     )
     of_items.add_argument(
-        "--items-text", nargs="+", default=default.text, metavar="NAME",
-        help="the columns of the text, joined; default: title and text",
+        "--items-text", nargs="+", default=(), metavar="NAME",
+        help=f"the columns of the text, joined; default: {' and '.join(default.text)}",
     )  # fmt: skip
     of_items.add_argument(
-        "--items-categories", default=default.categories, metavar="NAME", help="of its categories"
-    )
+        "--items-categories", metavar="NAME",
+        help=f"of its categories; default: {default.categories}",
+    )  # fmt: skip
     of_items.add_argument(
         "--items-vectors", nargs="+", default=(), metavar="SOURCE=NAME",
         help="the columns of the vectors; default: each named as its source in items.vectors",
@@ -150,10 +158,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     how.add_argument("--gate-every", type=int, default=4, metavar="N", help="in micro-batches")
     how.add_argument("--events", type=int, metavar="N", help="the first of each file alone")
     how.add_argument(
-        "--from", type=float, default=0.5, dest="start", metavar="SHARE",
-        help="prequential: count and freeze from there on",
+        "--from", type=float, dest="start", metavar="SHARE",
+        help=f"prequential: count and freeze from there on; default {Options().start}",
     )  # fmt: skip
-    how.add_argument("--parts", type=int, default=20, help="prequential: blocks reported apart")
+    how.add_argument(
+        "--parts", type=int, metavar="N",
+        help=f"prequential: blocks reported apart; default {Options().parts}",
+    )  # fmt: skip
     how.add_argument(
         "--retrain-every", type=int, metavar="EVENTS", help="prequential: also a periodic retrain"
     )
@@ -187,30 +198,34 @@ def options_from(arguments: argparse.Namespace) -> Options:
     for name in _COUNTS:
         if given[name] is not None and given[name] < 1:
             raise ConfigurationError(f"--{name.replace('_', '-')} must be at least 1")
-    others = ("retrain_every",) if continual else ("limit_queries", "retrain", "streamed")
-    for name in others:
-        if given[name]:
-            raise ConfigurationError(
-                f"--{name.replace('_', '-')} is not for --protocol {arguments.protocol}"
-            )
+    for name in _PREQUENTIAL if continual else _CONTINUAL:
+        if given[name] not in (None, False):
+            option = "from" if name == "start" else name.replace("_", "-")
+            raise ConfigurationError(f"--{option} is not for --protocol {arguments.protocol}")
     if arguments.html == arguments.out:
         raise ConfigurationError("--html and --out must be two files")
-    if not 0.0 <= arguments.start < 1.0:
+    if arguments.start is not None and not 0.0 <= arguments.start < 1.0:
         raise ConfigurationError("--from must be at least 0 and less than 1")
+    if any(seed < 0 for seed in arguments.seed):
+        raise ConfigurationError("--seed must be at least 0")
+    chosen = {name: given[name] for name in (*_COUNTS, *_OTHERS) if given[name] is not None}
     return Options(
         files=tuple(files) if continual else tuple(filter(None, [arguments.file])),
         columns=columns_from(arguments),
         items=items_from(arguments),
         item_columns=item_columns_from(arguments),
         seeds=tuple(dict.fromkeys(arguments.seed)),
-        **{name: given[name] for name in (*_COUNTS, *_OTHERS)},
+        **chosen,
     )
 
 
 def columns_from(arguments: argparse.Namespace) -> Columns:
+    """Raises ConfigurationError where there is no file to have them."""
     given = vars(arguments)
-    names = ("user", "item", "time", "event", "value", "time_unit")
-    return Columns(**{name: given[name] for name in names}, context=tuple(arguments.context))
+    for name in (*_OF_FILES, "context", "skip_bad"):
+        if arguments.movielens and given[name]:
+            raise ConfigurationError(f"--{name.replace('_', '-')} goes with a FILE of events")
+    return Columns(**{name: given[name] for name in _OF_FILES}, context=tuple(arguments.context))
 
 
 def items_from(arguments: argparse.Namespace) -> Path | None:
@@ -222,11 +237,18 @@ def items_from(arguments: argparse.Namespace) -> Path | None:
 
 
 def item_columns_from(arguments: argparse.Namespace) -> ItemColumns:
+    """Raises ConfigurationError where there is no file to have them."""
+    given, default = vars(arguments), ItemColumns()
+    for name in ("items_id", "items_text", "items_categories", "items_vectors"):
+        if given[name] and not arguments.items:
+            raise ConfigurationError(f"--{name.replace('_', '-')} goes with --items FILE")
+    named = {name for name in (arguments.items_categories, *arguments.items_text) if name}
     return ItemColumns(
-        arguments.items_id,
-        tuple(arguments.items_text),
-        arguments.items_categories,
-        tuple(_source_and_column(given) for given in arguments.items_vectors),
+        arguments.items_id or default.item,
+        tuple(arguments.items_text) or default.text,
+        arguments.items_categories or default.categories,
+        tuple(_source_and_column(one) for one in arguments.items_vectors),
+        tuple(sorted(named)),
     )
 
 

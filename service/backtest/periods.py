@@ -20,6 +20,7 @@ from service.backtest.continual import (
 )
 from service.backtest.engine import Engine
 from service.backtest.options import Options
+from service.backtest.prequential import slices
 from service.backtest.progress import Progress
 from service.backtest.results import Part, SeedResult, plain_decision
 from service.backtest.retrain import retrain
@@ -192,16 +193,14 @@ class _Run:
         """Let the engine learn a period as the service would; the ranks, just before each was
         learned, of the given events."""
         period, first = self._periods[number], int(self._starts[number])
-        batch = self._settings.batch
-        size = min(batch.score_max_events, batch.train_max_events)
         asked = np.zeros(len(period), np.bool_)
         asked[event] = True
         ranks = []
         started_s, trained_s = time.perf_counter(), self._engine.train_seconds
-        for start in range(0, len(period), size):
-            events = period.events(start, start + size, first + start)
-            ranks.append(self._engine.score(events, asked[start : start + size]).ranks)
-            done = first + start + len(events)
+        for start, end in slices(len(period), self._settings.batch, set()):
+            events = period.events(start, end, first + start)
+            ranks.append(self._engine.score(events, asked[start:end]).ranks)
+            done = first + end
             self._progress.advance(done, int(self._starts[-1]), f"learning period {number}")
         self._engine.catch_up()
         learned = _Learned(time.perf_counter() - started_s, self._engine.train_seconds - trained_s)

@@ -8,6 +8,7 @@ from service.backtest.options import Protocol
 from service.backtest.scores import Plain
 from service.backtest.table import Table
 from service.settings import Settings
+from service.trainer.gate import require_decisions
 
 
 class Override(Plain):
@@ -22,7 +23,9 @@ class Override(Plain):
 def prepared(
     settings: Settings, tables: Sequence[Table], protocol: Protocol
 ) -> tuple[Settings, list[Override]]:
-    """The settings that fit these events, and what was changed."""
+    """The settings that fit these events, and what was changed. Raises ConfigurationError where
+    nothing that is learned would ever serve."""
+    require_decisions(settings)
     user = np.concatenate([table.user for table in tables])
     _, counts = np.unique(user, return_counts=True)
     users, most = max(len(counts), 1), int(counts.max(initial=0))

@@ -25,7 +25,7 @@ from service.backtest.engine import Engine
 from service.backtest.options import Options
 from service.backtest.progress import Progress
 from service.backtest.results import Part, SeedResult, plain_decision
-from service.backtest.retrain import retrain
+from service.backtest.retrain import retrain, room
 from service.backtest.scores import COLD, Result, Score, result, score
 from service.backtest.still import still
 from service.backtest.table import Table
@@ -33,9 +33,11 @@ from service.domain import Bools, Int64s, earlier
 from service.model.item_tower import Described
 from service.model.memory import Memory
 from service.settings import BatchSettings, Settings
+from service.state.histories import SLACK, require_room
 from service.tracking.curves import live_values
 from service.tracking.tracker import UNTRACKED, Tracker
 
+_SLABS = 4  # of the live model, its weights alone, the memory and the frozen start
 _LATELY = 20  # batches that the progress bar and the curve look back
 
 
@@ -109,9 +111,10 @@ def part_ends(first: int, end: int, parts: int) -> list[int]:
 
 
 def slices(events: int, batch: BatchSettings, cuts: Set[int]) -> Iterator[tuple[int, int]]:
-    """From and to: as many events as are scored at once, and never across one of the cuts."""
-    size = min(batch.score_max_events, batch.train_max_events)
-    yield from pairwise(sorted({0, events, *cuts, *range(0, events, size)}))
+    """From and to: as many events as are scored at once, and never across one of the cuts or the
+    end of a micro-batch."""
+    ends = {*range(0, events, batch.score_max_events), *range(0, events, batch.train_max_events)}
+    yield from pairwise(sorted({0, events, *cuts, *ends}))
 
 
 class _Run:
@@ -131,6 +134,13 @@ class _Run:
         self._first = int(len(table) * options.start)
         self._asked = queries(table, settings, self._first)
         self._described = described
+        retrains = options.retrain_every is not None
+        require_room(
+            settings.history,
+            slabs=_SLABS + retrains,
+            features=len(settings.model.context),
+            beside=room(table, settings) if retrains else 0,
+        )
         self._engine = Engine(settings, device, options.gate_every, described, tracker)
         empty = empty_servable(settings)
         self._transformer = Follower(settings, empty, None)
@@ -180,9 +190,13 @@ class _Run:
             yield end
 
     def _slices(self) -> Iterator[tuple[int, int]]:
-        """As many events as are scored at once, cut where something is done in between."""
+        """As many events as are scored at once, cut where something is done in between. Of a user
+        no more than the histories hold beside what is read of them."""
         cuts = {self._first, *self.ends, *self._retrain_at}
-        yield from slices(len(self._table), self._settings.batch, cuts)
+        for start, end in slices(len(self._table), self._settings.batch, cuts):
+            _, counts = np.unique(self._table.user[start:end], return_counts=True)
+            step = SLACK if counts.max() > SLACK else end - start
+            yield from pairwise([*range(start, end, step), end])
 
     def _retrain(self, contestant: Follower, end: int) -> None:
         options = self._options

@@ -13,6 +13,8 @@ import zlib
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from datetime import UTC, datetime
+from decimal import Decimal
+from itertools import chain, islice
 from pathlib import Path
 from typing import IO, Any, Literal, cast
 
@@ -33,6 +35,7 @@ Numbered = Iterator[tuple[int, _Row | str]]
 _LEAST_LIKELY_MS = 100_000_000_000
 MS_APART = 1000  # events without a time
 _OBJECTS = (".jsonl", ".ndjson")
+_FIRST_OBJECTS = 1000  # that tell what all have: the first alone may be a bad one
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,11 +80,14 @@ def read(
     repeated = 0
     # Objects differ: what not all must have may come with any of them.
     later = _optional(columns) if _ending(file) in _OBJECTS else set[str]()
-    for line, row in numbered(file):
+    rows = numbered(file)
+    first = list(islice(rows, _FIRST_OBJECTS if _ending(file) in _OBJECTS else 1))
+    found = dict.fromkeys(name for _, row in first if not isinstance(row, str) for name in row)
+    for line, row in chain(first, rows):
         try:
             if isinstance(row, str):
                 raise BadRowError(row)
-            parser = parser or _parser(file, [*row, *later], columns, settings, features)
+            parser = parser or _parser(file, [*(found or row), *later], columns, settings, features)
             later -= row.keys()
             event = parser.event(row, len(events))
             if event.event_id is not None:
@@ -185,12 +191,11 @@ class _Parser:
         timed: bool,
         has_kind: bool,
     ) -> None:
-        self._path = {ours: tuple(theirs.split(".")) for ours, theirs in names.items()}
         self._name = names
         self._kinds = {kind: code for code, kind in enumerate(settings.kinds)}
         self._unit = unit
-        self._context_path = tuple(settings.fields.context.split("."))
-        self._event_id_path = tuple(settings.fields.event_id.split("."))
+        self._context_name = settings.fields.context
+        self._event_id_name = settings.fields.event_id
         self._context_columns = context
         self._has_features = bool(features)
         self._has_later = False  # than the least likely
@@ -210,31 +215,30 @@ class _Parser:
         )
 
     def _is_there(self, row: _Row, column: str, in_all: bool) -> bool:
-        """As in the first row; JSON objects may differ."""
+        """As in the first rows; JSON objects may differ."""
         if not in_all and self._get(row, column) is not None:
             raise BadRowError(
-                f"it has {self._name[column]!r}, which the first row has not: give all or none"
+                f"it has {self._name[column]!r}, which the first rows have not: give all or none"
             )
         return in_all
 
     def _get(self, row: _Row, column: str) -> Any:
-        name = self._name[column]
-        return row[name] if name in row else at(row, self._path[column])
+        return _at(row, self._name[column])
 
     def _context(self, row: _Row) -> Context:
         """An object, or its JSON, and the columns that belong to it."""
-        context = at(row, self._context_path)
+        context = _at(row, self._context_name)
         if isinstance(context, str):
             found = _json_row(context.encode()) if context else {}
             if isinstance(found, str):
-                raise BadRowError(f"{'.'.join(self._context_path)} is {found}")
+                raise BadRowError(f"{self._context_name} is {found}")
             context = found
         own = {name: row.get(name) for name in self._context_columns}
         return {**context, **own} if isinstance(context, Mapping) else own
 
     def _event_id(self, row: _Row) -> str | None:
         """None where it has none: an empty one names nothing."""
-        value = at(row, self._event_id_path)
+        value = _at(row, self._event_id_name)
         return None if value is None or value == "" else str(value)
 
     def _id(self, row: _Row, column: str) -> str:
@@ -284,9 +288,14 @@ class _Parser:
         return time_ms
 
 
+def _at(row: _Row, name: str) -> Any:
+    """A column of this name, or, as events have it, what lies at its dotted path."""
+    return row[name] if name in row else at(row, tuple(name.split(".")))
+
+
 def _number(value: object) -> float | None:
     """A finite number, from a text too."""
-    if isinstance(value, bool) or not isinstance(value, int | float | str):
+    if isinstance(value, bool) or not isinstance(value, int | float | str | Decimal):
         return None
     try:
         number = float(value)
@@ -400,6 +409,6 @@ def _parquet(file: Path) -> Numbered:
         content = io.BytesIO(raw.read())
     try:
         batches = parquet.ParquetFile(content).iter_batches()
-    except ValueError as error:  # pyarrow.ArrowInvalid
-        raise ConfigurationError(f"{file} is not what its ending says: {error}") from None
-    yield from enumerate((row for batch in batches for row in batch.to_pylist()), start=1)
+        yield from enumerate((row for batch in batches for row in batch.to_pylist()), start=1)
+    except ValueError as error:  # pyarrow.ArrowInvalid; times finer than microseconds
+        raise ConfigurationError(f"{file} cannot be read: {error}") from None

@@ -26,6 +26,7 @@ def read_items(
             f"--items-vectors names {', '.join(sorted(strangers))}, which items.vectors does not"
         )
     items: dict[ItemId, CatalogueItem] = {}
+    unmet = set(columns.named)
     for line, row in numbered(file):
         if isinstance(row, str):
             raise ConfigurationError(f"{file}:{line}: {row}")
@@ -33,8 +34,14 @@ def read_items(
             vectors = vectors_from(_numbers(row, columns, sources), sources)
         except ValueError as error:
             raise ConfigurationError(f"{file}:{line}: {error}") from None
+        unmet -= row.keys()
         item = _item(file, line, row, columns, vectors)
         items[item.item_id] = item
+    if unmet:
+        raise ConfigurationError(
+            f"{file} has no column {', '.join(map(repr, sorted(unmet)))}; --items-text and "
+            "--items-categories name them"
+        )
     has_vectors = any(item.vectors for item in items.values())
     if sources and not has_vectors:
         named = ", ".join(column for _, column in _vector_columns(columns, sources))

@@ -20,7 +20,7 @@ from service.model.memory import Memory
 from service.registry.servable import Servable
 from service.scorer.scorer import Scorer
 from service.settings import HistorySettings, Settings
-from service.state.histories import SLACK, HistorySlab
+from service.state.histories import SLACK, HistorySlab, slab_bytes
 from service.trainer.batcher import Batcher
 from service.trainer.learner import Learner
 
@@ -66,6 +66,12 @@ def retrain(
         taught = learner.servable(Version(1))
         taught = replace(taught, blend=replace(taught.blend, share=share))
         return Retrained(taught, scorer.memory, seconds)
+
+
+def room(events: Table, settings: Settings) -> int:
+    """Bytes of shared memory that a retrain on these events takes."""
+    history = _for_all_at_once(settings, events, 1, 1).history
+    return slab_bytes(history, len(settings.model.context))
 
 
 def _for_all_at_once(settings: Settings, events: Table, epochs: int, patience: int) -> Settings:

@@ -24,7 +24,7 @@ from service.model.added import (
     require_trainable,
     top,
 )
-from service.model.folders import require_plain_files, require_sensible
+from service.model.folders import read_config
 from service.model.gru import Gru, GruConfig
 from service.settings import (
     GruBackbone,
@@ -231,11 +231,7 @@ def _small_config(small: SmallBackbone, settings: ModelSettings) -> PretrainedCo
 def _load(pretrained: PretrainedBackbone, settings: ModelSettings) -> PreTrainedModel:
     name = pretrained.name
     try:
-        require_plain_files(name, pretrained.revision)
-        config = AutoConfig.from_pretrained(
-            name, revision=pretrained.revision, trust_remote_code=False
-        )
-        require_sensible(name, config, _family(config))
+        config = read_config(name, pretrained.revision, _family)
         if config.model_type not in _READ_THROUGH_A_MASK:
             config.is_decoder = True  # BERT-like encoders then attend to the past only
         if settings.dropout is not None:

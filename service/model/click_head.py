@@ -24,6 +24,7 @@ STANDING = 2
 _RAREST = 0.001  # a share of clicks below this is no better known than this
 _JOINED = 20.0  # labels, all like the mean, by which an item's own are joined
 _FAR = 10.0  # spreads from the middle
+_FIRST, _ENOUGH = 30, 1000  # numbers that tell their spread, if they differ, and in any case
 _SIXTH = 0.16  # of a normal distribution, about, is further below its middle than its spread
 _SMALLEST = torch.finfo(torch.float32).tiny  # in place of nothing, to divide by
 _EVENTS, _LABELS, _SUM = range(3)  # columns of the tally
@@ -36,7 +37,7 @@ class ClickHead(nn.Module):
     """
 
     middle: Tensor  # of the first labels, as a logit or a number: what it answers at first
-    scale: Tensor  # the unit of its answers, the spread of the first labels; 0: there were none
+    scale: Tensor  # the unit of its answers, the spread of the first labels; 0: too few
     tally: Tensor  # [rows, 3] decayed events of an item, its labels, and their sum
 
     def __init__(self, rows: int, loss: ClickLoss) -> None:
@@ -104,18 +105,26 @@ class ClickHead(nn.Module):
             liked = (own - mean) / self.scale.clamp(min=_SMALLEST)
         return torch.stack([met, liked], dim=-1)
 
-    def begin(self, label: Float32s) -> None:
-        """Answer what the first labels are in the middle, until more is learned."""
-        if not len(label) or self.scale != 0:
-            return
+    def begin(self, label: Float32s) -> bool:
+        """Answer what the first labels are in the middle, until more is learned; whether it does
+        by now. Of numbers it takes some to tell how far they are apart."""
+        if self.scale != 0:
+            return True
+        if len(label) < (1 if self.loss is ClickLoss.BINARY else _FIRST):
+            return False
         if self.loss is ClickLoss.BINARY:
             clicks = label.sum()
             middle, scale = np.log((clicks + 1.0) / (len(label) - clicks + 1.0)), 1.0
         else:
-            low, middle, high = np.quantile(label.astype(np.float64), [_SIXTH, 0.5, 1.0 - _SIXTH])
-            scale = (high - low) / 2 or 1.0
+            numbers = label.astype(np.float64)
+            low, middle, high = np.quantile(numbers, [_SIXTH, 0.5, 1.0 - _SIXTH])
+            scale = (high - low) / 2
+            if not scale and len(label) < _ENOUGH:
+                return False  # most are the same until now
+            scale = scale or numbers.std() or 1.0
         self.middle.fill_(float(middle))
         self.scale.fill_(float(scale))
+        return True
 
     def within_reach(self, label: Float32s) -> Float32s:
         """The labels; numbers very far from the first ones are brought nearer, so that one that is

@@ -7,12 +7,12 @@ whatever size a config names. All raise ValueError, with the reason.
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import PretrainedConfig
+from transformers import AutoConfig, PretrainedConfig
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME
 from transformers.utils.peft_utils import find_adapter_config_file
 
@@ -27,7 +27,20 @@ _ATTENTION = (None, "eager", "sdpa")
 _WEIGHTS_PER_BYTE = 8
 
 
-def require_plain_files(name: str, revision: str | None) -> None:
+def read_config(
+    name: str, revision: str | None, family_of: Callable[[PretrainedConfig], Any]
+) -> PretrainedConfig:
+    """That of a local folder or hub id from which a model may be loaded; `family_of` a config is
+    the class that makes it."""
+    _require_plain_files(name, revision)
+    config: PretrainedConfig = AutoConfig.from_pretrained(
+        name, revision=revision, trust_remote_code=False
+    )
+    _require_sensible(name, config, family_of(config))
+    return config
+
+
+def _require_plain_files(name: str, revision: str | None) -> None:
     """Before anything of a folder, or of the hub, is read."""
     if find_adapter_config_file(name, revision=revision) is not None:
         raise ValueError("it holds an adapter (adapter_config.json): merge it into its model first")
@@ -43,7 +56,7 @@ def require_plain_files(name: str, revision: str | None) -> None:
             raise ValueError(f"its {index.name} names files outside of it")
 
 
-def require_sensible(name: str, config: PretrainedConfig, family: Any) -> None:
+def _require_sensible(name: str, config: PretrainedConfig, family: Any) -> None:
     """Before the model of a config is made. `family` makes it."""
     plain = config.to_dict()
     for key, count in _counts(plain):

@@ -95,20 +95,21 @@ class Columns:
     memory has met since. Column 0 is no item."""
 
     def __init__(self, vocabulary: Vocabulary, *recalled: Recalled) -> None:
-        self._vocabulary = vocabulary
+        self.vocabulary = vocabulary
         keys = [one.stranger_key for one in recalled]
-        self._met = np.unique(np.concatenate(keys)) if keys else np.zeros(0, np.int64)  # rising
+        # Keys of what only the memory knows, rising.
+        self.strangers = np.unique(np.concatenate(keys)) if keys else np.zeros(0, np.int64)
 
     def __len__(self) -> int:
-        return len(self._vocabulary) + len(self._met)
+        return len(self.vocabulary) + len(self.strangers)
 
     def of(self, keys: Int64s) -> Int64s:
         """The column of each key, 0 where it has none. Same shape as `keys`."""
-        column = self._vocabulary.rows(keys)
-        if len(self._met):
-            place = np.minimum(np.searchsorted(self._met, keys), len(self._met) - 1)
-            met = self._met[place] == keys
-            column = np.where(met, len(self._vocabulary) + place, column)
+        column = self.vocabulary.rows(keys)
+        if len(self.strangers):
+            place = np.minimum(np.searchsorted(self.strangers, keys), len(self.strangers) - 1)
+            met = self.strangers[place] == keys
+            column = np.where(met, len(self.vocabulary) + place, column)
         return column
 
     def of_recalled(self, recalled: Recalled) -> Int64s:
@@ -116,14 +117,14 @@ class Columns:
         if not len(recalled.stranger):
             return recalled.row
         column = recalled.row.copy()
-        place = np.searchsorted(self._met, recalled.stranger_key)
-        column[recalled.stranger] = len(self._vocabulary) + place
+        place = np.searchsorted(self.strangers, recalled.stranger_key)
+        column[recalled.stranger] = len(self.vocabulary) + place
         return column
 
     def met(self, column: int) -> int | None:
         """The key of an item that only the memory knows; None for one of the vocabulary."""
-        place = column - len(self._vocabulary)
-        return int(self._met[place]) if place >= 0 else None
+        place = column - len(self.vocabulary)
+        return int(self.strangers[place]) if place >= 0 else None
 
 
 def stack(recollections: Sequence[Recollection], memory_rows: MemoryRows) -> Recalled:
@@ -168,7 +169,6 @@ def blended(
     unshown = np.zeros((len(cosines), len(columns)), np.bool_)
     np.put_along_axis(unshown, hidden, values=True, axis=1)
     unshown[:, NO_ROW] = True
-    withdrawn = withdrawn[withdrawn != NO_ROW]  # most are of items that nobody knows
     unshown[:, withdrawn] = True
     known = cosines.shape[1]
     logits = cosines.new_empty(unshown.shape)

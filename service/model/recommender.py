@@ -256,10 +256,17 @@ class Recommender(nn.Module):
         at = torch.from_numpy(rows).to(self.device)
         kept = self.vectors(at)
         self.tower.put(rows, frozen, digests)
-        fresh = functional.normalize(self.items.weight[at], dim=-1)
-        fresh *= torch.where(self.tower.is_described(0)[at], _FAINT, 1.0)[:, None]
+        fresh = self.unmoved(self.items.weight[at], at)
         new = torch.from_numpy(untaught).to(self.device)
         self.items.weight[at] = torch.where(new[:, None], fresh, kept - self.tower(at))
+
+    def unmoved(self, own: Tensor, at: Tensor) -> Tensor:
+        """Id vectors [n, dim] of the rows `at` [n], which no step has moved, as these are: short
+        where the item is described."""
+        fresh = functional.normalize(own, dim=-1)
+        if self.tower:
+            fresh = fresh * torch.where(self.tower.is_described(0)[at], _FAINT, 1.0)[:, None]
+        return fresh
 
     @torch.no_grad()
     def settle(self, rows: Int64s, near: Int64s, own: float) -> None:

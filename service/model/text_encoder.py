@@ -8,16 +8,20 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
-from transformers import AutoConfig, AutoModel, AutoModelForTextEncoding, AutoTokenizer
+from transformers import AutoModel, AutoModelForTextEncoding, AutoTokenizer, PretrainedConfig
 from transformers.utils.logging import disable_progress_bar
 
 from service.domain import Float32s
 from service.errors import ConfigurationError
-from service.model.folders import require_plain_files, require_sensible
+from service.model.folders import read_config
 from service.settings import TextSettings
 
 _UNSAID = 1_000_000  # tokens: a tokenizer that says more does not know
 _ENCODER_ONLY = frozenset({"mt5", "t5", "umt5"})  # a decoder of theirs is not wanted
+
+
+def _family(config: PretrainedConfig) -> Any:
+    return AutoModelForTextEncoding if config.model_type in _ENCODER_ONLY else AutoModel
 
 
 class TextEncoder:
@@ -28,15 +32,14 @@ class TextEncoder:
         revision = settings.revision
         disable_progress_bar()  # a log is no terminal
         try:
-            require_plain_files(name, revision)
-            config = AutoConfig.from_pretrained(name, revision=revision, trust_remote_code=False)
-            family: Any = (
-                AutoModelForTextEncoding if config.model_type in _ENCODER_ONLY else AutoModel
+            config = read_config(name, revision, _family)
+            self._model = (
+                _family(config)
+                .from_pretrained(
+                    name, revision=revision, trust_remote_code=False, use_safetensors=True
+                )
+                .to(device)
             )
-            require_sensible(name, config, family)
-            self._model = family.from_pretrained(
-                name, revision=revision, trust_remote_code=False, use_safetensors=True
-            ).to(device)
             self._tokenizer: Any = AutoTokenizer.from_pretrained(
                 name, revision=revision, trust_remote_code=False
             )

@@ -15,7 +15,9 @@ from pathlib import Path
 from service.domain import Version
 from service.registry.manifest import MANIFEST_FILE, FileRecord, Manifest, encode
 from service.storage.files import (
+    exists,
     make_folder,
+    patiently,
     remove_folder,
     replace_synced,
     sync_folder,
@@ -42,7 +44,7 @@ class VersionFolders:
 
     def existing(self) -> list[Version]:
         """Versions with a manifest, ascending."""
-        return [number for number in self._claimed() if self._exists(number)]
+        return patiently(lambda: [one for one in self._claimed() if self._exists(one)])
 
     def add(self, fill: Fill, describe: Describe) -> Manifest:
         """Makes one version, durable on return; nothing of it is left when this raises.
@@ -81,10 +83,10 @@ class VersionFolders:
                 shutil.rmtree(entry, ignore_errors=True)
 
     def _exists(self, version: Version) -> bool:
-        return (self.path(version) / MANIFEST_FILE).is_file()
+        return exists(self.path(version) / MANIFEST_FILE)
 
     def _entries(self) -> list[Path]:
-        return list(self._folder.iterdir()) if self._folder.is_dir() else []
+        return list(self._folder.iterdir()) if exists(self._folder) else []
 
     def newest_claimed(self) -> Version:
         """The highest number that is taken, whether or not there will be a version of it."""

@@ -79,6 +79,9 @@ class Manifest(_Record):
     trained_through: dict[Partition, Offset] = Field(
         description="Per partition, the first offset whose event is not yet in the weights."
     )
+    topic: str | None = Field(
+        default=None, description="Of these offsets; None where an earlier release did not say."
+    )
     items: Annotated[int, Field(ge=0, description="Rows of the item table that hold an item.")]
     model: dict[str, Any] = Field(
         description="The model settings as plain JSON data: rebuilds the version without them."
@@ -99,6 +102,10 @@ class Manifest(_Record):
         ),
     ] = 0
     files: dict[FileName, FileRecord]
+
+    def through(self, topic: str) -> dict[Partition, Offset]:
+        """`trained_through`, as far as it is of this topic: offsets of another mean nothing."""
+        return dict(self.trained_through) if self.topic in (None, topic) else {}
 
 
 def encode(manifest: Manifest) -> bytes:

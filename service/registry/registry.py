@@ -43,7 +43,7 @@ from service.registry.manifest import (
 from service.registry.pin import read_pin, write_pin
 from service.registry.policy import version_to_serve, versions_to_remove
 from service.registry.reading import read_file
-from service.settings import RegistrySettings
+from service.settings import RegistrySettings, Settings
 from service.storage.files import link_or_copy, storage_faults
 
 log = logging.getLogger(__name__)
@@ -59,7 +59,8 @@ class Registry:
 
     One caller at a time: what was refused is remembered here, without a lock. Everything
     else is on disk. All methods block on the disk. A storage root that may not be read or
-    written raises `ConfigurationError`.
+    written raises `ConfigurationError`, one that is away for some seconds `TransientError`: what
+    cannot be read now is not damaged for it.
     """
 
     def __init__(self, root: Path, settings: RegistrySettings) -> None:
@@ -71,6 +72,10 @@ class Registry:
         self._missing_pin: Version | None = None  # already logged
         # The weights that are never trained, as they were last read: most versions have the same.
         self._frozen: tuple[FileRecord | None, dict[str, Tensor]] = (None, {})
+
+    @classmethod
+    def of(cls, settings: Settings) -> "Registry":
+        return cls(settings.storage.registry, settings.registry)
 
     def versions(self) -> list[Version]:
         """The numbers of the versions that exist, damaged or not; ascending."""
@@ -109,6 +114,7 @@ class Registry:
         items: int,
         gate: GateSummary | None,
         now_ms: int,
+        topic: str | None = None,
         same_frozen: bool = False,
         taught: Sequence[Taught] = (),
         given_up: int = 0,
@@ -116,12 +122,12 @@ class Registry:
     ) -> Manifest:
         """Publishes under the next number; the weights and their offsets appear in one step.
 
-        With `same_frozen` the weights that are never trained are the parent's: its file of them
-        is linked to, where it is still there.
+        `topic` is that of the offsets. With `same_frozen` the weights that are never trained are
+        the parent's: its file of them is linked to, where it is still there.
 
         On return the version is durable. When this raises, or the process dies, there is no
-        version: `NonFiniteError` for weights that are not finite, `TransientError` for a
-        full disk, `OvertakenError` where another version than `after` came before this one.
+        version: `NonFiniteError` for weights that are not finite, `TransientError` where the disk
+        is full or away, `OvertakenError` where another version than `after` came before this one.
         """
 
         def describe(version: Version, files: _Files) -> Manifest:
@@ -134,6 +140,7 @@ class Registry:
                 origin=origin,
                 created_at=now_ms,
                 trained_through=dict(trained_through),
+                topic=topic,
                 items=items,
                 model=dict(model),
                 gate=gate,
@@ -243,6 +250,7 @@ class Registry:
                 origin=Origin.ROLLBACK,
                 created_at=now_ms,
                 trained_through=newest.trained_through,
+                topic=newest.topic,
                 items=old.items,
                 model=old.model,
                 gate=None,

@@ -73,7 +73,7 @@ class Demo:
         self._serve = serve
         self._started_s = started_s
         self._view = View(console, WINDOW)
-        self._registry = Registry(settings.storage.root / "registry", settings.registry)
+        self._registry = Registry.of(settings)
         self._first = round(len(ratings) * _WARM_SHARE)
         self._comparison = Comparison(ratings, self._first, self._registry, settings)
         self._seen = _Seen()

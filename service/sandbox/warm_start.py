@@ -39,6 +39,7 @@ def publish_first_version(events: Events, settings: Settings, registry: Registry
             parent=None,
             origin=Origin.TRAINED,
             trained_through=learner.trained_through,
+            topic=settings.topics.events,
             model=learner.shape,
             items=learner.items,
             gate=None,

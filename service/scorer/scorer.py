@@ -32,6 +32,7 @@ from service.model.memory import Memory, Recollection
 from service.model.mixture import Columns, MemoryRows, Mixture, best, blended, ranks, stack
 from service.model.vocabulary import NO_ROW
 from service.registry.servable import Servable
+from service.scorer.withdrawn import Withdrawn
 from service.settings import ScorerSettings, Settings
 from service.state.features import picked
 from service.state.histories import NOWHERE, SLACK, HistorySlab
@@ -96,8 +97,7 @@ class Scorer:
         self._settings = settings
         self._length = length
         self._shown = shown
-        self.withdrawn: Int64s = np.zeros(0, np.int64)  # keys of items not to be recommended
-        self._withdrawn_set = self.withdrawn, frozenset[int]()
+        self._withdrawn = Withdrawn(np.zeros(0, np.int64))
         self.remembered: Offsets = {}  # events before them are in the memory already
         self._memory_rows = MemoryRows(champion.vocabulary)
 
@@ -127,6 +127,12 @@ class Scorer:
     def evicted(self) -> int:
         """Users forgotten since the slabs at hand were made."""
         return sum(slab.evicted for slab in self._slabs.values())
+
+    def withdraw(self, keys: Int64s) -> None:
+        """Recommend none of the items with these `keys` (rising), from the next batch on. Any
+        thread may call it."""
+        if keys is not self._withdrawn.keys:
+            self._withdrawn = Withdrawn(keys)
 
     def erase(self, erasures: Iterable[Erasure]) -> None:
         """Forget the histories of users. What memory and popularity counted is nobody's."""
@@ -293,7 +299,7 @@ class Scorer:
         tested = blended(cosines[:, 0], columns, hidden * pasts.is_earlier, before, servable.blend)
         target = torch.from_numpy(columns.of(item))
         rank = ranks(tested, target)
-        withdrawn = columns.of(self.withdrawn)
+        withdrawn = self._withdrawn.columns(columns)
         answered = blended(cosines[:, 1], columns, hidden, after, servable.blend, withdrawn)
         if servable.blend.rerank:
             past = _without_last(pasts.window)
@@ -328,15 +334,6 @@ class Scorer:
         """An item that only the memory knows; None where it was forgotten a moment ago."""
         return None if self.memory is None else self.memory.item_id(key)
 
-    def _withdrawn_keys(self) -> frozenset[int]:
-        """`withdrawn`, to ask for one; made anew when that is another."""
-        source, keys = self._withdrawn_set
-        if source is not self.withdrawn:
-            source = self.withdrawn
-            keys = frozenset(source.tolist())
-            self._withdrawn_set = source, keys
-        return keys
-
     def _filled(self, ranking: RankedItems, hidden: Int64s) -> RankedItems:
         """What is popular behind a ranking that is short, with a score of 0; all of it, with its
         counts, where neither champion nor memory knows anything of the history."""
@@ -344,7 +341,7 @@ class Scorer:
         if len(ranking) == k:
             return ranking
         shown = {item for item, _ in ranking}
-        hidden_keys, withdrawn = set(hidden.tolist()), self._withdrawn_keys()
+        hidden_keys, withdrawn = set(hidden.tolist()), self._withdrawn
         for item in self._popularity.walk():
             key = stable_key(item)
             if item not in shown and key not in hidden_keys and key not in withdrawn:

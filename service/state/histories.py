@@ -449,17 +449,19 @@ def _places(counts: Int64s) -> Int64s:
     return np.arange(counts.sum()) - np.repeat(ends - counts, counts)
 
 
-def require_room(settings: HistorySettings, slabs: int, features: int) -> None:
-    """Raises ConfigurationError where shared memory has no room for so many new slabs.
+def require_room(settings: HistorySettings, slabs: int, features: int, beside: int = 0) -> None:
+    """Raises ConfigurationError where shared memory has no room for so many new slabs, and so many
+    bytes `beside` them.
 
     Asked for all of them at once, before the first is made: Linux reserves what it does not
     have, and writing to a page that cannot be had kills the process with SIGBUS, much later.
     """
-    size = slabs * slab_bytes(settings, features)
+    size = slabs * slab_bytes(settings, features) + beside
     if _SHARED_MEMORY.is_dir() and shutil.disk_usage(_SHARED_MEMORY).free < size:
         raise ConfigurationError(
             f"cannot reserve {size / 1e6:.0f} MB of shared memory for histories: lower "
-            "history.users or history.events, or enlarge /dev/shm (Docker: --shm-size)"
+            "history.users or history.events (in a backtest, which has a place for each user, "
+            "--events), or enlarge /dev/shm (Docker: --shm-size)"
         )
 
 

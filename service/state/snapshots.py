@@ -36,6 +36,7 @@ from service.state.duplicates import Arrays
 from service.state.features import kind_codes
 from service.state.histories import HistorySlab
 from service.state.snapshot_parts import UserHistories, decode, encode
+from service.storage.files import patiently
 from service.storage.sealed import seal, unseal
 from service.storage.store import Store
 
@@ -47,8 +48,6 @@ SEEN_FILE = "seen.safetensors"
 _PART_USERS = 16_384
 # Copied at once: some milliseconds, in which the interpreter may be held.
 _COPY_USERS = 1_024
-# Before each attempt to read what the storage does not give.
-_READ_AFTER_S = (0.0, 0.1, 1.0, 5.0)
 # A delta of more users than this share of its base would be read beside most of the base.
 _FULL_FROM = 0.5
 
@@ -432,7 +431,14 @@ class Snapshots:
     def _intact(self, partition: Partition) -> list[Snapshot]:
         """Those whose manifest can be read, oldest first."""
         found = []
-        for name in self._store.folders(*self._at(partition)):
+        try:
+            names = patiently(lambda: self._store.folders(*self._at(partition)))
+        except OSError as error:
+            raise TransientError(
+                f"the snapshots of partition {partition} cannot be listed now ({error}): mend the "
+                "storage"
+            ) from error
+        for name in names:
             try:
                 found.append(Snapshot(name, self._manifest(partition, name)))
             except DamagedSnapshotError as error:
@@ -460,19 +466,15 @@ class Snapshots:
     def _read(self, partition: Partition, name: str, file: str) -> bytes:
         """A file of a snapshot. One that the storage does not give is not damaged for it: that
         raises TransientError, and FileNotFoundError where there is none."""
-        fault: OSError | None = None
-        for pause_s in _READ_AFTER_S:
-            time.sleep(pause_s)
-            try:
-                return self._store.read(*self._at(partition), name, file)
-            except FileNotFoundError:
-                raise
-            except OSError as error:
-                fault = error
-        raise TransientError(
-            f"snapshot {name} of partition {partition}: {file} cannot be read now ({fault}). Mend "
-            "the storage; to go on without what is in that snapshot, remove its folder"
-        ) from fault
+        try:
+            return patiently(lambda: self._store.read(*self._at(partition), name, file))
+        except FileNotFoundError:
+            raise
+        except OSError as error:
+            raise TransientError(
+                f"snapshot {name} of partition {partition}: {file} cannot be read now ({error}). "
+                "Mend the storage; to go on without what is in that snapshot, remove its folder"
+            ) from error
 
     def _at(self, partition: Partition) -> tuple[str, str]:
         return self._folder, f"{partition:05d}"

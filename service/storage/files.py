@@ -8,9 +8,11 @@ import contextlib
 import errno
 import os
 import shutil
+import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TypeVar
 
 from service.errors import ConfigurationError, TransientError
 
@@ -20,16 +22,33 @@ TEMPORARY = "."
 _FULL = {errno.ENOSPC, errno.EDQUOT}
 # EEXIST: the root, or a folder above it, is a file.
 _DENIED = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST}
+# Of file servers and disks that were away for a moment, mostly.
+_AWAY = {
+    errno.EIO,
+    errno.ESTALE,
+    errno.ETIMEDOUT,
+    errno.EHOSTDOWN,
+    errno.EHOSTUNREACH,
+    errno.ENETUNREACH,
+    errno.ECONNREFUSED,
+    errno.ECONNRESET,
+    errno.ECONNABORTED,
+    errno.ENOTCONN,
+}
+_READ_AFTER_S = (0.1, 1.0, 5.0)  # before each further attempt
 # File systems without hard links, or a file that has as many as it may.
 _NO_LINK = {errno.EPERM, errno.EMLINK, errno.ENOTSUP, errno.ENOSYS, errno.EXDEV}
+
+
+Read = TypeVar("Read")
 
 
 @contextlib.contextmanager
 def storage_faults(root: Path) -> Iterator[None]:
     """Turns what the storage refuses into errors that route.
 
-    A full disk is `TransientError`, a missing permission `ConfigurationError`. Any other
-    `OSError` passes: nothing is known about what to do with it.
+    A full disk and a file server that does not answer are `TransientError`, a missing permission
+    is `ConfigurationError`. Any other `OSError` passes: nothing is known about what to do with it.
     """
     try:
         yield
@@ -43,7 +62,34 @@ def storage_faults(root: Path) -> Iterator[None]:
                 f"cannot use {error.filename or root}: {error.strerror}; "
                 f"{root} must be a folder that Headwater may read and write"
             ) from error
+        if error.errno in _AWAY:
+            raise TransientError(
+                f"cannot use {error.filename or root} now: {error.strerror}; "
+                "see to its disk or file server"
+            ) from error
         raise
+
+
+def patiently(read: Callable[[], Read]) -> Read:
+    """What `read` gives. Storage that is away is asked again for some seconds; what is missing, or
+    may not be read, is not. Raises the last `OSError`."""
+    for pause_s in _READ_AFTER_S:
+        try:
+            return read()
+        except (FileNotFoundError, NotADirectoryError, IsADirectoryError, PermissionError):
+            raise
+        except OSError:
+            time.sleep(pause_s)
+    return read()
+
+
+def exists(path: Path) -> bool:
+    """Whether there is such a file or folder; raises `OSError` where the storage does not say."""
+    try:
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    return True
 
 
 def temporary_beside(file: Path) -> Path:

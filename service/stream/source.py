@@ -257,8 +257,10 @@ class Source(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has n
         # longer to restore than a session. A second start of it does nothing.
         self._open._coordinator._start_heartbeat_task()
         async with self.lock:
-            self._rebalancing = False
-            await self._guarded(self._begin(list(assigned)))
+            try:
+                await self._guarded(self._begin(list(assigned)))
+            finally:
+                self._rebalancing = False
 
     async def _guarded(self, work: Awaitable[None]) -> None:
         try:

@@ -27,11 +27,13 @@ class Anchor:
         states: Tensor,
         drawn: Tensor,
         wrong: Tensor,
+        whole: Tensor,
         *,
         temperature: float,
     ) -> Tensor:
         """What is added to the loss. `states` [rows, width, dim] are the challenger's, `wrong`
-        [negatives, dim] its vectors of the rows `drawn` [negatives]."""
+        [negatives, dim] its vectors of the rows `drawn` [negatives] as the step has them, some of
+        which lack their id vectors, and `whole` the same without such a lack."""
         loss = states.new_zeros((), dtype=torch.float32)
         known = drawn < self.rows
         replayed = batch.replayed & (batch.label != 0)
@@ -44,7 +46,7 @@ class Anchor:
                 temperature=temperature,
             )
         if self.settings.l2:
-            loss = loss + self.settings.l2 * self._distance(challenger, drawn[known], wrong[known])
+            loss = loss + self.settings.l2 * self._distance(challenger, drawn[known], whole[known])
         return loss
 
     @torch.no_grad()

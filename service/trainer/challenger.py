@@ -209,17 +209,20 @@ class Challenger:
     @torch.no_grad()
     def _keep_vectors(self, checkpoint: Checkpoint, rows: Int64s, known: Tensor | None) -> None:
         """What its projection says otherwise of `rows` than when they were `known` so is taken off
-        the checkpoint's id vectors, if a step had moved them."""
+        the checkpoint's id vectors, if a step had moved them; the others become what their
+        description says."""
         now = self._frozen_of(rows)
         if known is None or now is None:
             return
         steps = checkpoint.items["steps"]
         at = torch.from_numpy(rows)
-        taught = at < len(steps)
-        taught[taught.clone()] = (steps[at[taught]] > 0).cpu()
+        known, now, at = (one[at < len(steps)] for one in (known, now, at))
+        taught = (steps[at] > 0).cpu()
         projection = checkpoint.weights.get(_PROJECTION, self.model.state_dict()[_PROJECTION])
         change = (known - now)[taught] @ projection.T  # [taught, dim]
-        checkpoint.weights[_ITEMS][at[taught]] += change
+        table = checkpoint.weights[_ITEMS]
+        table[at[taught]] += change
+        table[at[~taught]] = self.model.unmoved(table[at[~taught]], at[~taught])
 
     def settle(self, items: Int64s) -> None:
         """Let items that no step has moved begin beside those they are met with.

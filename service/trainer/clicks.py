@@ -72,8 +72,9 @@ class Clicks:
         length = settings.model.max_length
         self._features = keys_of(settings.model.context)
         self._none = no_rows(length, len(self._features))
-        self._waiting = self._none  # only for acts: of those that waited before, the clicks came
-        if settings.click.followed_by:
+        self._waiting = self._none
+        # Only for acts, or for more numbers: of those that waited before, the clicks came.
+        if settings.click.followed_by or settings.click.loss is ClickLoss.SQUARED:
             self._waiting = labelled_from(tensors, "click.waiting", length, self._features)
         self.held = labelled_from(tensors, "click.held", length, self._features)
         self._fresh = self._none  # to be taught in the round at hand
@@ -170,6 +171,9 @@ class Clicks:
         freed = freed.take(np.flatnonzero(np.isin(freed.kind, self._acts)))
         at_once = _Told(_pairs(tell), tell.timestamp)
         later = _Told(_pairs(freed), freed.time)
+        squared = self._settings.loss is ClickLoss.SQUARED
+        if squared and not head.begin(self._waiting.label):
+            return  # all wait until there are enough to begin with
         known = self._known(at_once, later)
         head.begin(known.label)
         known = replace(known, label=head.within_reach(known.label))

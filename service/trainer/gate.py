@@ -19,8 +19,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from service.domain import Float32s
-from service.errors import HoldoutMismatchError
-from service.settings import GateSettings
+from service.errors import ConfigurationError, HoldoutMismatchError
+from service.settings import GateSettings, Settings
+from service.trainer.holdout import is_held
 
 
 class Verdict(enum.StrEnum):
@@ -40,6 +41,21 @@ class GateReport:
     champion: float  # mean scores
     challenger: float
     older: float | None = None  # mean score of the best older version, where there is one
+
+
+def require_decisions(settings: Settings) -> None:
+    """Raises ConfigurationError where the gate would hold for ever: nothing would be published."""
+    trainer, events = settings.trainer, settings.events
+    wanted, window = max(trainer.gate.min_rows, 2), trainer.holdout.window_rows
+    told = None
+    if not is_held(trainer.holdout.fraction):
+        told = f"trainer.holdout.fraction ({trainer.holdout.fraction:g}) holds nothing out"
+    elif window < wanted:
+        told = f"trainer.holdout.window_rows ({window}) is less than the {wanted} rows it asks for"
+    elif not any(events.weights.get(one, 1.0) for one in {*events.kinds} - {*events.not_done}):
+        told = "events.weights leaves no kind of events to be foretold"
+    if told is not None:
+        raise ConfigurationError(f"{told}: the gate (trainer.gate) would never decide")
 
 
 def judge(champion: Float32s, challenger: Float32s, settings: GateSettings) -> GateReport:

@@ -22,6 +22,7 @@ from service.state.features import kind_codes
 from service.trainer.sequences import strip
 
 _PARTS = 1_000_000
+_MIX = 0x9E3779B97F4A7C15  # odd, with its bits all over
 # Columns that versions from before these were kept do not have, and their types.
 _ADDED = {"kind": np.uint8, "partition": np.int32}
 
@@ -69,6 +70,13 @@ class HoldoutRows:
     def marks(self) -> Int64s:
         """The hashes by which the held-out events are known."""
         return event_hash(self.user, self.item, self.time).view(np.int64)
+
+    def row_marks(self) -> Int64s:
+        """Hashes of the rows: those of events that are alike differ by what came before."""
+        powers = np.uint64(_MIX) ** np.arange(1, self.context.shape[1] + 1, dtype=np.uint64)
+        before = (self.context.astype(np.uint64) * powers).sum(axis=1, dtype=np.uint64)
+        user = self.user.astype(np.uint64) ^ before
+        return event_hash(user.view(np.int64), self.item, self.time).view(np.int64)
 
     def tensors(self, name: str = "holdout", features: Sequence[str] = ()) -> dict[str, Tensor]:
         """The columns, and those of the codes by their `features`: others may read them back."""
@@ -118,12 +126,17 @@ def event_hash(
     user: Int64s, item: Int64s, time: Int64s
 ) -> np.ndarray[tuple[int, ...], np.dtype[np.uint64]]:
     """A well mixed hash of each event (the finaliser of splitmix64, Steele et al., 2014)."""
-    mixed = user.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15)
+    mixed = user.astype(np.uint64) * np.uint64(_MIX)
     mixed ^= item.astype(np.uint64) + np.uint64(0x7F4A7C15)
     mixed = mixed * np.uint64(0xD6E8FEB86659FD93) + time.astype(np.uint64)
     for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
         mixed = (mixed ^ (mixed >> np.uint64(shift))) * np.uint64(factor)
     return mixed ^ (mixed >> np.uint64(31))
+
+
+def is_held(fraction: float) -> bool:
+    """Whether so small a share is anything."""
+    return round(fraction * _PARTS) > 0
 
 
 def is_member(user: Int64s, item: Int64s, time: Int64s, fraction: float) -> Bools:

@@ -35,6 +35,7 @@ from service.domain import (
     Offsets,
     Partition,
     Version,
+    advance,
 )
 from service.errors import LossSpikeError, NonFiniteError
 from service.model.inference import states_after
@@ -78,6 +79,7 @@ from service.trainer.sequences import (
     strip,
     windows_over,
 )
+from service.trainer.share_fit import SHARES, ShareFit
 from service.trainer.step import ClickBatch, train_step
 from service.trainer.taught import joined, taught_by
 from service.trainer.weighing import Weighing
@@ -86,15 +88,9 @@ log = logging.getLogger(__name__)
 
 # Rows of the holdout, newest first, that early stopping looks at; the gate looks at all.
 _STOPPING_ROWS = 128
-# Shares of the model that are tried on the holdout, how much the last trial counts at least beside
-# those before it, and the NDCG that a share has to gain for each square of its distance from the
-# setting.
-_SHARES = tuple(tenth / 10 for tenth in range(11))
-_NEWS = 0.1
-_PULL = 0.01
-_GAINS, _FITS = "mixture.gains", "mixture.fits"  # among a version's tensors for the trainer
-# A loss spike is worse than this part of what a guess among the candidates would lose.
+# A loss spike is worse than this part of what a guess among all items would lose.
 _WORSE_THAN_A_GUESS = 1.2
+_NEWS = 0.1  # how much the last round counts in what is usual
 _SLOWEST = 1 / 64  # of the learning rate, after rejections
 # Rounds remembered in case the challenger is rejected: at 500 sequences a round about 170 MB.
 # The oldest make room; if the challenger is rejected after that, they are given up.
@@ -148,10 +144,8 @@ class Learner:
         self._settings = settings.trainer
         self._items = settings.items
         self._named = set(named)
-        self._prior_share = settings.memory.model_share
         self._memory = memory
-        self._by_share = np.zeros(len(_SHARES))  # mean NDCG@10, the last trials foremost
-        self._fits = 0
+        self._share_fit = ShareFit.new(settings.memory.model_share)
         self._temperature = settings.model.temperature  # of a large catalogue
         self._exclude_seen = settings.scorer.exclude_seen
         self._candidates = settings.click.candidates
@@ -238,7 +232,7 @@ class Learner:
             self.blend,
             dict(self._asked_scores) if rows is None else {},
         )
-        self._champion_fits = self._by_share, self._fits
+        self._champion_fit = self._share_fit
         self._since_champion: deque[Sequences] = deque(maxlen=_ROUNDS_KEPT)
         self._forgotten = 0  # sequences since the champion that are remembered no more
         return before - self.items
@@ -355,10 +349,8 @@ class Learner:
     def _prepare(self, batch: MicroBatch) -> Sequences:
         """Admit a micro-batch: vocabulary, holdout, offsets; give the sequences to train on."""
         self._challenger.learn_items(list(batch.item_ids))
-        for partition, offset in batch.next_offsets.items():
-            # A batch that was sent again may end before what the lineage holds already.
-            known = self.trained_through.get(partition, Offset(0))
-            self.trained_through[partition] = max(offset, known)
+        # A batch that was sent again may end before what the lineage holds already.
+        advance(self.trained_through, batch.next_offsets)
         self.taught = joined(self.taught, taught_by(batch))
         if not len(batch):
             return empty_sequences(self._length + 1)
@@ -536,7 +528,7 @@ class Learner:
 
     def _expect(self, loss: float) -> None:
         """Raise LossSpikeError where a round's mean loss is far above the usual."""
-        guess = math.log(1 + min(self.items, self._settings.negatives))
+        guess = math.log(1 + self.items)  # the candidates stand for all
         if math.isnan(loss) or not guess:
             return
         part = loss / guess
@@ -605,11 +597,13 @@ class Learner:
 
     def _bounded(self, drawn: Sequences) -> Sequences:
         """As many of them, by chance or as they were chosen, as have the events that a step may
-        replay."""
+        replay; one where each alone has more."""
         events, limit = (drawn.item != NO_KEY).sum(axis=1), self._settings.replay.max_events
         if events.sum() <= limit:
             return drawn
-        order = np.arange(len(drawn))
+        order = np.flatnonzero(events <= limit)
+        if not len(order):
+            return drawn.take(np.arange(1))
         if not isinstance(self._settings.replay.choice, HerdingReplay):
             order = self._shuffle.permutation(order)
         return drawn.take(order[np.cumsum(events[order]) <= limit])
@@ -657,7 +651,7 @@ class Learner:
         """
         self.blend = replace(self.blend, temperature=self._temperature_now)
         fits = self._memory is not None and len(self.held) >= self._settings.gate.min_rows
-        shares = _SHARES if fits else (self.blend.share,)
+        shares = SHARES if fits else (self.blend.share,)
         gains = evaluate(
             self._challenger.model,
             self._challenger.vocabulary,
@@ -669,21 +663,17 @@ class Learner:
         )  # [shares, rows]
         chosen = 0
         if fits and np.isfinite(gains).all():  # the gate refuses what is not a number
-            self._fits += 1
-            news = max(1 / self._fits, _NEWS)
-            self._by_share = self._by_share + (gains.mean(axis=1) - self._by_share) * news
-            pull = _PULL * (np.array(_SHARES) - self._prior_share) ** 2
-            chosen = int((self._by_share - pull).argmax())
-            self.blend = replace(self.blend, share=_SHARES[chosen])
+            self._share_fit = self._share_fit.tried(gains)
+            chosen = self._share_fit.best
+            self.blend = replace(self.blend, share=SHARES[chosen])
         mixed: Float32s = gains[chosen]
         return mixed
 
-    def resume_fits(self, trainer: Mapping[str, Tensor]) -> None:
+    def resume_fit(self, trainer: Mapping[str, Tensor]) -> None:
         """Go on from how well each share did so far, as an `artifact` has it."""
-        gains = trainer.get(_GAINS)
-        if self._memory is not None and gains is not None and len(gains) == len(_SHARES):
-            self._champion_fits = gains.numpy(), int(trainer[_FITS])
-            self._by_share, self._fits = self._champion_fits
+        if self._memory is not None:
+            self._share_fit = ShareFit.new(self._share_fit.setting, trainer)
+            self._champion_fit = self._share_fit
 
     def judge(self) -> tuple[GateReport, int]:
         """Ask the gate and follow it, except for publishing, after which call `promoted`.
@@ -698,7 +688,9 @@ class Learner:
         if self._crowned_ndcg is not None:
             self.shift = report.champion - self._crowned_ndcg
         self._asked_ndcg = report.challenger
-        self._asked_scores = dict(zip(self.held.marks().tolist(), challenger.tolist(), strict=True))
+        self._asked_scores = dict(
+            zip(self.held.row_marks().tolist(), challenger.tolist(), strict=True)
+        )
         self._fit_rerank()
         skipped = 0
         if report.verdict is Verdict.REJECT:
@@ -730,7 +722,7 @@ class Learner:
 
     def _scores_of(self, version: _Measure) -> Float32s:
         """NDCG@10 of each row of the holdout."""
-        marks, scores = self.held.marks().tolist(), version.scores
+        marks, scores = self.held.row_marks().tolist(), version.scores
         new = np.array([place for place, mark in enumerate(marks) if mark not in scores], np.int64)
         recalled = self.recalled()
         found = evaluate(
@@ -800,7 +792,7 @@ class Learner:
     def _back_to_champion(self) -> None:
         """Its weights and its mixture: what others were mixed with says nothing of it."""
         self._challenger.restore(self._champion_at)
-        self.blend, (self._by_share, self._fits) = self._champion.blend, self._champion_fits
+        self.blend, self._share_fit = self._champion.blend, self._champion_fit
         if self._clicks:
             self._clicks.undone()
 
@@ -888,8 +880,7 @@ class Learner:
                 **self.held.tensors(features=self._features),
                 **(self._memory.tensors() if self._memory else {}),
                 **(self._clicks.tensors() if self._clicks else {}),
-                _GAINS: torch.from_numpy(self._by_share),
-                _FITS: torch.tensor([self._fits]),
+                **self._share_fit.tensors(),
             },
         )
 

@@ -63,6 +63,11 @@ class RoundDone:
 
 
 @dataclass(frozen=True, slots=True)
+class DescriptionDone:
+    """A `Catalogued` is off the worker's queue."""
+
+
+@dataclass(frozen=True, slots=True)
 class Judged:
     """The gate decided."""
 
@@ -88,4 +93,6 @@ class Published:
     expired: int = 0  # items that had a row in the one before it, or since, and have none in it
 
 
-FromWorker = Started | Behind | Heartbeat | RoundDone | Judged | Settled | Published
+FromWorker = (
+    Started | Behind | Heartbeat | RoundDone | DescriptionDone | Judged | Settled | Published
+)

@@ -20,13 +20,23 @@ from itertools import islice
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 
-from service.domain import Erasure, ItemKey, MicroBatch, Offset, Offsets, Partition, is_covered
+from service.domain import (
+    Erasure,
+    ItemKey,
+    MicroBatch,
+    Offset,
+    Offsets,
+    Partition,
+    advance,
+    is_covered,
+)
 from service.settings import Settings
 from service.state.catalogue import CatalogueItem
 from service.state.histories import SlabAddress
 from service.trainer import template, worker
 from service.trainer.messages import (
     Catalogued,
+    DescriptionDone,
     FromWorker,
     Heartbeat,
     Published,
@@ -41,6 +51,8 @@ log = logging.getLogger(__name__)
 
 _POLL_S = 0.1
 _ITEMS_AT_ONCE = 256  # of the catalogue in one message: some seconds of encoding
+# Such messages that a worker has at hand: vectors of a million items in its queue are gigabytes.
+_TOLD_AHEAD = 16
 # A step on a busy CPU takes well under this; a worker that is not done by then is killed,
 # which loses nothing.
 _STOP_WITHIN_S = 5.0
@@ -158,6 +170,7 @@ class TrainerProcess:
         self._void: Offsets = {}
         self._catalogue: dict[ItemKey, CatalogueItem] = {}
         self._untold: dict[ItemKey, CatalogueItem] = {}  # of it, to the worker that lives
+        self._told = 0  # messages of it that this one has not done with
         self._settling: Settle | None = None
         self._changed = threading.Condition()
         self._stopping = threading.Event()
@@ -223,8 +236,9 @@ class TrainerProcess:
             self._untrained.erase(erasures)
 
     def describe(self, items: Iterable[CatalogueItem]) -> None:
-        """What the catalogue says of items. Each worker is told all of it, before the
-        micro-batches, but for what was withdrawn before it began. Never blocks."""
+        """What the catalogue says of items. Each worker is told all of it, as fast as it encodes
+        that and micro-batches beside it, but for what was withdrawn before it began. Never
+        blocks."""
         with self._changed:
             for item in items:
                 self._untold[item.key] = item
@@ -235,9 +249,11 @@ class TrainerProcess:
             self._changed.notify_all()
 
     def _next_catalogued(self) -> Catalogued | None:
-        """Some of what this worker has not been told. The caller holds the lock."""
-        if not self._untold:
+        """Some of what this worker has not been told, while it has not too much at hand. The caller
+        holds the lock."""
+        if not self._untold or self._told >= _TOLD_AHEAD:
             return None
+        self._told += 1
         keys = list(islice(self._untold, _ITEMS_AT_ONCE))
         return Catalogued(tuple(self._untold.pop(key) for key in keys))
 
@@ -262,7 +278,7 @@ class TrainerProcess:
         with self._changed:
             self._untrained.send_again()
             self._settling = None  # this one has yet to learn what its predecessor had
-            self._untold = dict(self._catalogue)
+            self._untold, self._told = dict(self._catalogue), 0
             arguments = worker.WorkerArguments(
                 self._settings, slabs, frozenset(self._catalogue), dict(self._covered), self._void
             )
@@ -404,11 +420,14 @@ class TrainerProcess:
             with self._changed:
                 self._untrained.learned(message.report.batches)
                 self._changed.notify_all()
+        if isinstance(message, DescriptionDone):
+            with self._changed:
+                self._told -= 1
+                self._changed.notify_all()
         if isinstance(message, Started | Published):
             with self._changed:
                 covered = self._untrained.covered(message.trained_through)
-                for partition, offset in message.trained_through.items():
-                    self._covered[partition] = max(self._covered.get(partition, offset), offset)
+                advance(self._covered, message.trained_through)
             published = Published(message.version, message.trained_through)
             self._listener(Covered(published, tuple(batch.opened_s for batch in covered)))
 

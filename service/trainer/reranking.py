@@ -10,18 +10,19 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from service.domain import Float32s
 from service.model.click_head import ClickHead
 from service.model.click_metrics import ClickScores
 from service.model.clicks import ranks_after, reordered, without_history
 from service.model.memory import Recollection
-from service.model.mixture import Blend, best, ranks
+from service.model.mixture import Blend, Mixture, best, ranks
 from service.model.ranking import ndcg
 from service.model.recommender import Recommender
 from service.model.vocabulary import Vocabulary
 from service.settings import GateSettings
-from service.trainer.evaluation import CUTOFF, questions
+from service.trainer.evaluation import CUTOFF, Questions, questions
 from service.trainer.labels import LabelledRows
 
 # Exponents of the click probability that are tried; the first leaves the order as it is.
@@ -54,22 +55,28 @@ def reranked(
     """
     parts = [np.zeros((len(WEIGHTS), 0), np.float32)]
     for asked in questions(model, vocabulary, clicks, recollections, exclude_seen=exclude_seen):
-        mixture = asked.mixture(blend)
-        rank = ranks(mixture, asked.target)
-        chance, column = best(mixture, candidates)
-        state = without_history(asked.state, asked.lengths)
-        scores = reordered(
-            head, vocabulary, asked.table, state, asked.rows.context, chance, column, WEIGHTS
-        )  # [weights, events, k]
-        parts.append(
-            np.stack(
-                [
-                    ndcg(ranks_after(score, column, asked.target, rank), CUTOFF).cpu().numpy()
-                    for score in scores
-                ]
-            )
-        )
+        found = ranks_reordered(asked, asked.mixture(blend), head, vocabulary, candidates, WEIGHTS)
+        parts.append(np.stack([ndcg(rank, CUTOFF).cpu().numpy() for rank in found]))
     return np.concatenate(parts, axis=1)
+
+
+def ranks_reordered(
+    asked: Questions,
+    mixture: Mixture,
+    head: ClickHead,
+    vocabulary: Vocabulary,
+    candidates: int,
+    weights: tuple[float, ...],
+) -> list[Tensor]:
+    """The ranks [rows] of the targets once the head has reordered the best of the mixture, for
+    each of the weights."""
+    rank = ranks(mixture, asked.target)
+    chance, column = best(mixture, candidates)
+    state = without_history(asked.state, asked.lengths)
+    scores = reordered(
+        head, vocabulary, asked.table, state, asked.rows.context, chance, column, weights
+    )  # [weights, rows, k]
+    return [ranks_after(score, column, asked.target, rank) for score in scores]
 
 
 def best_weight(gains: Float32s, settings: GateSettings) -> float:

@@ -43,10 +43,11 @@ def train_step(
     settings: TrainerSettings,
     anchor: Anchor | None = None,
 ) -> float:
-    """Teach the challenger the labels of a batch, held by `anchor`; give the loss in nats.
+    """Teach the challenger the labels of a batch; give the loss in nats.
 
-    Beside the next items, the click head is taught `clicks`, where there are any; their loss is
-    not in what is given. A batch of no rows is for these alone: NaN is given then.
+    Beside the next items, the click head is taught `clicks`, where there are any, and `anchor`
+    holds all back; neither is in the loss that is given. A batch of no rows is for the clicks
+    alone: NaN is given then.
 
     Only the item vectors that the batch and its negatives name are read and changed, so the
     cost does not grow with the catalogue. Raises NonFiniteError before a weight changes when
@@ -86,11 +87,14 @@ def train_step(
 
     with torch.autocast(device.type, torch.bfloat16, enabled=has_fast_bf16(device)):
         loss, states, vectors = foretell(own)
+        value = float(loss.detach()) if len(batch.item) else math.nan
         if anchor is not None:
+            whole = own.index_select(0, wrong)
+            if model.tower:
+                whole = whole + model.tower(drawn)
             loss = loss + anchor.pull(
-                challenger, batch, states, drawn, vectors[wrong], temperature=temperature
+                challenger, batch, states, drawn, vectors[wrong], whole, temperature=temperature
             )
-    value = float(loss.detach()) if len(batch.item) else math.nan
     if clicks and model.click:
         loss = loss + click_loss(
             model, model.click, clicks, *(vectors.index_select(0, one) for one in of_clicks)

@@ -8,6 +8,7 @@ messages: one reads the pipe, so that the parent never waits for a step, one sen
 import logging
 import os
 import signal
+import sys
 import threading
 import time
 from collections import deque
@@ -49,6 +50,7 @@ from service.trainer.learner import Learner
 from service.trainer.messages import (
     Behind,
     Catalogued,
+    DescriptionDone,
     FromWorker,
     Heartbeat,
     Judged,
@@ -59,6 +61,7 @@ from service.trainer.messages import (
     Started,
     Stop,
 )
+from service.trainer.patience import Patience
 
 log = logging.getLogger(__name__)
 
@@ -87,7 +90,11 @@ def main(connection: Connection, arguments: WorkerArguments) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     logs.set_up(arguments.settings.log, "worker")
     torch.set_num_threads(choose_threads(arguments.settings.trainer.threads))
-    Worker(connection, arguments).run()
+    try:
+        Worker(connection, arguments).run()
+    except TransientError as error:
+        log.error("the worker ends: %s", error)
+        sys.exit(1)
 
 
 class Inbox:
@@ -176,9 +183,7 @@ class Worker:
         # One that was asked for before a stop and begins after it ends here: its slabs are gone.
         self._say(Heartbeat(self._progress, self._busy))
         self._settings = arguments.settings
-        self._registry = Registry(
-            arguments.settings.storage.root / "registry", arguments.settings.registry
-        )
+        self._registry = Registry.of(arguments.settings)
         self._slabs = {
             address.partition: HistorySlab.attach(address) for address in arguments.slabs
         }
@@ -200,8 +205,7 @@ class Worker:
         self._say(Started(version, dict(learner.trained_through), str(self._device)))
         settings = self._settings.trainer
         ask_at = time.monotonic() + settings.publish_every_s
-        together_until: float | None = None  # while descriptions go on coming
-        is_patient = True
+        patience, is_patient = Patience(_TOGETHER_S), True
         learner.on_step = self._advance
         while not inbox.stopping:
             self._busy = False
@@ -209,18 +213,18 @@ class Worker:
             self._busy = True
             # Where nothing is known, what the catalogue says at first goes out together, and before
             # events: of items that are described no event is needed to recommend them.
-            describes = is_patient and learner.is_blank and inbox.is_told()
+            describes = is_patient and learner.is_blank and inbox.is_told(_MORE_S)
             batches = [] if describes else inbox.take(settings.max_round_events)
             if batches or learner.owes:
                 fresh = [_after(batch, learner) for batch in batches]
                 self._say(RoundDone(learner.learn(fresh, hurry=inbox.is_behind)))
-            told = inbox.catalogued()
-            if told is None:
-                together_until = None
+            if (told := inbox.catalogued()) is None:
+                patience.renew()
             else:
-                together_until = together_until or time.monotonic() + _TOGETHER_S
+                patience.came(time.monotonic())
                 self._describe(told.items, describer, learner)
-            is_patient = together_until is None or time.monotonic() < together_until
+                self._say(DescriptionDone())
+            is_patient = patience.lasts(time.monotonic())
             waits = is_patient and learner.only_describes and told is not None
             more = waits and inbox.is_told(_MORE_S)
             is_due = time.monotonic() >= ask_at or learner.is_blank
@@ -229,7 +233,7 @@ class Worker:
                 if published is None:
                     return
                 if published != version:
-                    together_until = None
+                    patience.renew()
                 version = published
                 ask_at = time.monotonic() + settings.publish_every_s
             # What the gate let through and the storage refused is asked for again, not given up;
@@ -295,7 +299,7 @@ class Worker:
             held,
             {
                 partition: offset
-                for partition, offset in manifest.trained_through.items()
+                for partition, offset in manifest.through(settings.topics.events).items()
                 if self._void.get(partition) != offset
             },
             memory,
@@ -303,7 +307,7 @@ class Worker:
             Clicks.of(settings, kept),
             self._named,
         )
-        learner.resume_fits(kept)
+        learner.resume_fit(kept)
         return learner, manifest.version
 
     def _ask_gate(self, learner: Learner, parent: Version) -> Version | None:
@@ -362,8 +366,11 @@ class Worker:
         self._newest = manifest.version
         self._same_frozen = True
         expired = learner.promoted()
-        self._registry.prune()
         self._say(Published(manifest.version, dict(manifest.trained_through), expired))
+        try:
+            self._registry.prune()
+        except (ConfigurationError, TransientError, OSError) as error:
+            log.error("older versions are removed after the next one: %s", error)
         return manifest.version
 
     def _write(
@@ -377,6 +384,7 @@ class Worker:
                 parent=parent,
                 origin=origin,
                 trained_through=learner.trained_through,
+                topic=self._settings.topics.events,
                 model={
                     **learner.shape,
                     "settings": model_identity(self._settings.model),

@@ -101,6 +101,8 @@ def options_from(
         raise ConfigurationError("--holdout-share must be more than 0 and less than 1")
     if not 0.0 <= arguments.start < 1.0:
         raise ConfigurationError("--from must be at least 0 and less than 1")
+    if arguments.seed is not None and arguments.seed < 0:
+        raise ConfigurationError("--seed must be at least 0")
     if arguments.force and arguments.resume:
         raise ConfigurationError("--force begins anew and --resume goes on: name one of them")
     data = Options(

@@ -28,7 +28,10 @@ def test_the_figures_are_those_of_the_settings_and_of_kafka() -> None:
         topics=TopicsSettings(events="e", recommendations="r", dead_letter="d"),
     )
     text = said(settings, {"e": 7 * DAY_MS, "r": -1})
-    assert "trained_through is not yet at 0: 20, 1: 30: held-out rows, " in text
+    assert (
+        "trained_through is not yet at 0: 20, 1: 30, or whose topic is another: held-out rows, "
+        in text
+    )
     assert "until 4 newer ones are published (registry.keep_versions)" in text
     assert "only a registry that begins anew is without it" in text
     assert "halve every 123,456 events (memory.half_life_events)" in text

@@ -60,3 +60,20 @@ def test_counts_survive_many_half_lives_and_items() -> None:
     popular.rank(table.events(0, 3000, 0), np.zeros(3000, bool))
     last = table_of([("v", "item-1499"), ("v", "item-0")]).events(0, 2, 3000)
     assert popular.rank(last, np.ones(2, bool)).tolist() == [1, 1499]
+
+
+def test_what_a_user_turned_down_competes_no_more() -> None:
+    """As in the service, also where what was seen may be shown again."""
+    settings = quick_settings()
+    events = settings.events.model_copy(
+        update={"kinds": ("view", "return"), "negative": ("return",)}
+    )
+    scorer = settings.scorer.model_copy(update={"exclude_seen": False})
+    settings = settings.model_copy(update={"events": events, "scorer": scorer})
+    table = table_of([("b", "x"), ("b", "x"), ("b", "y"), ("a", "x"), ("a", "y")])
+    asked = np.array([False] * 4 + [True])
+    found = []
+    for kind in ("view", "return"):
+        table.kind[3] = events.kinds.index(kind)
+        found += Popular(math.inf, settings).rank(table.events(0, 5, 0), asked).tolist()
+    assert found == [2, 1]

@@ -1,16 +1,22 @@
 """The queries of a period, against the protocol's definition in plain Python."""
 
+from contextlib import closing
 from dataclasses import replace
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.backtest.continual import asked_events, known_before, popular, queries
-from service.domain import stable_key
+from service.backtest.continual import asked_events, known_before, popular, queries, rank
+from service.domain import ItemId, Partition, stable_key
 from service.model.ranking import MISSED
-from service.settings import EventsSettings
+from service.scorer.scorer import Scorer
+from service.settings import EventsSettings, ScorerSettings
+from service.state.popularity import Popularity
 from tests.backtest.examples import table_of
+from tests.scorer.examples import a_reordering_champion
+from tests.state.examples import a_slab
 
 LENGTH = 4
 KINDS = EventsSettings()
@@ -96,8 +102,24 @@ def test_popular_items_are_those_with_the_most_decayed_events(
         for item in range(6)
     ]
     found = popular(np.array(items, np.int64), half_life, np.arange(6))
-    for item, rank in enumerate(found.tolist()):
+    for item, place in enumerate(found.tolist()):
         # As near as this counts may come out alike or not.
         least = sum(count > counts[item] * (1 + 1e-9) for count in counts)
         most = sum(count >= counts[item] * (1 - 1e-9) for count in counts if count)
-        assert rank == MISSED if not counts[item] else least < rank <= most
+        assert place == MISSED if not counts[item] else least < place <= most
+
+
+@pytest.mark.parametrize("rerank", [0.0, 0.5, 2.0])
+def test_a_version_ranks_as_it_serves(rerank: float) -> None:
+    """In the order that its click head wants, too: as a scorer does, event by event."""
+    items = [f"item-{number}" for number in range(20)]
+    champion = a_reordering_champion([ItemId(item) for item in items], rerank)
+    session = table_of([("s", items[number * 7 % 20]) for number in range(8)])
+    rows = queries(session, np.unique(session.item), KINDS, 8)
+    with closing(a_slab(users=4, events=16)) as slab:
+        scorer = Scorer(
+            champion, {Partition(0): slab}, Popularity(100), None,
+            ScorerSettings(exclude_seen=False), 8,
+        )  # fmt: skip
+        scored = scorer.score(session.events(0, 8, 0), np.ones(8, np.bool_))
+    assert rank(champion, None, rows).live.tolist() == scored.ranks.tolist()

@@ -1,4 +1,6 @@
+import re
 import xml.etree.ElementTree as ET
+from importlib import resources
 
 import pytest
 
@@ -26,3 +28,11 @@ def test_every_point_is_inside(x: list[float], y: list[float]) -> None:
     for point in drawn.iter("circle"):
         assert 0 <= float(point.attrib["cx"]) <= 860
         assert 0 <= float(point.attrib["cy"]) <= 300
+
+
+def test_every_model_of_the_longest_run_has_a_colour() -> None:
+    """A continual run with a retrain and a streamed model beside the others has nine lines."""
+    frame = resources.files("service.backtest").joinpath("page.html").read_text(encoding="utf-8")
+    for line in range(9):
+        assert f".c{line} {{ --c: var(--p{line}); }}" in frame
+        assert len(re.findall(f"--p{line}: #", frame)) == 2  # by day and by night

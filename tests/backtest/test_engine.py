@@ -8,8 +8,7 @@ from service.backtest.engine import Engine
 from service.trainer import learner as learner_module
 from service.trainer.gate import GateReport, Verdict, judge
 from tests.backtest.examples import quick_settings, walks
-from tests.trainer.examples import CPU
-from tests.trainer.test_learner import REJECTED
+from tests.trainer.examples import CPU, REJECTED
 
 
 @pytest.fixture

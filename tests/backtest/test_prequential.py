@@ -1,7 +1,9 @@
 """Every event is ranked before anything learns from it; and a run says what it found."""
 
 import io
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,14 +12,16 @@ import torch
 from service.backtest.engine import Engine
 from service.backtest.options import Options, Protocol
 from service.backtest.preparing import prepared
-from service.backtest.prequential import _Run, queries, run_prequential
+from service.backtest.prequential import _Run, queries, run_prequential, slices
 from service.backtest.progress import Progress
 from service.backtest.results import SeedResult
 from service.backtest.table import Table, join
 from service.domain import Bools, Events, Int64s
+from service.errors import ConfigurationError
 from service.model.ranking import MISSED
 from service.scorer.scorer import Scored, Scorer
-from service.settings import Settings
+from service.settings import BatchSettings, Settings
+from service.state.histories import slab_bytes
 from tests.backtest.examples import quick_settings, table_of, walks
 
 CPU = torch.device("cpu")
@@ -199,3 +203,45 @@ def test_without_a_period_of_it_there_is_no_retrain() -> None:
     models = run(walks(200), options).models
     assert set(models) == ALL - {"retrain"}
     assert models["frozen"].ndcg_at_10 == 0  # frozen before it knew anything
+
+
+def test_micro_batches_have_the_size_of_the_settings_whatever_is_scored_at_once() -> None:
+    batch = BatchSettings(score_max_events=256, train_max_events=300)
+    found = list(slices(1000, batch, {420}))
+    assert [end for _, end in found] == [256, 300, 420, 512, 600, 768, 900, 1000]
+    assert all(start < end for start, end in found)
+
+
+def test_what_is_reported_or_retrained_beside_it_changes_nothing_of_the_live_model() -> None:
+    table = walks(400)
+    settings = settings_for(table)
+    batch = BatchSettings(score_max_events=32, train_max_events=48)
+    settings = settings.model_copy(update={"batch": batch})
+    alone = replace(OPTIONS, retrain_every=None, parts=1)
+    found = [
+        run_prequential(table, settings, options, CPU, Progress(io.StringIO())).models["live"]
+        for options in (alone, replace(OPTIONS, parts=7, retrain_every=37))
+    ]
+    assert found[0].ndcg_at_10 == found[1].ndcg_at_10
+
+
+def test_room_for_all_histories_is_asked_for_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    table = walks(100)
+    settings = settings_for(table)
+    room = slab_bytes(settings.history)
+    monkeypatch.setattr(
+        "service.state.histories.shutil.disk_usage", lambda _: SimpleNamespace(free=4 * room - 1)
+    )
+    with pytest.raises(ConfigurationError, match="--events"):
+        _Run(table, settings, replace(OPTIONS, retrain_every=None), CPU)
+
+
+def test_no_slice_has_more_events_of_a_user_than_stand_beside_a_history() -> None:
+    table = join([table_of([("ann", f"i-{n}") for n in range(200)]), walks(200)])
+    settings = settings_for(table).model_copy(update={"batch": BatchSettings()})
+    found = _Run(table, settings, replace(OPTIONS, parts=1, retrain_every=None), CPU)
+    try:
+        ends = [end for _, end in found._slices()]
+    finally:
+        found.close()
+    assert ends == [64, 128, 192, 200, 256, 400]

@@ -4,12 +4,14 @@ import json
 import math
 import sys
 from collections.abc import Callable
+from decimal import Decimal
 from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
+from service.backtest import reading
 from service.backtest.options import Columns, TimeUnit
 from service.backtest.reading import read
 from service.errors import ConfigurationError
@@ -109,6 +111,27 @@ def test_parquet_is_read_row_by_row(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert read(file, Columns(), SETTINGS, skip_bad=True).table.user_ids == ["7"]
 
 
+def test_what_parquet_holds_may_be_decimal_or_beyond_python(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def finer() -> list[dict[str, object]]:
+        raise ValueError("Nanosecond resolution temporal type 1 is not safely convertible")
+
+    price = SimpleNamespace(
+        to_pylist=lambda: [{"user_id": 7, "item_id": 8, "value": Decimal("9.5")}]
+    )
+    batches = [price]
+    fake = SimpleNamespace(
+        ParquetFile=lambda content: SimpleNamespace(iter_batches=lambda: iter(batches))
+    )
+    monkeypatch.setitem(sys.modules, "pyarrow", fake)
+    monkeypatch.setitem(sys.modules, "pyarrow.parquet", fake)
+    file = a_file(tmp_path, "", ".parquet")
+    assert read(file, Columns(), SETTINGS).table.value.tolist() == [9.5]
+    batches.append(SimpleNamespace(to_pylist=finer))
+    assert f"{file} cannot be read: Nanosecond" in refused(file)
+
+
 def test_what_parquet_needs_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
     assert "`pip install pyarrow`" in refused(a_file(tmp_path, "", ".parquet"))
@@ -203,13 +226,16 @@ def test_user_and_item_must_be_there(tmp_path: Path) -> None:
     assert "no column 'item_id'" in refused(a_file(tmp_path, "user_id,thing\na,1\n"))
 
 
-def test_json_objects_that_differ_are_bad_rows_or_lack_a_value(tmp_path: Path) -> None:
+def test_json_objects_that_differ_are_bad_rows_or_lack_a_value(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     lines = [
         '{"user_id": "a", "item_id": "x", "price": 3}',
         '{"user_id": "a", "item_id": "y", "event": "buy"}',
         '{"user_id": "a", "item_id": "y", "timestamp": 1700000000000}',
         '{"user_id": "a", "item_id": "z"}',
     ]
+    monkeypatch.setattr(reading, "_FIRST_OBJECTS", 1)
     file = a_file(tmp_path, "\n".join(lines), ".jsonl")
     price = NumberFeature(kind="number", name="price")
     columns = Columns(context=("price",))
@@ -217,7 +243,7 @@ def test_json_objects_that_differ_are_bad_rows_or_lack_a_value(tmp_path: Path) -
     assert found.table.item_ids == ["x", "z"]
     assert (found.bad, found.table.codes[:, 0].tolist().count(0)) == (2, 1)
     assert found.first_bad is not None
-    assert "it has 'event', which the first row has not" in found.first_bad
+    assert "it has 'event', which the first rows have not" in found.first_bad
 
 
 def test_what_objects_may_lack_need_not_be_in_the_first(tmp_path: Path) -> None:
@@ -226,6 +252,35 @@ def test_what_objects_may_lack_need_not_be_in_the_first(tmp_path: Path) -> None:
     found = read(file, Columns(value="stars"), SETTINGS).table.value
     assert (math.isnan(found[0]), found[1]) == (True, 4.0)
     assert "has 'star' in none of its objects" in refused(file, Columns(value="star"))
+
+
+@pytest.mark.parametrize(
+    "first",
+    [
+        '{"user_id": "a", "event": "erase", "timestamp": 1700000000000}',
+        '{"user_id": "a", "item_id": "x", "event": "view"}',
+    ],
+    ids=["no item", "no time"],
+)
+def test_a_bad_first_object_is_left_out_alone(first: str, tmp_path: Path) -> None:
+    good = '{"user_id": "a", "item_id": "y", "event": "view", "timestamp": 1700000000000}'
+    file = a_file(tmp_path, f"{first}\n{good}\n{good}\n", ".jsonl")
+    found = read(file, Columns(), SETTINGS, skip_bad=True)
+    assert (found.table.item_ids, found.bad, found.timed) == (["y", "y"], 1, True)
+    assert f"{file}:1: " in refused(file)
+
+
+def test_dotted_fields_may_be_columns_or_paths(tmp_path: Path) -> None:
+    fields = SETTINGS.fields.model_copy(
+        update={"user_id": "p.user", "item_id": "p.item", "event_id": "p.id"}
+    )
+    settings = SETTINGS.model_copy(update={"fields": fields})
+    flat = a_file(tmp_path, "p.user,p.item,p.id\na,x,1\na,x,1\na,y,2\n")
+    found = read(flat, Columns(), settings)
+    assert (found.table.item_ids, found.repeated) == (["x", "y"], 1)
+    nested = '{"p": {"user": "a", "item": "x", "id": 1}}\n'
+    found = read(a_file(tmp_path, nested * 2, ".jsonl"), Columns(), settings)
+    assert (found.table.item_ids, found.repeated) == (["x"], 1)
 
 
 def test_one_time_that_is_none_is_a_bad_row(tmp_path: Path) -> None:

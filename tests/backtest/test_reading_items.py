@@ -77,3 +77,11 @@ def test_what_is_no_catalogue_is_one_line(tmp_path: Path, content: str, said: st
     file.write_text(content)
     with pytest.raises(ConfigurationError, match=said):
         read_items(file, ItemColumns())
+
+
+def test_a_column_that_was_named_must_be_there(tmp_path: Path) -> None:
+    file = tmp_path / "items.csv"
+    file.write_text("item_id,title,text\n7,Red shoe,of leather\n")
+    named = ItemColumns(text=("title", "txt"), categories="genre", named=("genre", "txt"))
+    with pytest.raises(ConfigurationError, match="no column 'genre', 'txt'"):
+        read_items(file, named)

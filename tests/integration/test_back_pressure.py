@@ -63,6 +63,7 @@ def test_a_gate_that_lets_nothing_through_does_not_stop_the_stream(
         "HEADWATER_BATCH__TRAIN_MAX_EVENTS": "50",
         "HEADWATER_BATCH__MAX_UNTRAINED_EVENTS": "200",
         "HEADWATER_TRAINER__GATE__MIN_ROWS": "100000",
+        "HEADWATER_TRAINER__HOLDOUT__WINDOW_ROWS": "100000",
     }
     with Service(stream, tmp_path, little_room) as service:
         expected = produce(stream, range(1_000))

@@ -39,17 +39,30 @@ def test_what_is_left_out_of_a_history_leaves_no_gap() -> None:
 
 @pytest.mark.parametrize(
     ("loss", "labels", "expected"),
-    [(ClickLoss.BINARY, [0, 0, 0, 1], 2 / 6), (ClickLoss.SQUARED, [1, 3, 5, 7], 4.0)],
+    [(ClickLoss.BINARY, [0, 0, 0, 1], 2 / 6), (ClickLoss.SQUARED, [1, 3, 5, 7] * 8, 4.0)],
 )
 def test_a_new_head_expects_what_the_first_labels_are_on_average(
     loss: ClickLoss, labels: list[float], expected: float
 ) -> None:
     head = ClickHead(6, loss)
-    head.begin(np.array(labels, np.float32))
-    head.begin(np.array([9.0], np.float32))  # by then it has begun
+    assert head.begin(np.array(labels, np.float32))
+    assert head.begin(np.full(40, 9.0, np.float32))  # by then it has begun
     state = torch.randn(5, 8)
     found = head.expected(head(state, state, torch.zeros(5, SIGNS)))
     assert found.tolist() == pytest.approx([expected] * 5)
+
+
+@pytest.mark.parametrize(
+    ("labels", "begins"),
+    [([12.0], False), ([5.0, 4.99], False), ([0.0] * 999, False), ([0.0] * 999 + [9.0], True)],
+)
+def test_a_few_numbers_tell_nothing_of_how_far_they_are_apart(
+    labels: list[float], *, begins: bool
+) -> None:
+    head = ClickHead(6, ClickLoss.SQUARED)
+    label = np.array(labels, np.float32)
+    assert head.begin(label) == begins
+    assert head.scale.item() == pytest.approx(label.std() if begins else 0.0, rel=1e-3)
 
 
 def test_labels_that_are_all_alike_leave_room_for_doubt() -> None:
@@ -113,7 +126,7 @@ class TestStanding:
     def test_numbers_are_told_in_units_of_their_spread(self) -> None:
         head = self.head(ClickLoss.SQUARED)
         label = np.array([2.0, 2.0, 4.0, 4.0], np.float32)
-        head.begin(label)
+        head.begin(np.tile(label, 8))
         head.hear(np.array([1, 1, 2, 2]), label)
         assert head.standing(self.rows)[:, 1].tolist() == pytest.approx(
             [-2 / 22, 2 / 22, 0.0], rel=1e-4
@@ -122,7 +135,7 @@ class TestStanding:
     def test_one_wild_number_does_not_stand_for_all(self) -> None:
         head = self.head(ClickLoss.SQUARED)
         wild = np.array([2.0, 4.0, 2.0, 4.0, 2.0, 4.0, 3.0, 3e38], np.float32)
-        head.begin(wild)
+        head.begin(np.tile(wild, 4))
         assert 2.0 <= float(head.middle) <= 4.0
         assert 0.5 < float(head.scale) < 2.0
         assert head.within_reach(wild)[:7].tolist() == wild[:7].tolist()

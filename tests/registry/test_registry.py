@@ -1,3 +1,4 @@
+import errno
 import logging
 import os
 import shutil
@@ -13,6 +14,7 @@ from service.errors import (
     ConfigurationError,
     DamagedVersionError,
     NonFiniteError,
+    TransientError,
 )
 from service.registry.artifact import TRAINER_FILE, VOCABULARY_FILE, WEIGHTS_FILE, Artifact
 from service.registry.folders import VersionFolders
@@ -402,3 +404,25 @@ class TestRetention:
         monkeypatch.setattr(registry, "manifest", manifest_then_pruned)
         assert mark_of(registry.load_newest()) == 3.0
         assert caplog.records == []
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.ESTALE, errno.ETIMEDOUT])
+def test_a_version_that_cannot_be_read_now_is_not_damaged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    """The pinned one, or that of a rollback, would not serve any more once it can be read."""
+    registry = a_registry(tmp_path)
+    publish(registry, 1.0)
+    publish(registry, 2.0, parent=1)
+    monkeypatch.setattr("service.storage.files._READ_AFTER_S", (0.0,))
+    with monkeypatch.context() as away:
+
+        def fail(self: Path, mode: str) -> None:
+            raise OSError(number, os.strerror(number), str(self))
+
+        away.setattr(Path, "open", fail)
+        with pytest.raises(TransientError, match=os.strerror(number)):
+            registry.load_newest()
+    loaded = registry.load_newest()
+    assert loaded is not None
+    assert loaded[0].version == 2

@@ -20,6 +20,7 @@ from service.model.mixture import Blend
 from service.model.recommender import unit_rows
 from service.model.vocabulary import Vocabulary
 from service.registry.servable import Servable
+from service.settings import ClickSettings
 from tests.model.examples import a_recommender
 
 MODEL_ALONE = Blend(0.07, 1.0)
@@ -32,6 +33,17 @@ def a_servable(ids: Sequence[ItemId], version: int = 1, blend: Blend = MODEL_ALO
     vocabulary = Vocabulary((ItemId(""), *ids))
     through = {Partition(0): Offset(0)}
     return Servable(Version(version), 0, through, model, vocabulary, table, blend)
+
+
+def a_reordering_champion(ids: Sequence[ItemId], rerank: float) -> Servable:
+    """One whose click head would turn the order of its best items around."""
+    plain = a_servable(ids, blend=Blend(0.07, 0.5, rerank=rerank, candidates=8))
+    plain.model.fit_click_head(ClickSettings(enabled=True))
+    head = plain.model.click
+    assert head is not None
+    torch.nn.init.constant_(head.weight, -10.0)
+    head.begin(np.array([0, 1], np.float32))
+    return plain
 
 
 def events_of(

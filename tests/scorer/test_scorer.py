@@ -19,7 +19,6 @@ from service.scorer import scorer as scorer_module
 from service.scorer.scorer import RankedItems, Scored, Scorer
 from service.settings import (
     CategoryFeature,
-    ClickSettings,
     Feature,
     GapFeature,
     HistorySettings,
@@ -31,7 +30,7 @@ from service.state.histories import SLACK, HistorySlab
 from service.state.popularity import Popularity
 from service.trainer.sequences import strip
 from tests.model.examples import PLACES, a_recommender, item_ids
-from tests.scorer.examples import a_servable, events_of
+from tests.scorer.examples import a_reordering_champion, a_servable, events_of
 from tests.state.examples import a_slab
 
 IDS = item_ids(30)
@@ -263,12 +262,12 @@ def test_what_is_popular_is_counted_event_by_event_within_a_batch(slab: HistoryS
 def test_withdrawn_items_are_not_recommended(slab: HistorySlab) -> None:
     scorer = a_scorer(slab, settings=ScorerSettings(top_k=26))
     score(scorer, [1, 2, 3, 1, 2, 1], [26, 26, 26, 3, 3, 4])
-    scorer.withdrawn = np.sort(np.array([item_key(IDS[3]), item_key(IDS[5])]))
+    scorer.withdraw(np.sort(np.array([item_key(IDS[3]), item_key(IDS[5])])))
     popular, foretold = score(scorer, [0, 4], [26, 1]).rankings
     for ranking in (popular, foretold):
         assert not {IDS[3], IDS[5]} & set(names(ranking))
     assert IDS[4] in names(popular)
-    scorer.withdrawn = scorer.withdrawn[:0]
+    scorer.withdraw(np.zeros(0, np.int64))
     (ranking,) = score(scorer, [5], [1]).rankings
     assert {IDS[3], IDS[5]} <= set(names(ranking))
 
@@ -330,16 +329,6 @@ def test_what_was_shown_is_part_of_nothing(slab: HistorySlab) -> None:
     assert scored.places.ordinal.tolist() == [0, 1, 0, 1]
 
 
-def a_reordering_champion(rerank: float) -> Servable:
-    plain = a_servable(IDS[:25], blend=Blend(0.07, 0.5, rerank=rerank, candidates=8))
-    plain.model.fit_click_head(ClickSettings(enabled=True))
-    head = plain.model.click
-    assert head is not None
-    torch.nn.init.constant_(head.weight, -10.0)
-    head.begin(np.array([0, 1], np.float32))
-    return plain
-
-
 def test_a_click_head_reorders_the_best_of_a_ranking_and_is_tested_so(slab: HistorySlab) -> None:
     everyone = np.ones(4, np.bool_)
     events = events_of([0, 0, 0, 0], IDS[:4])
@@ -348,7 +337,7 @@ def test_a_click_head_reorders_the_best_of_a_ranking_and_is_tested_so(slab: Hist
         with closing(a_slab(users=8, events=16)) as own:
             one = a_scorer(
                 own,
-                champion=a_reordering_champion(rerank),
+                champion=a_reordering_champion(IDS[:25], rerank),
                 memory=Memory(MemorySettings()),
                 settings=ScorerSettings(top_k=8),
             ).score(events, everyone)
@@ -369,7 +358,7 @@ def test_reordering_does_not_depend_on_batching() -> None:
         users,
         items,
         ScorerSettings(top_k=50),
-        champion=a_reordering_champion(1.0),
+        champion=a_reordering_champion(IDS[:25], 1.0),
         memories=(Memory(MemorySettings()), Memory(MemorySettings())),
     )
 

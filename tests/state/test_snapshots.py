@@ -496,7 +496,7 @@ def test_one_that_cannot_be_read_just_now_is_not_damaged(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("service.state.snapshots._READ_AFTER_S", (0.0, 0.0))
+    monkeypatch.setattr("service.storage.files._READ_AFTER_S", (0.0,))
     feed(slab, [1, 2], 1)
     write(tmp_path, slab, 3)
 

@@ -330,6 +330,30 @@ class TestTakenUpAgain:
         first, between, last = asyncio.run(take_up_again())
         assert (between, last) == (first, first + 1)
 
+    def test_one_that_is_asked_for_while_partitions_begin_ends_none_of_their_transactions(
+        self, consumer: Consumer
+    ) -> None:
+        again: list[asyncio.Task[None]] = []
+
+        class Asked(Lanes):
+            async def open(self, *given: Any) -> None:
+                await super().open(*given)
+                self.finished = False
+                again.append(asyncio.create_task(made.take_up_again()))
+                await asyncio.sleep(0)
+
+        lanes = Asked(consumer)
+        made = a_source(lanes=lanes)
+
+        async def rebalance() -> None:
+            await made.start()
+            await made.on_partitions_revoked([])
+            await made.on_partitions_assigned(list(consumer.owned))
+            await asyncio.gather(*again)
+
+        asyncio.run(rebalance())
+        assert (len(again), lanes.finished) == (1, False)
+
     def test_one_that_is_cancelled_is_no_failure_of_the_source(self, consumer: Consumer) -> None:
         """Whoever stops then finishes what was read."""
         made = a_source()

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 import numpy as np
+import pytest
 import torch
 
 from service.domain import (
@@ -18,11 +19,14 @@ from service.domain import (
     user_key,
 )
 from service.model.item_tower import Described, Source
+from service.model.memory import Memory
+from service.registry.servable import first_blend
 from service.settings import (
     EventsSettings,
     GateSettings,
     HistorySettings,
     HoldoutSettings,
+    MemorySettings,
     ModelSettings,
     ReplaySettings,
     Settings,
@@ -31,12 +35,19 @@ from service.settings import (
 )
 from service.state.histories import HistorySlab
 from service.trainer.challenger import Challenger
-from service.trainer.learner import RoundReport
+from service.trainer.gate import GateReport, Verdict
+from service.trainer.holdout import empty_rows
+from service.trainer.learner import Learner, RoundReport
 from service.trainer.packing import Packed, pack
 
 CPU = torch.device("cpu")
 PARTITION = Partition(0)
 CLICK, IMPRESSION = map(EventsSettings().kinds.index, ("click", "impression"))
+USERS, CATALOGUE = 40, 20
+HELD = GateReport(Verdict.HOLD, 10, 0.0, 0.1, 1.0, 1.0)
+PROMOTED = GateReport(Verdict.PROMOTE, 10, 1.0, 0.1, 0.0, 1.0)
+REJECTED = GateReport(Verdict.REJECT, 10, -1.0, 0.1, 1.0, 0.0)
+NO_MEMORY = MemorySettings(enabled=False)  # so that what is measured is the weights'
 ROUND = RoundReport(
     batches=2,
     events=100,
@@ -86,6 +97,37 @@ def a_challenger(
     challenger = Challenger.new(settings.model, settings.trainer, CPU, described)
     challenger.learn_items([known(number) for number in range(items)])
     return challenger
+
+
+def a_learner(
+    slab: HistorySlab,
+    settings: Settings | None = None,
+    challenger: Challenger | None = None,
+    memory: MemorySettings = NO_MEMORY,
+) -> Learner:
+    settings = (settings or small_settings()).model_copy(update={"memory": memory})
+    return Learner(
+        settings,
+        {PARTITION: slab},
+        challenger or a_challenger(settings),
+        empty_rows(settings.model.max_length),
+        {},
+        Memory.of(memory),
+        first_blend(settings),
+    )
+
+
+def break_weights(challenger: Challenger, monkeypatch: pytest.MonkeyPatch, times: int) -> None:
+    """The first so many steps of the optimizer leave a weight that is not a number."""
+    real, left = challenger.optimizer.step, iter(range(times))
+
+    def step() -> None:
+        real()
+        if next(left, None) is not None:
+            with torch.no_grad():
+                challenger.model.items.weight[1, 0] = torch.nan
+
+    monkeypatch.setattr(challenger.optimizer, "step", step)
 
 
 def described_items(count: int) -> Described:

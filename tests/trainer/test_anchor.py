@@ -1,6 +1,7 @@
 """Steps that are held near the champion."""
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -87,7 +88,7 @@ def test_only_replayed_places_are_distilled() -> None:
 
     def pull(batch: Packed) -> torch.Tensor:
         wrong = challenger.model.items.weight[drawn]
-        return anchor.pull(challenger, batch, states, drawn, wrong, temperature=0.1)
+        return anchor.pull(challenger, batch, states, drawn, wrong, wrong, temperature=0.1)
 
     assert pull(batch) == 0.0
     loss = pull(all_replayed(batch))
@@ -103,9 +104,8 @@ def test_nothing_pulls_at_the_champion_itself() -> None:
     model = challenger.model.eval()
     with torch.no_grad():
         states = model.states(model.items(batch.item), batch.position)
-        pull = anchor.pull(
-            challenger, batch, states, drawn, model.items.weight[drawn], temperature=0.1
-        )
+        own = model.items.weight[drawn]
+        pull = anchor.pull(challenger, batch, states, drawn, own, own, temperature=0.1)
     assert float(pull) == pytest.approx(0.0, abs=1e-5)
 
 
@@ -117,6 +117,22 @@ def test_items_that_the_champion_does_not_know_are_left_out() -> None:
     loss = train_step(challenger, batch, temperature=0.1, settings=SETTINGS.trainer, anchor=anchor)
     assert loss > 0
     assert challenger.is_finite()
+
+
+def test_an_id_vector_that_a_step_leaves_out_is_no_drift(monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = SETTINGS.trainer.model_copy(update={"id_dropout": 0.9, "learning_rate": 0.0})
+    challenger = a_challenger(SETTINGS, described=described_items(9))
+    anchor = Anchor(challenger.frozen_copy(), len(challenger.vocabulary), KeepSettings(l2=1.0))
+    pulls: list[float] = []
+    real = Anchor.pull
+
+    def recorded(*given: Any, **how: Any) -> torch.Tensor:
+        pulls.append(float(real(*given, **how).detach()))
+        return torch.zeros(())
+
+    monkeypatch.setattr(Anchor, "pull", recorded)
+    train_step(challenger, packed(*OLD), temperature=0.1, settings=settings, anchor=anchor)
+    assert pulls == [pytest.approx(0.0, abs=1e-5)]
 
 
 def test_weights_are_held_beside_a_tower_too() -> None:

@@ -12,8 +12,7 @@ from service.settings import AugmentSettings, MemorySettings
 from service.trainer.augmenting import Augmenter, crop, mask, reorder, substitute
 from service.trainer.sequences import MASKED, Stretch, from_lists
 from tests.state.examples import a_slab
-from tests.trainer.examples import Stream, a_challenger, quick_training, small_settings
-from tests.trainer.test_learner import a_learner
+from tests.trainer.examples import Stream, a_challenger, a_learner, quick_training, small_settings
 
 LENGTH = 12
 SOME = st.integers(2, 30)

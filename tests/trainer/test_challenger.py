@@ -387,6 +387,19 @@ def test_and_stays_near_what_describes_it() -> None:
     assert torch.cosine_similarity(table, added).min() > 0.9
 
 
+def test_also_where_the_checkpoint_had_a_row_that_no_step_had_moved() -> None:
+    challenger = a_describing_challenger()
+    challenger.learn_items([known(number) for number in range(9, 12)])
+    before = challenger.checkpoint()
+    challenger.describe(some_described(9, 12), before)
+    challenger.restore(before)
+    assert challenger.model.tower is not None
+    with torch.no_grad():
+        added = challenger.model.tower(torch.arange(10, 13))
+        table = challenger.model.table(13)[10:]
+    assert torch.cosine_similarity(table, added).min() > 0.9
+
+
 def test_items_of_which_nothing_is_said_begin_as_their_category_told_of_beside_them() -> None:
     challenger = a_describing_challenger()
     described = some_described(9, 12)

@@ -1,8 +1,6 @@
 """From events to labels, to a head that has learned them, to rankings that it reorders."""
 
 import time
-from collections.abc import Iterator
-from contextlib import closing
 from dataclasses import replace
 
 import numpy as np
@@ -25,38 +23,28 @@ from service.trainer.holdout import HoldoutRows, empty_rows, is_member
 from service.trainer.learner import Learner
 from service.trainer.reranking import WEIGHTS, best_weight
 from service.trainer.sequences import Sequences, contexts
-from tests.state.examples import a_slab
 from tests.trainer.examples import (
     CLICK,
     CPU,
     IMPRESSION,
     PARTITION,
+    REJECTED,
     Stream,
+    break_weights,
     keys,
     known,
     quick_training,
     small_settings,
 )
-from tests.trainer.test_learner import REJECTED, break_weights
 
 BY_VALUE = ClickSettings(enabled=True, batch_rows=64)
+RATINGS = BY_VALUE.model_copy(update={"loss": ClickLoss.SQUARED, "positive_from": 4.0})
 BY_CLICK = BY_VALUE.model_copy(update={"followed_by": ("click",), "within_s": 10.0})
 
 
 @pytest.fixture(autouse=True)
 def _same_weights_every_time() -> None:
     torch.manual_seed(0)
-
-
-@pytest.fixture
-def slab() -> Iterator[HistorySlab]:
-    with closing(a_slab(users=200, events=16)) as made:
-        yield made
-
-
-@pytest.fixture
-def stream(slab: HistorySlab) -> Stream:
-    return Stream(slab)
 
 
 def settings_with(click: ClickSettings, fraction: float = 0.0) -> Settings:
@@ -153,10 +141,27 @@ class TestLabels:
         assert clicks.portions(1, Vocabulary(), CPU) == [None]
 
     def test_a_number_is_kept_as_it_is(self, stream: Stream) -> None:
-        ratings = BY_VALUE.model_copy(update={"loss": ClickLoss.SQUARED, "positive_from": 4.0})
-        clicks = Clicks(settings_with(ratings), {})
-        admit(clicks, stream, (1, 1, IMPRESSION, 3.5))
-        assert fresh_labels(clicks) == [3.5]
+        clicks = Clicks(settings_with(RATINGS), {})
+        admit(clicks, stream, *[(1, 1, IMPRESSION, 3.5 + (n % 3)) for n in range(30)])
+        assert fresh_labels(clicks) == [3.5 + (n % 3) for n in range(30)]
+
+    @pytest.mark.parametrize("restarts", [False, True])
+    def test_numbers_wait_until_they_tell_how_far_they_are_apart(
+        self, stream: Stream, *, restarts: bool
+    ) -> None:
+        """Else the first few, or the first one, would bound all to come."""
+        clicks = Clicks(settings_with(RATINGS), {})
+        head, vocabulary = ClickHead(3, ClickLoss.SQUARED), Vocabulary().extended([known(1)])
+        for value in range(29):
+            batch = stream.batch([1], [1], kinds=[IMPRESSION], values=[600.0 * (value % 3)])
+            admit_with(head, vocabulary, clicks, stream, batch)
+            assert fresh_labels(clicks) == []
+        if restarts:
+            clicks = Clicks(settings_with(RATINGS), clicks.tensors())
+        batch = stream.batch([1], [1], kinds=[IMPRESSION], values=[1800.0])
+        admit_with(head, vocabulary, clicks, stream, batch)
+        assert fresh_labels(clicks) == [*[600.0 * (value % 3) for value in range(29)], 1800.0]
+        assert head.scale > 100
 
     def test_clicks_and_silence_are_told_in_the_order_of_what_was_shown(
         self, stream: Stream

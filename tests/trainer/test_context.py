@@ -178,7 +178,7 @@ class TestRestart:
     """A worker that begins over versions made with other settings."""
 
     def published(self, slab: HistorySlab, settings: Settings) -> tuple[Learner, Registry]:
-        registry = Registry(settings.storage.root / "registry", settings.registry)
+        registry = Registry.of(settings)
         learner, shoppers = a_learner(slab, settings), Shoppers(slab)
         for _ in range(3):
             batch = shoppers.batch(steps=6)

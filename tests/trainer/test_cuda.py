@@ -4,7 +4,6 @@ The others of the trainer name the CPU, so that they say the same on every machi
 """
 
 import math
-from collections.abc import Iterator
 from contextlib import closing
 
 import pytest
@@ -56,12 +55,6 @@ CUDA = torch.device("cuda")
 USERS, CATALOGUE = 40, 20
 TOLERANCE = 0.05  # of cosines: products are made in bfloat16 on CUDA and on some CPUs
 CONTEXT = (EventKindFeature(), GapFeature())
-
-
-@pytest.fixture
-def slab() -> Iterator[HistorySlab]:
-    with closing(a_slab(users=200, events=16)) as made:
-        yield made
 
 
 def with_training(**changes: object) -> Settings:

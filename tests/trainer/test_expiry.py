@@ -1,12 +1,10 @@
 """Items that lose their rows, and what becomes of the others."""
 
-from collections.abc import Iterator
 from contextlib import closing
 from typing import Any
 from unittest.mock import patch
 
 import numpy as np
-import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -78,12 +76,6 @@ def test_who_stays_was_met_no_earlier_than_who_goes(
     assert len(rows) <= max_rows + 1
     gone = np.setdiff1d(np.arange(len(met)), rows)
     assert times[gone].max(initial=0) <= times[rows[1:]].min(initial=NOW_MS)
-
-
-@pytest.fixture
-def slab() -> Iterator[HistorySlab]:
-    with closing(a_slab(users=200, events=16)) as made:
-        yield made
 
 
 def bounded(max_rows: int = 1000, expire_after_s: float | None = None) -> Settings:

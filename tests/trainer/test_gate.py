@@ -1,12 +1,13 @@
 import math
+import re
 
 import numpy as np
 import pytest
 
 from service.domain import Float32s
-from service.errors import HoldoutMismatchError
-from service.settings import GateSettings
-from service.trainer.gate import Verdict, against_older, judge
+from service.errors import ConfigurationError, HoldoutMismatchError
+from service.settings import GateSettings, Settings
+from service.trainer.gate import Verdict, against_older, judge, require_decisions
 
 SETTINGS = GateSettings(min_rows=4, z_score=1.0, tolerance=0.1)
 
@@ -85,3 +86,20 @@ def test_a_challenger_must_not_fall_behind_an_older_version(
     assert found.verdict is verdict
     assert found.older == older.champion
     assert found.mean_gain == report.mean_gain
+
+
+@pytest.mark.parametrize(
+    ("tree", "told"),
+    [
+        ({"trainer": {"holdout": {"fraction": 1e-7}}}, "trainer.holdout.fraction (1e-07)"),
+        ({"trainer": {"holdout": {"window_rows": 32}}}, "window_rows (32) is less than the 64"),
+        ({"events": {"kinds": ["a", "b"], "negative": ["b"], "shown": [], "weights": {"a": 0.0}}},
+         "events.weights leaves no kind"),
+    ],
+)  # fmt: skip
+def test_what_would_let_the_gate_hold_for_ever_is_refused(
+    tree: dict[str, object], told: str
+) -> None:
+    require_decisions(Settings())
+    with pytest.raises(ConfigurationError, match=re.escape(told)):
+        require_decisions(Settings.model_validate(tree))

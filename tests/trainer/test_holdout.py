@@ -1,3 +1,4 @@
+from dataclasses import replace
 from itertools import chain
 
 import numpy as np
@@ -138,3 +139,13 @@ def test_rows_of_users_are_left_out() -> None:
     rows = held_at([1, 2, 3, 2]).without(np.array([3, 9]))
     assert rows.time.tolist() == [1, 3]
     assert rows.context[:, 0].tolist() == [1, 3]
+
+
+def test_events_that_are_alike_are_rows_of_their_own() -> None:
+    """Where times are dates alone, a user meets an item several times at once."""
+    row = held_at([5])
+    other = replace(row, context=row.context[:, ::-1] + np.arange(3))
+    rows = row.joined(other).joined(row)
+    assert len(set(rows.marks().tolist())) == 1
+    first, second, third = rows.row_marks().tolist()
+    assert first == third != second

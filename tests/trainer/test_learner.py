@@ -1,6 +1,5 @@
 import math
 from collections import Counter
-from collections.abc import Iterator
 from contextlib import ExitStack, closing
 from dataclasses import asdict, replace
 from typing import Any
@@ -28,6 +27,7 @@ from service.domain import (
     no_codes,
     user_key,
 )
+from service.errors import LossSpikeError
 from service.model.item_tower import Described
 from service.model.memory import Memory, Recollection
 from service.model.mixture import Blend
@@ -44,7 +44,6 @@ from service.settings import (
     RecencyReplay,
     ReplayChoice,
     ReplaySettings,
-    Settings,
     TrainerSettings,
     UniformReplay,
 )
@@ -55,7 +54,7 @@ from service.trainer.challenger import Challenger
 from service.trainer.early_stopping import Scores
 from service.trainer.evaluation import evaluate
 from service.trainer.gate import GateReport, Verdict
-from service.trainer.holdout import empty_rows, is_member, rows_from_tensors
+from service.trainer.holdout import is_member, rows_from_tensors
 from service.trainer.learner import Learner
 from service.trainer.packing import Packed, pack
 from service.trainer.replay import Replay
@@ -63,11 +62,19 @@ from service.trainer.sequences import Sequences, empty_sequences, from_lists, st
 from service.trainer.step import train_step
 from tests.state.examples import a_slab
 from tests.trainer.examples import (
+    CATALOGUE,
     CPU,
+    HELD,
     IMPRESSION,
+    NO_MEMORY,
     PARTITION,
+    PROMOTED,
+    REJECTED,
+    USERS,
     Stream,
     a_challenger,
+    a_learner,
+    break_weights,
     described_items,
     keys,
     known,
@@ -75,47 +82,12 @@ from tests.trainer.examples import (
     small_settings,
 )
 
-USERS, CATALOGUE = 40, 20
-HELD = GateReport(Verdict.HOLD, 10, 0.0, 0.1, 1.0, 1.0)
-PROMOTED = GateReport(Verdict.PROMOTE, 10, 1.0, 0.1, 0.0, 1.0)
-REJECTED = GateReport(Verdict.REJECT, 10, -1.0, 0.1, 1.0, 0.0)
-NO_MEMORY = MemorySettings(enabled=False)  # so that what is measured is the weights'
 WILD = 1000 * 1e-2  # a learning rate at which training falls apart
 
 
 @pytest.fixture(autouse=True)
 def _same_weights_every_time() -> None:
     torch.manual_seed(0)  # rows of new items are drawn from torch's own generator
-
-
-@pytest.fixture
-def slab() -> Iterator[HistorySlab]:
-    made = a_slab(users=200, events=16)
-    yield made
-    made.close()
-
-
-@pytest.fixture
-def stream(slab: HistorySlab) -> Stream:
-    return Stream(slab)
-
-
-def a_learner(
-    slab: HistorySlab,
-    settings: Settings | None = None,
-    challenger: Challenger | None = None,
-    memory: MemorySettings = NO_MEMORY,
-) -> Learner:
-    settings = (settings or small_settings()).model_copy(update={"memory": memory})
-    return Learner(
-        settings,
-        {PARTITION: slab},
-        challenger or a_challenger(settings),
-        empty_rows(settings.model.max_length),
-        {},
-        Memory.of(memory),
-        first_blend(settings),
-    )
 
 
 def a_champion(slab: HistorySlab, stream: Stream) -> Challenger:
@@ -414,7 +386,7 @@ def test_the_mixture_of_what_was_turned_down_goes_with_it(
         monkeypatch.setattr(learner_module, "judge", lambda *_: REJECTED)
         ended()
         assert learner.blend == champion
-        assert not learner._fits
+        assert not learner._share_fit.trials
 
 
 def test_a_champion_keeps_its_vectors_where_texts_change_before_a_rejection(
@@ -581,19 +553,6 @@ def test_what_too_many_rounds_crowd_out_is_counted_when_the_challenger_is_reject
     assert learner.judge()[1] == 0
 
 
-def break_weights(challenger: Challenger, monkeypatch: pytest.MonkeyPatch, times: int) -> None:
-    """The first so many steps of the optimizer leave a weight that is not a number."""
-    real, left = challenger.optimizer.step, iter(range(times))
-
-    def step() -> None:
-        real()
-        if next(left, None) is not None:
-            with torch.no_grad():
-                challenger.model.items.weight[1, 0] = torch.nan
-
-    monkeypatch.setattr(challenger.optimizer, "step", step)
-
-
 def test_a_diverged_round_is_undone_and_taught_again(
     slab: HistorySlab, stream: Stream, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -752,6 +711,45 @@ def test_a_step_replays_no_more_events_than_the_settings_say(
     learner.learn([stream.walk(USERS, CATALOGUE, steps=2)])
     assert len(replayed) == 2
     assert all(20 <= events <= 30 for events in replayed)
+
+
+def test_one_long_history_does_not_end_a_steps_replay(slab: HistorySlab) -> None:
+    replay = ReplaySettings(max_events=5)
+    settings = small_settings(quick_training().model_copy(update={"replay": replay}))
+    learner = a_learner(slab, settings)
+    long, short = keys(range(8)), keys(range(2))
+    histories = [(stretch(one, no_codes(len(one)), 1), 1) for one in (long, short, short, long)]
+    drawn = from_lists(histories, 9)
+    assert (learner._bounded(drawn).item != 0).sum(axis=1).tolist() == [2, 2]
+    assert len(learner._bounded(drawn.take(np.array([0, 3])))) == 1
+
+
+def test_what_no_candidate_tells_apart_is_no_spike_however_large_the_catalogue(
+    slab: HistorySlab,
+) -> None:
+    settings = small_settings(quick_training().model_copy(update={"negatives": 8}))
+    learner = a_learner(slab, settings, a_challenger(settings, items=500))
+    learner._expect(0.5 * math.log(501))
+    learner._expect(1.1 * math.log(501))
+    with pytest.raises(LossSpikeError):
+        learner._expect(1.5 * math.log(501))
+
+
+def test_the_gate_pairs_events_that_are_alike_by_what_came_before_them(
+    slab: HistorySlab, stream: Stream
+) -> None:
+    """The same item again at the same time: the champion is the challenger, so nothing differs."""
+    settings = small_settings(quick_training(fraction=0.99, max_epochs=1))
+    learner = a_learner(slab, settings)
+    learner.learn([stream.walk(USERS, CATALOGUE, steps=3)])
+    learner.promoted()
+    held = learner.held
+    learner.held = replace(held, user=held.user * 0 + 1, item=held.item * 0 + held.item[0],
+                           time=held.time * 0)  # fmt: skip
+    report, _ = learner.judge()
+    assert len(set(learner.held.row_marks().tolist())) > 1
+    assert report.champion == pytest.approx(report.challenger)
+    assert report.margin == 0.0
 
 
 def test_of_what_was_chosen_by_herding_the_first_are_replayed(slab: HistorySlab) -> None:
@@ -1136,7 +1134,7 @@ class TestFitBlend:
         assert share_after(0.9) == 0.2
         kept = learner.artifact().trainer
         learner = a_learner(slab, tree, memory=MemorySettings())
-        learner.resume_fits(kept)
+        learner.resume_fit(kept)
         learner.learn([stream.walk(USERS, CATALOGUE, steps=4)])
         assert share_after(0.9) == 0.2  # nor after a restart
         assert [share_after(0.2) for _ in range(3)] == [0.2, 0.2, 0.2]

@@ -31,7 +31,8 @@ from service.domain import (
 )
 from service.settings import RestartSettings, Settings, StorageSettings, TrainerSettings
 from service.state.catalogue import CatalogueItem
-from service.trainer.messages import Catalogued
+from service.trainer import process
+from service.trainer.messages import Catalogued, DescriptionDone
 from service.trainer.process import (
     Listener,
     TrainerProcess,
@@ -197,6 +198,29 @@ def test_a_worker_hears_of_what_is_withdrawn_while_it_lives_and_the_next_of_none
     trainer.describe([gone])
     assert trainer._next_catalogued() == Catalogued((gone, here))
     assert list(trainer._catalogue) == [here.key]
+
+
+def test_a_worker_is_told_of_a_large_catalogue_as_fast_as_it_gets_through_it() -> None:
+    """What it has at hand is bounded; micro-batches do not wait for the rest."""
+    trainer = TrainerProcess(Settings(), lambda _: None)
+    at_hand = process._ITEMS_AT_ONCE * process._TOLD_AHEAD
+    items = [CatalogueItem(*known(number)) for number in range(at_hand + 1)]
+    trainer.describe(items)
+    trainer.offer(a_batch(1, 1))
+    ours, theirs = multiprocessing.Pipe()
+    ended = threading.Event()
+    sending = threading.Thread(target=trainer._send, args=(ours, ended))
+    sending.start()
+    try:
+        told = [theirs.recv() for _ in range(process._TOLD_AHEAD)]
+        assert [one for part in told for one in part.items] == items[:at_hand]
+        assert isinstance(theirs.recv(), MicroBatch)
+        assert not theirs.poll(0.3)
+        trainer._heard(DescriptionDone())
+        assert theirs.recv() == Catalogued(tuple(items[at_hand:]))
+    finally:
+        ended.set()
+        sending.join()
 
 
 def test_a_micro_batch_with_nothing_but_an_erasure_reaches_the_worker() -> None:

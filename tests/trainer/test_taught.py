@@ -1,20 +1,9 @@
-from collections.abc import Iterator
-
 import numpy as np
-import pytest
 
 from service.domain import Offset, Partition
 from service.registry.manifest import Taught
 from service.trainer.taught import joined, taught_by
-from tests.state.examples import a_slab
 from tests.trainer.examples import PARTITION, Stream
-
-
-@pytest.fixture
-def stream() -> Iterator[Stream]:
-    slab = a_slab(users=10, events=16)
-    yield Stream(slab)
-    slab.close()
 
 
 def taught(first: int, after: int, events: int, partition: int = 0) -> Taught:

@@ -1,5 +1,6 @@
 """What reaches the worker and is learned, in which order."""
 
+import errno
 import multiprocessing
 import os
 import threading
@@ -45,22 +46,19 @@ from service.trainer.messages import (
     Stop,
 )
 from service.trainer.worker import Inbox, Worker, WorkerArguments, _after
-from tests.state.examples import a_slab
-from tests.trainer.examples import PARTITION, Stream, known, small_settings
-from tests.trainer.test_learner import CATALOGUE, NO_MEMORY, REJECTED, USERS, a_learner
+from tests.trainer.examples import (
+    CATALOGUE,
+    NO_MEMORY,
+    PARTITION,
+    REJECTED,
+    USERS,
+    Stream,
+    a_learner,
+    known,
+    small_settings,
+)
 
 WITHIN_S = 120.0
-
-
-@pytest.fixture
-def slab() -> Iterator[HistorySlab]:
-    with closing(a_slab(users=200, events=16)) as made:
-        yield made
-
-
-@pytest.fixture
-def stream(slab: HistorySlab) -> Stream:
-    return Stream(slab)
 
 
 def erasing(batch: MicroBatch, user: int) -> MicroBatch:
@@ -130,12 +128,13 @@ def with_a_full_disk_at_first(connection: Connection, arguments: WorkerArguments
     worker.main(connection, arguments)
 
 
-def publish_first(registry: Registry, learner: Learner) -> None:
+def publish_first(registry: Registry, learner: Learner, topic: str | None = None) -> None:
     registry.publish(
         learner.artifact(),
         parent=None,
         origin=Origin.INITIAL,
         trained_through=learner.trained_through,
+        topic=topic,
         model=learner.shape,
         items=0,
         gate=None,
@@ -293,6 +292,32 @@ def pipe() -> Iterator[Connection]:
         yield theirs
 
 
+@pytest.mark.parametrize(
+    ("topic", "through"), [("another", {}), ("events", {PARTITION: 10}), (None, {PARTITION: 10})]
+)
+def test_offsets_of_another_topic_are_not_taken_for_learned(
+    topic: str | None,
+    through: Offsets,
+    slab: HistorySlab,
+    stream: Stream,
+    tmp_path: Path,
+    pipe: Connection,
+) -> None:
+    """None: of an earlier release, which did not say."""
+    one, settings = a_worker(tmp_path, small_settings(), pipe)
+    assert settings.topics.events == "events"
+    learner = a_learner(slab, settings)
+    learner.trained_through = {PARTITION: Offset(10)}
+    registry = Registry(tmp_path / "registry", settings.registry)
+    publish_first(registry, learner, topic)
+    resumed, version = one._resume(())
+    assert resumed.trained_through == through
+    resumed.learn([stream.walk(USERS, CATALOGUE, steps=1)])
+    newest = one._publish(resumed, version, Origin.TRAINED, None)
+    assert newest is not None
+    assert registry.manifest(newest).topic == "events"
+
+
 def test_a_rollback_while_a_version_is_written_is_not_undone(
     slab: HistorySlab,
     stream: Stream,
@@ -315,6 +340,25 @@ def test_a_rollback_while_a_version_is_written_is_not_undone(
     assert one._publish(learner, version, Origin.TRAINED, None) is None
     newest = registry.versions()[-1]
     assert (newest, registry.manifest(newest).origin) == (3, Origin.ROLLBACK)
+
+
+@pytest.mark.parametrize("fault", [OSError(errno.ESTALE, "stale"), TransientError("away")])
+def test_older_versions_that_cannot_be_removed_now_end_no_worker(
+    fault: Exception,
+    slab: HistorySlab,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    pipe: Connection,
+) -> None:
+    one, settings = a_worker(tmp_path, small_settings(), pipe)
+    publish_first(Registry(tmp_path / "registry", settings.registry), a_learner(slab, settings))
+    learner, version = one._resume(())
+
+    def fail(self: Registry) -> None:
+        raise fault
+
+    monkeypatch.setattr(Registry, "prune", fail)
+    assert one._publish(learner, version, Origin.TRAINED, None) == 2
 
 
 def test_what_is_held_out_keeps_its_kind_when_kinds_are_named_in_another_order(
