@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from service import __version__, logs
 from service.backtest.options import add_arguments as add_backtest_arguments
 from service.backtest.options import options_from
-from service.errors import ConfigurationError, DamagedVersionError, HeadwaterError
+from service.errors import ConfigurationError, DamagedVersionError, HeadwaterError, TransientError
 from service.extras import require_packages
 from service.settings import (
     Settings,
@@ -147,6 +147,9 @@ def _list_versions(registry: "Registry") -> None:
             manifest = registry.manifest(version)
         except DamagedVersionError as error:
             print(f"{version:>7}  damaged: {error}")
+            continue
+        except TransientError as error:
+            print(f"{version:>7}  {error}")
             continue
         published = datetime.fromtimestamp(manifest.created_at / 1000, UTC)
         ndcg = manifest.gate.challenger_ndcg if manifest.gate else None

@@ -6,7 +6,7 @@ import os
 import shutil
 
 from service.app.serving import chosen_servable
-from service.errors import ConfigurationError
+from service.errors import ConfigurationError, TransientError
 from service.model.backbone import make_backbone
 from service.registry.registry import Registry
 from service.settings import Settings
@@ -83,7 +83,7 @@ def _version(settings: Settings) -> str:
         if not registry.versions():
             return "ok    no version yet; `serve` begins with a new model"
         return f"ok    version {chosen_servable(registry, settings).version} would serve"
-    except (OSError, ConfigurationError) as error:
+    except (OSError, ConfigurationError, TransientError) as error:
         return f"FAIL  {error}"
 
 

@@ -44,7 +44,7 @@ class ItemColumns:
     text: tuple[str, ...] = ("title", "text")  # joined
     categories: str = "categories"
     vectors: tuple[tuple[str, str], ...] = ()  # (source, column); others are named as the source
-    named: tuple[str, ...] = ()  # of text and categories; one row at least has each
+    named: tuple[str, ...] = ()  # columns; one row at least has each
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,8 +169,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--retrain-every", type=int, metavar="EVENTS", help="prequential: also a periodic retrain"
     )
     how.add_argument("--retrain", action="store_true", help="continual: also a full retrain")
-    how.add_argument("--retrain-epochs", type=int, default=12, metavar="N", help="at most")
-    how.add_argument("--retrain-patience", type=int, default=4, metavar="N", help="in epochs")
+    how.add_argument(
+        "--retrain-epochs", type=int, metavar="N",
+        help=f"at most; default {Options().retrain_epochs}",
+    )  # fmt: skip
+    how.add_argument(
+        "--retrain-patience", type=int, metavar="N",
+        help=f"in epochs; default {Options().retrain_patience}",
+    )  # fmt: skip
     how.add_argument(
         "--streamed", action="store_true", help="continual: also as the service learns in a period"
     )
@@ -199,9 +205,14 @@ def options_from(arguments: argparse.Namespace) -> Options:
         if given[name] is not None and given[name] < 1:
             raise ConfigurationError(f"--{name.replace('_', '-')} must be at least 1")
     for name in _PREQUENTIAL if continual else _CONTINUAL:
-        if given[name] not in (None, False):
+        if given[name] is not None and given[name] is not False:
             option = "from" if name == "start" else name.replace("_", "-")
             raise ConfigurationError(f"--{option} is not for --protocol {arguments.protocol}")
+    for name in ("retrain_epochs", "retrain_patience"):
+        if given[name] is not None and not (arguments.retrain or arguments.retrain_every):
+            raise ConfigurationError(
+                f"--{name.replace('_', '-')} goes with --retrain or --retrain-every"
+            )
     if arguments.html == arguments.out:
         raise ConfigurationError("--html and --out must be two files")
     if arguments.start is not None and not 0.0 <= arguments.start < 1.0:
@@ -242,12 +253,14 @@ def item_columns_from(arguments: argparse.Namespace) -> ItemColumns:
     for name in ("items_id", "items_text", "items_categories", "items_vectors"):
         if given[name] and not arguments.items:
             raise ConfigurationError(f"--{name.replace('_', '-')} goes with --items FILE")
-    named = {name for name in (arguments.items_categories, *arguments.items_text) if name}
+    vectors = tuple(_source_and_column(one) for one in arguments.items_vectors)
+    named = {*arguments.items_text, *(column for _, column in vectors)}
+    named |= {arguments.items_categories} if arguments.items_categories else set()
     return ItemColumns(
         arguments.items_id or default.item,
         tuple(arguments.items_text) or default.text,
         arguments.items_categories or default.categories,
-        tuple(_source_and_column(one) for one in arguments.items_vectors),
+        vectors,
         tuple(sorted(named)),
     )
 

@@ -10,6 +10,7 @@ import importlib
 import io
 import math
 import zlib
+from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from datetime import UTC, datetime
@@ -82,12 +83,16 @@ def read(
     later = _optional(columns) if _ending(file) in _OBJECTS else set[str]()
     rows = numbered(file)
     first = list(islice(rows, _FIRST_OBJECTS if _ending(file) in _OBJECTS else 1))
-    found = dict.fromkeys(name for _, row in first if not isinstance(row, str) for name in row)
+    objects = [row for _, row in first if not isinstance(row, str)]
+    found = Counter(name for row in objects for name in row)
+    most = {name for name, rows_with in found.items() if 2 * rows_with > len(objects)}
     for line, row in chain(first, rows):
         try:
             if isinstance(row, str):
                 raise BadRowError(row)
-            parser = parser or _parser(file, [*(found or row), *later], columns, settings, features)
+            parser = parser or _parser(
+                file, [*(found or row), *later], most or {*row}, columns, settings, features
+            )
             later -= row.keys()
             event = parser.event(row, len(events))
             if event.event_id is not None:
@@ -136,17 +141,16 @@ def _require_read(context: Sequence[str], features: Sequence[Feature]) -> None:
 def _parser(
     file: Path,
     found: Collection[str],
+    most: Collection[str],
     columns: Columns,
     settings: EventsSettings,
     features: Sequence[Feature],
 ) -> "_Parser":
-    """Raises ConfigurationError where a column is missing that was named, or that must be."""
+    """For columns that were `found`, in `most` rows. Raises ConfigurationError where one is missing
+    that was named, or that must be."""
     names = _names(columns, settings)
-    there = {
-        ours: theirs in found or theirs.partition(".")[0] in found for ours, theirs in names.items()
-    }
     for ours, theirs in names.items():
-        if not there[ours] and (ours in ("user", "item") or getattr(columns, ours)):
+        if not _is_in(theirs, found) and (ours in ("user", "item") or getattr(columns, ours)):
             raise ConfigurationError(
                 f"{file} has no column {theirs!r} but {', '.join(map(repr, found))}; "
                 "--user, --item, --time, --event and --value name them"
@@ -162,9 +166,14 @@ def _parser(
         columns.time_unit,
         columns.context,
         features,
-        timed=there["time"],
-        has_kind=there["event"],
+        timed=bool(columns.time) or _is_in(names["time"], most),
+        has_kind=bool(columns.event) or _is_in(names["event"], most),
     )
+
+
+def _is_in(name: str, found: Collection[str]) -> bool:
+    """Whether a column is there, or what its path begins with."""
+    return name in found or name.partition(".")[0] in found
 
 
 def _names(columns: Columns, settings: EventsSettings) -> dict[str, str]:

@@ -39,8 +39,8 @@ def read_items(
         items[item.item_id] = item
     if unmet:
         raise ConfigurationError(
-            f"{file} has no column {', '.join(map(repr, sorted(unmet)))}; --items-text and "
-            "--items-categories name them"
+            f"{file} has no column {', '.join(map(repr, sorted(unmet)))}; --items-text, "
+            "--items-categories and --items-vectors name them"
         )
     has_vectors = any(item.vectors for item in items.values())
     if sources and not has_vectors:

@@ -6,7 +6,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from service.domain import Version
 from service.errors import ConfigurationError
-from service.storage.files import make_folder, replace_synced, sync_folder
+from service.storage.files import make_folder, patiently, replace_synced, sync_folder
 
 
 class _Pin(BaseModel):
@@ -18,17 +18,16 @@ class _Pin(BaseModel):
 def read_pin(file: Path) -> Version | None:
     """The pinned version; None when nothing is pinned.
 
-    Raises `ConfigurationError` for a file that cannot be read or is not a pin: nobody knows
-    then what the operator asked for, and the newest may be what it was pinned against.
+    Raises `ConfigurationError` for what is no pin: nobody knows then what the operator asked for,
+    and the newest may be what it was pinned against; `OSError` where it cannot be read, for some
+    seconds, which is a matter of the whole storage root.
     """
     try:
-        return _Pin.model_validate_json(file.read_bytes()).version
+        return _Pin.model_validate_json(patiently(file.read_bytes)).version
     except FileNotFoundError:
         return None
-    except (PermissionError, NotADirectoryError):
-        raise  # a matter of the whole storage root, which `storage_faults` explains
-    except OSError as error:
-        reason = f"cannot be read ({error.strerror})"
+    except IsADirectoryError:
+        reason = "is a folder"
     except ValidationError:
         reason = "is damaged"
     raise ConfigurationError(

@@ -127,7 +127,8 @@ class Registry:
 
         On return the version is durable. When this raises, or the process dies, there is no
         version: `NonFiniteError` for weights that are not finite, `TransientError` where the disk
-        is full or away, `OvertakenError` where another version than `after` came before this one.
+        is full, or away (then there may be one, which overtakes the next attempt),
+        `OvertakenError` where another version than `after` came before this one.
         """
 
         def describe(version: Version, files: _Files) -> Manifest:

@@ -19,7 +19,7 @@ import numpy as np
 from rich.console import Console
 
 from service.domain import Version
-from service.errors import DamagedVersionError
+from service.errors import DamagedVersionError, TransientError
 from service.registry.registry import Registry
 from service.sandbox.comparison import COMPARED, Comparison, one_torch_thread
 from service.sandbox.demo_report import Results
@@ -193,8 +193,8 @@ class Demo:
         for version in versions[:-6:-1]:
             try:
                 manifest = await asyncio.to_thread(self._registry.manifest, version)
-            except DamagedVersionError:
-                continue  # pruned meanwhile
+            except (DamagedVersionError, TransientError):
+                continue  # pruned meanwhile, say
             gain = f", {manifest.gate.mean_gain:+.4f} on the holdout" if manifest.gate else ""
             lines.append(f"version {version}: {manifest.items:,} films{gain}")
         self._seen.lines = tuple(lines)

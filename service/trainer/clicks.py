@@ -173,7 +173,10 @@ class Clicks:
         later = _Told(_pairs(freed), freed.time)
         squared = self._settings.loss is ClickLoss.SQUARED
         if squared and not head.begin(self._waiting.label):
-            return  # all wait until there are enough to begin with
+            # All wait until there are enough to begin with.
+            is_told = at_once.of(self._waiting) | later.of(self._waiting)
+            self._told |= set(self._waiting.take(np.flatnonzero(is_told)).marks().tolist())
+            return
         known = self._known(at_once, later)
         head.begin(known.label)
         known = replace(known, label=head.within_reach(known.label))

@@ -84,6 +84,11 @@ def test_what_is_no_ending_belongs_to_the_name() -> None:
             ["--protocol", "continual", "--periods", "a.csv", "b.csv", "--parts", "20"],
             "--parts is not for --protocol continual",
         ),
+        (
+            ["--protocol", "continual", "--periods", "a.csv", "b.csv", "--from", "0"],
+            "--from is not for --protocol continual",
+        ),
+        (["a.csv", "--retrain-epochs", "3"], "--retrain-epochs goes with --retrain"),
         (["a.csv", "--seed", "0", "-1"], "--seed must be at least 0"),
         (["--movielens", "--time-unit", "s"], "--time-unit goes with a FILE"),
         (["--movielens", "--context", "page"], "--context goes with a FILE"),

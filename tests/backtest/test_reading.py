@@ -270,6 +270,15 @@ def test_a_bad_first_object_is_left_out_alone(first: str, tmp_path: Path) -> Non
     assert f"{file}:1: " in refused(file)
 
 
+def test_one_object_with_more_than_others_is_left_out_alone(tmp_path: Path) -> None:
+    plain = '{"user_id": "a", "item_id": "y"}'
+    stray = '{"user_id": "a", "item_id": "x", "event": "view"}'
+    file = a_file(tmp_path, "\n".join([stray, *[plain] * 3]), ".jsonl")
+    found = read(file, Columns(), SETTINGS, skip_bad=True)
+    assert (found.table.item_ids, found.bad) == (["y"] * 3, 1)
+    assert f"{file}:1: it has 'event'" in refused(file)
+
+
 def test_dotted_fields_may_be_columns_or_paths(tmp_path: Path) -> None:
     fields = SETTINGS.fields.model_copy(
         update={"user_id": "p.user", "item_id": "p.item", "event_id": "p.id"}

@@ -32,5 +32,5 @@ def test_a_damaged_pin_is_not_taken_for_none(tmp_path: Path, data: bytes) -> Non
 
 def test_a_pin_that_cannot_be_read_is_not_taken_for_none(tmp_path: Path) -> None:
     (tmp_path / "pin.json").mkdir()
-    with pytest.raises(ConfigurationError, match="cannot be read"):
+    with pytest.raises(ConfigurationError, match="is a folder"):
         read_pin(tmp_path / "pin.json")

@@ -163,6 +163,21 @@ class TestLabels:
         assert fresh_labels(clicks) == [*[600.0 * (value % 3) for value in range(29)], 1800.0]
         assert head.scale > 100
 
+    def test_nor_is_one_held_that_an_act_tells_while_it_waits_for_others(
+        self, stream: Stream
+    ) -> None:
+        clicks = Clicks(settings_with(RATINGS, fraction=0.999999), {})
+        head = ClickHead(40, ClickLoss.SQUARED)
+        vocabulary = Vocabulary().extended([known(item) for item in range(32)])
+        rated = stream.batch([1] * 29, [*range(29)], kinds=[IMPRESSION] * 29, values=[*range(29)])
+        admit_with(head, vocabulary, clicks, stream, rated)
+        bought = stream.batch([1], [7])
+        admit_with(head, vocabulary, clicks, stream, bought, capped=True)
+        more = stream.batch([2] * 2, [30, 31], kinds=[IMPRESSION] * 2, values=[3.0, 4.0])
+        admit_with(head, vocabulary, clicks, stream, more)
+        assert known(7)[0] not in clicks.held.item
+        assert len(clicks.held) > 0
+
     def test_clicks_and_silence_are_told_in_the_order_of_what_was_shown(
         self, stream: Stream
     ) -> None:
