@@ -877,9 +877,19 @@ class TrainerSettings(Section):
         default=AdamWSettings(),
         description="`adamw` or `sgd`. Item vectors have a row-sparse Adam of their own.",
     )
-    learning_rate: PositiveFloat = 3e-3
+    learning_rate: PositiveFloat = Field(
+        default=3e-3,
+        description="In a round of `full_round_events` or more, and in one of fewer in proportion.",
+    )
     # A row moves only in the steps that use it, so each has to count for more.
-    item_learning_rate: PositiveFloat = Field(default=1.5e-2, description="Of the item vectors.")
+    item_learning_rate: PositiveFloat = Field(
+        default=1.5e-2, description="Of the item vectors, likewise."
+    )
+    full_round_events: PositiveInt = Field(
+        default=512,
+        description="New events for which the learning rates are meant: a slow stream is learned "
+        "in rounds of fewer, which are as many more.",
+    )
     warmup_steps: Annotated[int, Field(ge=0)] = Field(
         default=0, description="First steps of a model, over which the rates rise from 0."
     )

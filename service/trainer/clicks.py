@@ -257,9 +257,14 @@ class Clicks:
         """Teach no more what the weights do not know."""
         self._fresh = self._none
 
+    @property
+    def filled(self) -> float:
+        """How many steps the new labels fill."""
+        return len(self._fresh) / (self._settings.batch_rows // 2)
+
     def steps(self) -> int:
         """In which all new labels are taught once."""
-        return math.ceil(len(self._fresh) / (self._settings.batch_rows // 2))
+        return math.ceil(self.filled)
 
     def portions(
         self, steps: int, vocabulary: Vocabulary, device: torch.device

@@ -146,6 +146,7 @@ class Learner:
         self._named = set(named)
         self._memory = memory
         self._share_fit = ShareFit.new(settings.memory.model_share)
+        self._tried: set[int] = set()  # marks of the rows on which shares were tried last
         self._temperature = settings.model.temperature  # of a large catalogue
         self._exclude_seen = settings.scorer.exclude_seen
         self._candidates = settings.click.candidates
@@ -272,6 +273,8 @@ class Learner:
         self._retry = self._retry.take(np.flatnonzero(~again))
         # What is turned down does not belong beside what stands before it.
         self._challenger.settle(np.where(taught.weight < 0, NO_KEY, taught.item))
+        events = sum(map(len, batches))
+        self._set_rates(max(events, int(taught.target.sum())))
         steps, diverged, skipped = [], False, 0
         before = self._challenger.savepoint()
         try:
@@ -295,7 +298,7 @@ class Learner:
             self._challenger.release(before)
         return RoundReport(
             batches=len(batches),
-            events=sum(map(len, batches)),
+            events=events,
             held_out=len(self.held),
             sequences=len(taught),
             labels=labels,
@@ -500,10 +503,6 @@ class Learner:
         The first pass is always made, so that every event is in the weights. Gives loss and
         seconds of each step.
         """
-        self._challenger.set_learning_rates(
-            self._settings.learning_rate * self._slowdown,
-            self._settings.item_learning_rate * self._slowdown,
-        )
         stopping = EarlyStopping(self._settings.patience)
         best: Savepoint | None = None
         steps: list[tuple[float, float]] = []
@@ -525,6 +524,17 @@ class Learner:
         if best and not stopping.keeps:
             self._challenger.undo(best)
         return steps
+
+    def _set_rates(self, events: int) -> None:
+        """Rounds of few events are as many more where a stream is slow: each takes steps that are
+        as much shorter (the linear scaling rule of Goyal et al., 2017). What did not pass is
+        taught again more slowly beside that."""
+        part = events / self._settings.full_round_events
+        part = max(part, self._clicks.filled if self._clicks else 0.0)
+        rate = min(part, 1.0) * self._slowdown
+        self._challenger.set_learning_rates(
+            self._settings.learning_rate * rate, self._settings.item_learning_rate * rate
+        )
 
     def _expect(self, loss: float) -> None:
         """Raise LossSpikeError where a round's mean loss is far above the usual."""
@@ -663,7 +673,9 @@ class Learner:
         )  # [shares, rows]
         chosen = 0
         if fits and np.isfinite(gains).all():  # the gate refuses what is not a number
-            self._share_fit = self._share_fit.tried(gains)
+            rows = set(self.held.row_marks().tolist())
+            self._share_fit = self._share_fit.tried(gains, len(rows - self._tried))
+            self._tried = rows
             chosen = self._share_fit.best
             self.blend = replace(self.blend, share=SHARES[chosen])
         mixed: Float32s = gains[chosen]

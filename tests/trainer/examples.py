@@ -85,6 +85,7 @@ def quick_training(
         item_learning_rate=learning_rate,
         max_epochs=max_epochs,
         batch_sequences=32,
+        full_round_events=1,  # rounds of a test are small
         replay=ReplaySettings(ratio=0.5, min_sequences=8),
         holdout=HoldoutSettings(fraction=fraction, window_rows=100),
         gate=GateSettings(min_rows=min_rows),

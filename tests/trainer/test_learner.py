@@ -713,6 +713,36 @@ def test_a_step_replays_no_more_events_than_the_settings_say(
     assert all(20 <= events <= 30 for events in replayed)
 
 
+@pytest.mark.parametrize(("events", "part"), [(8, 0.25), (32, 1.0), (100, 1.0)])
+def test_a_round_of_few_events_takes_short_steps(
+    events: int, part: float, slab: HistorySlab, stream: Stream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer = quick_training(max_epochs=1).model_copy(update={"full_round_events": 32})
+    settings = small_settings(trainer)
+    challenger = a_challenger(settings)
+    learner = a_learner(slab, settings, challenger)
+    rates: list[tuple[float, ...]] = []
+    monkeypatch.setattr(challenger, "set_learning_rates", lambda *given: rates.append(given))
+    learner.learn([stream.batch([*range(events)], [1] * events)])
+    assert rates == [pytest.approx((part * 1e-2, part * 1e-2))]
+
+
+def test_what_is_taught_again_fills_a_round_too(
+    slab: HistorySlab, stream: Stream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer = quick_training(max_epochs=1, fraction=0).model_copy(update={"full_round_events": 40})
+    settings = small_settings(trainer)
+    challenger = a_challenger(settings)
+    learner = a_learner(slab, settings, challenger)
+    learner.learn([stream.walk(USERS, CATALOGUE, steps=2)])
+    monkeypatch.setattr(learner_module, "judge", lambda *_: REJECTED)
+    learner.judge()
+    rates: list[tuple[float, ...]] = []
+    monkeypatch.setattr(challenger, "set_learning_rates", lambda *given: rates.append(given))
+    learner.learn([])
+    assert rates == [pytest.approx((0.5 * 1e-2, 0.5 * 1e-2))]  # a second chance has half of it
+
+
 def test_one_long_history_does_not_end_a_steps_replay(slab: HistorySlab) -> None:
     replay = ReplaySettings(max_events=5)
     settings = small_settings(quick_training().model_copy(update={"replay": replay}))
