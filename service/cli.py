@@ -136,7 +136,7 @@ def _registry(arguments: argparse.Namespace, settings: Settings) -> int:
 def _list_versions(registry: "Registry") -> None:
     try:
         pinned, serving = registry.pinned(), registry.to_serve()
-    except ConfigurationError as error:
+    except (ConfigurationError, TransientError, OSError) as error:
         # Whoever has to pin a version again wants to see which there are.
         print(f"headwater: {error}", file=sys.stderr)
         pinned = serving = None

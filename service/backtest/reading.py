@@ -84,14 +84,17 @@ def read(
     rows = numbered(file)
     first = list(islice(rows, _FIRST_OBJECTS if _ending(file) in _OBJECTS else 1))
     objects = [row for _, row in first if not isinstance(row, str)]
-    found = Counter(name for row in objects for name in row)
-    most = {name for name, rows_with in found.items() if 2 * rows_with > len(objects)}
+    found = dict.fromkeys(name for row in objects for name in row)
+    names = _names(columns, settings)
+    whole = [row for row in objects if all(_at(row, names[one]) for one in ("user", "item"))]
+    counts = Counter(name for row in whole for name in row)
+    most = {name for name, rows_with in counts.items() if 2 * rows_with >= len(whole)}
     for line, row in chain(first, rows):
         try:
             if isinstance(row, str):
                 raise BadRowError(row)
             parser = parser or _parser(
-                file, [*(found or row), *later], most or {*row}, columns, settings, features
+                file, [*(found or row), *later], most or found, columns, settings, features
             )
             later -= row.keys()
             event = parser.event(row, len(events))

@@ -233,7 +233,7 @@ class Learner:
             self.blend,
             dict(self._asked_scores) if rows is None else {},
         )
-        self._champion_fit = self._share_fit
+        self._champion_fit = self._share_fit, self._tried
         self._since_champion: deque[Sequences] = deque(maxlen=_ROUNDS_KEPT)
         self._forgotten = 0  # sequences since the champion that are remembered no more
         return before - self.items
@@ -273,8 +273,8 @@ class Learner:
         self._retry = self._retry.take(np.flatnonzero(~again))
         # What is turned down does not belong beside what stands before it.
         self._challenger.settle(np.where(taught.weight < 0, NO_KEY, taught.item))
-        events = sum(map(len, batches))
-        self._set_rates(max(events, int(taught.target.sum())))
+        done = sum(int((~np.isin(batch.kind, self._shown)).sum()) for batch in batches)
+        self._set_rates(max(done, int(taught.target.sum())))
         steps, diverged, skipped = [], False, 0
         before = self._challenger.savepoint()
         try:
@@ -298,7 +298,7 @@ class Learner:
             self._challenger.release(before)
         return RoundReport(
             batches=len(batches),
-            events=events,
+            events=sum(map(len, batches)),
             held_out=len(self.held),
             sequences=len(taught),
             labels=labels,
@@ -685,7 +685,9 @@ class Learner:
         """Go on from how well each share did so far, as an `artifact` has it."""
         if self._memory is not None:
             self._share_fit = ShareFit.new(self._share_fit.setting, trainer)
-            self._champion_fit = self._share_fit
+            if self._share_fit.trials:
+                self._tried = set(self.held.row_marks().tolist())
+            self._champion_fit = self._share_fit, self._tried
 
     def judge(self) -> tuple[GateReport, int]:
         """Ask the gate and follow it, except for publishing, after which call `promoted`.
@@ -804,7 +806,7 @@ class Learner:
     def _back_to_champion(self) -> None:
         """Its weights and its mixture: what others were mixed with says nothing of it."""
         self._challenger.restore(self._champion_at)
-        self.blend, self._share_fit = self._champion.blend, self._champion_fit
+        self.blend, (self._share_fit, self._tried) = self._champion.blend, self._champion_fit
         if self._clicks:
             self._clicks.undone()
 

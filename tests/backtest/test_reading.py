@@ -254,6 +254,13 @@ def test_what_objects_may_lack_need_not_be_in_the_first(tmp_path: Path) -> None:
     assert "has 'star' in none of its objects" in refused(file, Columns(value="star"))
 
 
+def test_objects_that_are_no_events_say_nothing_of_those_that_are(tmp_path: Path) -> None:
+    good = '{"user_id": "a", "item_id": "y", "event": "view", "timestamp": 1700000000000}'
+    file = a_file(tmp_path, "\n".join(['{"type": "heartbeat"}'] * 3 + [good] * 2), ".jsonl")
+    found = read(file, Columns(), SETTINGS, skip_bad=True)
+    assert (found.table.item_ids, found.bad, found.timed) == (["y", "y"], 3, True)
+
+
 @pytest.mark.parametrize(
     "first",
     [
@@ -264,9 +271,9 @@ def test_what_objects_may_lack_need_not_be_in_the_first(tmp_path: Path) -> None:
 )
 def test_a_bad_first_object_is_left_out_alone(first: str, tmp_path: Path) -> None:
     good = '{"user_id": "a", "item_id": "y", "event": "view", "timestamp": 1700000000000}'
-    file = a_file(tmp_path, f"{first}\n{good}\n{good}\n", ".jsonl")
+    file = a_file(tmp_path, f"{first}\n{good}\n", ".jsonl")
     found = read(file, Columns(), SETTINGS, skip_bad=True)
-    assert (found.table.item_ids, found.bad, found.timed) == (["y", "y"], 1, True)
+    assert (found.table.item_ids, found.bad, found.timed) == (["y"], 1, True)
     assert f"{file}:1: " in refused(file)
 
 

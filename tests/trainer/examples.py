@@ -193,7 +193,7 @@ class Stream:
             timestamp=time,
             value=np.array(values or [np.nan] * count, np.float32),
             codes=codes,
-            item_ids=tuple({known(number) for number in items}),
+            item_ids=tuple(dict.fromkeys(known(number) for number in items)),
             next_offsets={PARTITION: Offset(self.events)},
             opened_s=0.0,
         )

@@ -1170,6 +1170,27 @@ class TestFitBlend:
         assert [share_after(0.2) for _ in range(3)] == [0.2, 0.2, 0.2]
         assert [share_after(0.9) for _ in range(12)][-1] == 0.9
 
+    def test_rows_count_as_new_until_a_trial_that_stands_has_seen_them(
+        self, slab: HistorySlab, stream: Stream, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Of a challenger that was rejected the trial goes too; a restart has those of before."""
+        tree = small_settings(quick_training(fraction=0.3))
+        learner = a_learner(slab, tree, memory=MemorySettings())
+        learner.learn([stream.walk(USERS, CATALOGUE, steps=4)])
+        with monkeypatch.context() as refusing:
+            refusing.setattr(learner_module, "judge", lambda *_: REJECTED)
+            learner.judge()
+        assert (learner._share_fit.trials, learner._tried) == (0, set())
+        learner.learn([])
+        learner.fit_blend()
+        learner.promoted()
+        trials = learner._share_fit.trials
+        resumed = a_learner(slab, tree, memory=MemorySettings())
+        resumed.held = learner.held
+        resumed.resume_fit(learner.artifact().trainer)
+        resumed.fit_blend()
+        assert trials <= resumed._share_fit.trials <= trials + 1 / 50
+
     def test_what_makes_no_difference_leaves_the_share_at_the_setting(
         self, slab: HistorySlab, stream: Stream, monkeypatch: pytest.MonkeyPatch
     ) -> None:
