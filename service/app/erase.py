@@ -95,9 +95,9 @@ def what_stays(settings: Settings, through: Offsets, kept_ms: dict[str, int]) ->
         )
     lines += [
         f"versions whose trained_through is not yet at {past}, or whose topic is another: held-out "
-        "rows, until "
-        f"{settings.registry.keep_versions} newer ones are published (registry.keep_versions); "
-        "in a pinned one until it is unpinned. After a rollback to one of them, erase again",
+        f"rows, until {settings.registry.keep_versions} newer ones are published "
+        "(registry.keep_versions); in a pinned one until it is unpinned. After a rollback to one "
+        "of them, erase again",
         _of_snapshots(settings),
         *_of_event_ids(settings.events.deduplicate),
         f"topic {topics.events!r}: the user's events, and the erasure, "

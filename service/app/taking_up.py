@@ -142,14 +142,15 @@ class Taker:
             self._memory.load(artifact.trainer, vocabulary)
             self._teach_held_out(self._memory, artifact, vocabulary)
         topic = settings.topics.events
-        if manifest.topic not in (None, topic):
+        through = manifest.through(topic)
+        if through != manifest.trained_through:
             log.warning(
                 "version %d was trained on topic %r: all that there is of topic %r is taught",
                 manifest.version,
                 manifest.topic,
                 topic,
             )
-        return vocabulary, manifest.through(topic)
+        return vocabulary, through
 
     def _teach_held_out(self, memory: Memory, artifact: Artifact, vocabulary: Vocabulary) -> None:
         """The worker's memory does not know what is held out; the scorer's does."""

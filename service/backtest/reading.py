@@ -94,7 +94,7 @@ def read(
             if isinstance(row, str):
                 raise BadRowError(row)
             parser = parser or _parser(
-                file, [*(found or row), *later], most or found, columns, settings, features
+                file, names, [*(found or row), *later], most or found, columns, settings, features
             )
             later -= row.keys()
             event = parser.event(row, len(events))
@@ -143,15 +143,15 @@ def _require_read(context: Sequence[str], features: Sequence[Feature]) -> None:
 
 def _parser(
     file: Path,
+    names: Mapping[str, str],
     found: Collection[str],
     most: Collection[str],
     columns: Columns,
     settings: EventsSettings,
     features: Sequence[Feature],
 ) -> "_Parser":
-    """For columns that were `found`, in `most` rows. Raises ConfigurationError where one is missing
-    that was named, or that must be."""
-    names = _names(columns, settings)
+    """For the columns `names`, of those that were `found`, or stand in `most` rows. Raises
+    ConfigurationError where one is missing that was named, or that must be."""
     for ours, theirs in names.items():
         if not _is_in(theirs, found) and (ours in ("user", "item") or getattr(columns, ours)):
             raise ConfigurationError(

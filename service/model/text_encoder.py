@@ -33,13 +33,10 @@ class TextEncoder:
         disable_progress_bar()  # a log is no terminal
         try:
             config = read_config(name, revision, _family)
-            self._model = (
-                _family(config)
-                .from_pretrained(
-                    name, revision=revision, trust_remote_code=False, use_safetensors=True
-                )
-                .to(device)
+            model = _family(config).from_pretrained(
+                name, revision=revision, trust_remote_code=False, use_safetensors=True
             )
+            self._model = model.to(device)
             self._tokenizer: Any = AutoTokenizer.from_pretrained(
                 name, revision=revision, trust_remote_code=False
             )

@@ -27,13 +27,13 @@ class Anchor:
         states: Tensor,
         drawn: Tensor,
         wrong: Tensor,
-        whole: Tensor,
+        own: Tensor,
         *,
         temperature: float,
     ) -> Tensor:
         """What is added to the loss. `states` [rows, width, dim] are the challenger's, `wrong`
         [negatives, dim] its vectors of the rows `drawn` [negatives] as the step has them, some of
-        which lack their id vectors, and `whole` the same without such a lack."""
+        which lack their id vectors, and `own` [negatives, dim] these."""
         loss = states.new_zeros((), dtype=torch.float32)
         known = drawn < self.rows
         replayed = batch.replayed & (batch.label != 0)
@@ -46,7 +46,7 @@ class Anchor:
                 temperature=temperature,
             )
         if self.settings.l2:
-            loss = loss + self.settings.l2 * self._distance(challenger, drawn[known], whole[known])
+            loss = loss + self.settings.l2 * self._distance(challenger, drawn[known], own[known])
         return loss
 
     @torch.no_grad()
@@ -60,14 +60,16 @@ class Anchor:
     def _vectors(self, rows: Tensor) -> Tensor:
         return self.model.vectors(rows)
 
-    def _distance(self, challenger: Challenger, rows: Tensor, vectors: Tensor) -> Tensor:
-        """Half the squared distance of what is trained, and of the vectors of `rows`. In these
-        stands what the champion's tower added: of its own it has none."""
-        own = dict(self.model.named_parameters())
+    def _distance(self, challenger: Challenger, rows: Tensor, own: Tensor) -> Tensor:
+        """Half the squared distance of what is trained, and of the vectors of `rows`, whose id
+        vectors are `own`. In the champion's stands what its tower added: it has none any more."""
+        before = dict(self.model.named_parameters())
         parts = [
-            (weight - own[name]).square().sum()
+            (weight - before[name]).square().sum()
             for name, weight in challenger.trained.items()
-            if name in own
+            if name in before
         ]
+        tower = challenger.model.tower
+        vectors = own + tower(rows) if tower else own
         parts.append((vectors - self._vectors(rows)).square().sum())
         return torch.stack(parts).sum() / 2

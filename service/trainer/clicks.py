@@ -171,13 +171,7 @@ class Clicks:
         freed = freed.take(np.flatnonzero(np.isin(freed.kind, self._acts)))
         at_once = _Told(_pairs(tell), tell.timestamp)
         later = _Told(_pairs(freed), freed.time)
-        squared = self._settings.loss is ClickLoss.SQUARED
-        if squared and not head.begin(self._waiting.label):
-            # All wait until there are enough to begin with.
-            is_told = at_once.of(self._waiting) | later.of(self._waiting)
-            self._told |= set(self._waiting.take(np.flatnonzero(is_told)).marks().tolist())
-            return
-        known = self._known(at_once, later)
+        known = self._known(head, at_once, later)
         head.begin(known.label)
         known = replace(known, label=head.within_reach(known.label))
         # Of one user no more than so many rows are held, and of what more comes the newest taught.
@@ -204,19 +198,21 @@ class Clicks:
         """All events of a user with an item or none: their labels often come from one act."""
         return is_member(user, item, np.zeros_like(user), self._holdout.fraction)
 
-    def _known(self, *told: "_Told") -> LabelledRows:
+    def _known(self, head: ClickHead, *told: "_Told") -> LabelledRows:
         """What waits no more: its label is known, or is a click that may not be held out since it
-        was `told`."""
+        was `told`. Numbers wait until there are enough for the `head` to begin with."""
         waiting = self._waiting
+        is_told = np.any([one.of(waiting) for one in told], axis=0)
         over = np.ones(len(waiting), np.bool_)
         if self._settings.followed_by:
             partitions, place = np.unique(waiting.partition, return_inverse=True)
             now = np.array([self._now.get(one, 0) for one in partitions.tolist()], np.int64)
             over = are_released(waiting.time, _WAITING_ROWS, self._settings.within_s, now[place])
-            is_told = np.any([one.of(waiting) for one in told], axis=0)
             over |= is_told & (waiting.label > 0) & self.is_member(waiting.user, waiting.item)
-            # A refusal does not end the waiting: a click may follow it.
-            self._told |= set(waiting.take(np.flatnonzero(is_told & ~over)).marks().tolist())
+        elif self._settings.loss is ClickLoss.SQUARED:
+            over[:] = head.begin(waiting.label)
+        # A refusal does not end the waiting: a click may follow it.
+        self._told |= set(waiting.take(np.flatnonzero(is_told & ~over)).marks().tolist())
         self._waiting = waiting.take(np.flatnonzero(~over))
         known = waiting.take(np.flatnonzero(over))
         return replace(known, label=np.nan_to_num(known.label))

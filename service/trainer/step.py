@@ -89,11 +89,9 @@ def train_step(
         loss, states, vectors = foretell(own)
         value = float(loss.detach()) if len(batch.item) else math.nan
         if anchor is not None:
-            whole = own.index_select(0, wrong)
-            if model.tower:
-                whole = whole + model.tower(drawn)
+            beside = vectors.index_select(0, wrong), own.index_select(0, wrong)
             loss = loss + anchor.pull(
-                challenger, batch, states, drawn, vectors[wrong], whole, temperature=temperature
+                challenger, batch, states, drawn, *beside, temperature=temperature
             )
     if clicks and model.click:
         loss = loss + click_loss(

@@ -375,16 +375,20 @@ def test_a_restored_challenger_still_knows_what_was_described_since() -> None:
     assert len(challenger.described()["digests"]) == 31
 
 
+def assert_near_descriptions(challenger: Challenger, rows: torch.Tensor) -> None:
+    assert challenger.model.tower is not None
+    with torch.no_grad():
+        added = challenger.model.tower(rows)
+        table = challenger.model.table(int(rows[-1]) + 1)[rows]
+    assert torch.cosine_similarity(table, added).min() > 0.9
+
+
 def test_and_stays_near_what_describes_it() -> None:
     challenger = a_describing_challenger()
     before = challenger.checkpoint()  # of a table with room for more
     challenger.describe(some_described(9, 12))
     challenger.restore(before)
-    assert challenger.model.tower is not None
-    with torch.no_grad():
-        added = challenger.model.tower(torch.arange(10, 13))
-        table = challenger.model.table(13)[10:]
-    assert torch.cosine_similarity(table, added).min() > 0.9
+    assert_near_descriptions(challenger, torch.arange(10, 13))
 
 
 def test_also_where_the_checkpoint_had_a_row_that_no_step_had_moved() -> None:
@@ -393,11 +397,7 @@ def test_also_where_the_checkpoint_had_a_row_that_no_step_had_moved() -> None:
     before = challenger.checkpoint()
     challenger.describe(some_described(9, 12), before)
     challenger.restore(before)
-    assert challenger.model.tower is not None
-    with torch.no_grad():
-        added = challenger.model.tower(torch.arange(10, 13))
-        table = challenger.model.table(13)[10:]
-    assert torch.cosine_similarity(table, added).min() > 0.9
+    assert_near_descriptions(challenger, torch.arange(10, 13))
 
 
 def test_items_of_which_nothing_is_said_begin_as_their_category_told_of_beside_them() -> None:
