@@ -80,7 +80,7 @@ diginetica: $(READY)  ## measure continual learning (ADER's protocol); DATA=FOLD
 	@ls $(DATA)/period_*.tsv.gz >/dev/null 2>&1 || \
 		{ echo 'diginetica: no period_*.tsv.gz in $(DATA); DATA=FOLDER names another folder' >&2; exit 2; }
 	@$(BIN)/headwater backtest --protocol continual --periods $(DATA)/period_*.tsv.gz --user session_id \
-		--out reports/diginetica.json $(ARGS)
+		--streamed --out reports/diginetica.json $(ARGS)
 
 .PHONY: movielens
 movielens: $(READY)  ## measure learning from a stream, each event tested first; writes reports/movielens.json

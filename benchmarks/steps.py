@@ -94,9 +94,10 @@ def a_batch(challenger: Challenger, items: int, length: int = 50) -> Packed:
 def a_challenger(
     model: ModelSettings, trainer: TrainerSettings, items: int, device: torch.device
 ) -> Challenger:
-    """One that knows a catalogue, and has learned nothing of it."""
+    """One that has met a catalogue, as if in some step, and has learned nothing of it."""
     challenger = Challenger.new(model, trainer, device)
     challenger.learn_items(catalogue(items))
+    challenger.item_optimizer.steps[1 : items + 1] = 1.0
     return challenger
 
 

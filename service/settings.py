@@ -208,7 +208,8 @@ class EventsSettings(Section):
     )
     recommend_on: tuple[str, ...] | None = Field(
         default=None,
-        description="Kinds that are answered with a recommendation; all but `shown` when unset.",
+        description="Kinds that are answered with a recommendation; all but `shown` when unset, "
+        "none when empty.",
     )
     erase: Annotated[str, Field(max_length=64)] = Field(
         default="erase",
@@ -262,7 +263,9 @@ class EventsSettings(Section):
     @property
     def answered(self) -> tuple[str, ...]:
         """Kinds that are answered with a recommendation."""
-        return self.recommend_on or tuple(kind for kind in self.kinds if kind not in self.shown)
+        if self.recommend_on is not None:
+            return self.recommend_on
+        return tuple(kind for kind in self.kinds if kind not in self.shown)
 
 
 class HistorySettings(Section):
@@ -880,6 +883,11 @@ class TrainerSettings(Section):
     learning_rate: PositiveFloat = Field(
         default=3e-3,
         description="In a round of `full_round_events` or more, and in one of fewer in proportion.",
+    )
+    backbone_learning_rate: PositiveFloat | None = Field(
+        default=None,
+        description="Of the backbone and what is added to it, likewise; unset: `learning_rate`. "
+        "One that came pretrained may want 1e-4 or less.",
     )
     # A row moves only in the steps that use it, so each has to count for more.
     item_learning_rate: PositiveFloat = Field(

@@ -479,6 +479,7 @@ def test_what_was_shown_is_not_answered_unless_kinds_are_named() -> None:
     named = {"events": {"kinds": ["play", "skip"], "recommend_on": ["play"]}}
     events = load_settings(None, {}, named).events  # without the kind that `shown` names
     assert (events.answered, events.codes(events.shown)) == (("play",), [])
+    assert load_settings(None, {}, {"events": {"recommend_on": []}}).events.answered == ()
 
 
 def test_weights_of_kinds_come_from_file_and_environment(tmp_path: Path) -> None:

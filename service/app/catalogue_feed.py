@@ -18,6 +18,18 @@ log = logging.getLogger(__name__)
 _READ_WAIT_S = 0.5
 
 
+def require_items_topic(settings: Settings) -> None:
+    """Raises ConfigurationError for an encoder or vectors without a topic that brings them."""
+    for name, is_set in (
+        ("items.text.encoder", settings.items.text.encoder),
+        ("items.vectors", settings.items.vectors),
+    ):
+        if is_set and settings.topics.items is None:
+            raise ConfigurationError(
+                f"{name} reads what the items topic brings: set topics.items too"
+            )
+
+
 class CatalogueFeed:
     """Reads the topic where the settings name one; otherwise nothing happens here."""
 
@@ -28,16 +40,9 @@ class CatalogueFeed:
         sink: Sink,
         trainer: TrainerProcess | NoTrainer,
     ) -> None:
-        """Raises ConfigurationError for an encoder or vectors without a topic that brings them."""
+        """As `require_items_topic`."""
+        require_items_topic(settings)
         self._topic = settings.topics.items
-        for name, is_set in (
-            ("items.text.encoder", settings.items.text.encoder),
-            ("items.vectors", settings.items.vectors),
-        ):
-            if is_set and self._topic is None:
-                raise ConfigurationError(
-                    f"{name} reads what the items topic brings: set topics.items too"
-                )
         self._reader = CatalogueReader(settings.kafka, self._topic) if self._topic else None
         self._codec = CatalogueCodec(settings.items)
         self._catalogue = Catalogue()

@@ -5,6 +5,7 @@ import logging
 import os
 import shutil
 
+from service.app.catalogue_feed import require_items_topic
 from service.app.serving import chosen_servable
 from service.errors import ConfigurationError, TransientError
 from service.model.backbone import make_backbone
@@ -13,7 +14,8 @@ from service.settings import Settings
 from service.state.histories import require_room
 from service.storage.store import Store
 from service.stream.connection import has_fast_client
-from service.stream.topics import create_topics, missing_topics
+from service.stream.topics import create_topics, missing_topics, partitions_of
+from service.tracking.tracker import require_trackers
 from service.trainer.device import choose_device
 from service.trainer.gate import require_decisions
 
@@ -41,7 +43,10 @@ async def examine(settings: Settings, *, create: bool) -> int:
     if not has_fast_client():
         findings.append("warn  aiokafka's C extension is missing: reading is ten times slower")
     findings += await asyncio.to_thread(_storage, settings)
-    findings += await asyncio.to_thread(_model, settings)
+    partitions = settings.topics.partitions
+    if settings.topics.events not in missing:
+        partitions = await partitions_of(settings.kafka, settings.topics.events)
+    findings += await asyncio.to_thread(_model, settings, partitions)
     print("\n".join(findings))  # noqa: T201  # this command's output
     return int(any(finding.startswith("FAIL") for finding in findings))
 
@@ -64,10 +69,12 @@ def _storage(settings: Settings) -> list[str]:
 def _snapshots(settings: Settings) -> list[str]:
     """Where they lie elsewhere: whether something can be put there and taken away."""
     url = settings.storage.snapshots
-    if url is None or settings.storage.snapshot_every_s is None:
+    if url is None:
         return []
     try:
         store = Store(url)
+        if settings.storage.snapshot_every_s is None:
+            return []
         store.write(b"tried by headwater doctor", _TRIED, "file")
         store.remove(_TRIED)
     # Storage clients raise what they like.
@@ -87,13 +94,15 @@ def _version(settings: Settings) -> str:
         return f"FAIL  {error}"
 
 
-def _model(settings: Settings) -> list[str]:
+def _model(settings: Settings, partitions: int) -> list[str]:
     try:
+        require_items_topic(settings)
+        require_trackers(settings)
         backbone = make_backbone(settings.model)
         device = choose_device(settings.trainer.device)
         if settings.trains:
             require_decisions(settings)
-        require_room(settings.history, settings.topics.partitions, len(settings.model.context))
+        require_room(settings.history, partitions, len(settings.model.context))
     except ConfigurationError as error:
         return [f"FAIL  {error}"]
     weights = sum(parameter.numel() for parameter in backbone.parameters())

@@ -18,9 +18,16 @@ from rich.table import Table as Grid
 from service import __version__
 from service.backtest import partial
 from service.backtest.options import Options, Protocol
+from service.backtest.outputs import require_writable, writing
 from service.backtest.page import LABELS, draw_page, summary_line
 from service.backtest.periods import run_continual
-from service.backtest.preparing import Override, prepared, with_seed
+from service.backtest.preparing import (
+    Override,
+    prepared,
+    require_times,
+    with_seed,
+    without_effect,
+)
 from service.backtest.prequential import run_prequential
 from service.backtest.progress import Progress
 from service.backtest.reading import MS_APART, Read, read
@@ -78,6 +85,8 @@ def backtest(
 ) -> int:
     """From what was read: one table, or one for each period; and a catalogue of items. Raises
     ConfigurationError."""
+    require_writable(options.out, options.page, options.partial)
+    require_times(settings, [one.timed for one in found], options.columns.time_unit)
     if options.events:
         found = [replace(one, table=one.table.until(options.events)) for one in found]
     tables = [one.table for one in found]
@@ -87,26 +96,30 @@ def backtest(
     seeds = options.seeds or (settings.model.seed,)
     console, progress = Console(), Progress(sys.stderr)
     progress.say(f"{options.protocol} protocol, seed {', '.join(map(str, seeds))}")
-    tell(overrides, progress)
+    data = data_of(found, options, settings, items)
+    tell(overrides, data, progress)
     described = describe(items, settings, device, progress)
     runs = _runs(tables, settings, options, device, seeds, described)
-    report = make_report(
-        runs, data_of(found, options), options, settings, overrides, environment(device)
-    )
+    report = make_report(runs, data, options, settings, overrides, environment(device))
     write(report, options.out)
-    options.page.parent.mkdir(parents=True, exist_ok=True)
-    options.page.write_text(draw_page(report), encoding="utf-8")
+    with writing(options.page):
+        options.page.write_text(draw_page(report), encoding="utf-8")
     options.partial.unlink(missing_ok=True)
     _print(report, console)
-    console.print(f"written: {options.out}, {options.page}", highlight=False, soft_wrap=True)
+    console.print(
+        f"written: {options.out}, {options.page}", highlight=False, markup=False, soft_wrap=True
+    )
     return 0
 
 
-def tell(overrides: Sequence[Override], progress: Progress) -> None:
+def tell(overrides: Sequence[Override], data: Data, progress: Progress) -> None:
+    """Before the run, what is not as it was asked for."""
     for override in overrides:
         progress.say(
             f"{override.name} is {override.used} instead of {override.given}: {override.why}"
         )
+    for line in data.without_effect:
+        progress.say(line)
 
 
 def describe(
@@ -167,7 +180,13 @@ def _periods(options: Options, settings: Settings) -> list[Read]:
     return found
 
 
-def data_of(found: Sequence[Read], options: Options) -> Data:
+def data_of(
+    found: Sequence[Read],
+    options: Options,
+    settings: Settings,
+    items: Sequence[CatalogueItem],
+) -> Data:
+    tables = [one.table for one in found]
     return Data(
         files=[file.name for file in options.files],
         events=sum(len(one.table) for one in found),
@@ -177,6 +196,7 @@ def data_of(found: Sequence[Read], options: Options) -> Data:
         repeated_rows=sum(one.repeated for one in found),
         first_bad_row=next((one.first_bad for one in found if one.first_bad), None),
         timed=all(one.timed for one in found),
+        without_effect=without_effect(settings, tables, knows_items=bool(items)),
     )
 
 
@@ -212,4 +232,4 @@ def _print(report: Report, console: Console) -> None:
             grid.add_row("  over seeds", *spread, "", style="dim")
     console.print(grid)
     for line in (summary_line(report), *click_lines(report), *report.notes):
-        console.print(line, highlight=False, soft_wrap=True)
+        console.print(line, highlight=False, markup=False, soft_wrap=True)

@@ -7,6 +7,7 @@ a service whose training keeps up.
 
 import math
 import time
+from contextlib import ExitStack
 from dataclasses import dataclass
 
 import numpy as np
@@ -58,15 +59,18 @@ class Engine:
         # What the champion's click head expected of each event, NaN where it was not asked.
         self.expected: list[Float32s] = []
         self._gate_every = gate_every
-        self._slab = HistorySlab.of(PARTITION, settings)
         self._tracker = tracker
-        slabs = {PARTITION: self._slab}
-        self._learner = Learner.new(settings, slabs, device, described)
         self._batcher = Batcher(settings.batch)
         self._events = 0
         self._micro_batches = 0
-        first = self._learner.servable(Version(1))
-        self._scorer = Scorer.of(settings, first, slabs, Memory.of(settings.memory))
+        with ExitStack() as undo:  # a search of settings goes on after a model that cannot be made
+            self._slab = HistorySlab.of(PARTITION, settings)
+            undo.callback(self._slab.close)
+            slabs = {PARTITION: self._slab}
+            self._learner = Learner.new(settings, slabs, device, described)
+            first = self._learner.servable(Version(1))
+            self._scorer = Scorer.of(settings, first, slabs, Memory.of(settings.memory))
+            undo.pop_all()
 
     def close(self) -> None:
         self._slab.close()

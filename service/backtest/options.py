@@ -91,6 +91,7 @@ def beside(file: Path, ending: str) -> Path:
     return file.with_name(name + ending)
 
 
+_SEEDS = 1 << 63  # that torch and the settings take
 _COUNTS = (
     "gate_every",
     "events",
@@ -217,8 +218,8 @@ def options_from(arguments: argparse.Namespace) -> Options:
         raise ConfigurationError("--html and --out must be two files")
     if arguments.start is not None and not 0.0 <= arguments.start < 1.0:
         raise ConfigurationError("--from must be at least 0 and less than 1")
-    if any(seed < 0 for seed in arguments.seed):
-        raise ConfigurationError("--seed must be at least 0")
+    for seed in arguments.seed:
+        require_seed(seed)
     chosen = {name: given[name] for name in (*_COUNTS, *_OTHERS) if given[name] is not None}
     return Options(
         files=tuple(files) if continual else tuple(filter(None, [arguments.file])),
@@ -228,6 +229,12 @@ def options_from(arguments: argparse.Namespace) -> Options:
         seeds=tuple(dict.fromkeys(arguments.seed)),
         **chosen,
     )
+
+
+def require_seed(seed: int) -> None:
+    """Raises ConfigurationError where no generator takes it."""
+    if not 0 <= seed < _SEEDS:
+        raise ConfigurationError("--seed must be at least 0 and less than 2 ** 63")
 
 
 def columns_from(arguments: argparse.Namespace) -> Columns:

@@ -26,8 +26,9 @@ MEANINGS: Mapping[str, str] = {
     "transformer": "the live weights without the memory",
     "memory": "the item-to-item memory alone",
     "frozen": "the live model as it was when counting began",
-    "popularity": "the items with the most events so far, counted as the service does",
-    "recent_popularity": "the same with a quarter of its half-life",
+    "popularity": "the items with the most events so far",
+    "recent_popularity": "the same, an event counting half as much a half-life later: what the "
+    "service falls back on",
     "retrain": "a new model, weights and memory, taught everything so far; still until the next",
     "retrain_transformer": "that model without the memory",
 }
@@ -168,6 +169,9 @@ def _gate(report: Report) -> str:
 
 
 def _compute(report: Report) -> list[str]:
+    def retrained_s(part: SummaryPart) -> list[float]:
+        return [part.models["retrain"].train_seconds] if "retrain" in part.models else []
+
     x = _x(report)
     lines = []
     for name in ("live", "retrain"):
@@ -177,12 +181,14 @@ def _compute(report: Report) -> list[str]:
                 total += part.models[name].train_seconds
                 spent.append(total)
             lines.append(Line(name, x, spent))
-    rows = [
-        (part.name, [f"{part.learn_seconds:,.1f}", f"{part.test_seconds:,.1f}"])
+    taken_s = [
+        (part.name, [part.learn_seconds, part.test_seconds, *retrained_s(part)])
         for part in report.parts
     ]
+    rows = [(name, [f"{seconds:,.1f}" for seconds in cells]) for name, cells in taken_s]
     drawn = chart(lines, _x_label(report), "seconds of training until then")
     head = ["wall clock, s", "stream ranked and learned", "queries ranked apart"]
+    head += ["retrained"] if "retrain" in report.models else []
     return [drawn, _key(line.name for line in lines), _table(head, rows)]
 
 

@@ -8,6 +8,7 @@ import orjson
 from pydantic import ValidationError
 
 from service.backtest.options import Options
+from service.backtest.outputs import writing
 from service.backtest.report import SECTIONS, plain_options
 from service.backtest.results import SeedResult
 from service.backtest.scores import Plain
@@ -16,7 +17,7 @@ from service.errors import ConfigurationError
 from service.model.item_tower import Described
 from service.settings import Settings, masked
 
-_MADE = 3  # raised when a seed's result has other models or fields
+_MADE = 4  # raised when a seed's result has other models or fields
 # They do not change what a seed finds.
 _ELSEWHERE = ("seeds", "out", "html", "resume", "skip_bad")
 
@@ -74,7 +75,7 @@ def load(file: Path, wanted: str) -> list[SeedResult]:
 
 def save(file: Path, made_for: str, runs: Sequence[SeedResult]) -> None:
     """Replace the file in one step."""
-    file.parent.mkdir(parents=True, exist_ok=True)
     new = file.with_name(f"{file.name}.new")
-    new.write_text(Partial(fingerprint=made_for, runs=list(runs)).model_dump_json())
-    new.replace(file)
+    with writing(file):
+        new.write_text(Partial(fingerprint=made_for, runs=list(runs)).model_dump_json())
+        new.replace(file)

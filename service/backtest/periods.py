@@ -1,5 +1,6 @@
 """A run of the continual protocol over period files, by one engine."""
 
+import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -7,7 +8,6 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from service.backtest.contestants import RECENT
 from service.backtest.continual import (
     Ranks,
     asked_events,
@@ -20,6 +20,7 @@ from service.backtest.continual import (
 )
 from service.backtest.engine import Engine
 from service.backtest.options import Options
+from service.backtest.preparing import require_queries
 from service.backtest.prequential import slices
 from service.backtest.progress import Progress
 from service.backtest.results import Part, SeedResult, plain_decision
@@ -76,6 +77,11 @@ class _Run:
     ) -> None:
         self._periods = periods
         self._known = list(known_before(periods))
+        kinds = settings.events
+        asked = (
+            len(asked_events(*one, kinds)) for one in zip(periods[1:], self._known[1:], strict=True)
+        )
+        require_queries(sum(asked), settings)
         self._counted = list(_counted(periods))
         self._starts = np.cumsum([0, *map(len, periods)])
         self._settings = settings
@@ -97,6 +103,7 @@ class _Run:
         for number in range(1, len(self._periods)):
             event = self._queries(number)
             rows = self._rows(number, event)
+            self._progress.meanwhile(f"testing period {number}")
             started_test_s = time.perf_counter()
             live = test(self._engine, rows)
             test_s = time.perf_counter() - started_test_s
@@ -169,10 +176,9 @@ class _Run:
         before, asked = self._periods[:number], self._periods[number].item[event]
         others = kinds.codes(kinds.not_done)
         items = np.concatenate([period.item[~np.isin(period.kind, others)] for period in before])
-        half_life = scorer.popularity_half_life_events
         return {
-            "popularity": popular(items, half_life, asked),
-            "recent_popularity": popular(items, half_life * RECENT, asked),
+            "popularity": popular(items, math.inf, asked),
+            "recent_popularity": popular(items, scorer.popularity_half_life_events, asked),
         }
 
     def _retrained(self, number: int, rows: HoldoutRows) -> tuple[Ranks, float]:
@@ -186,6 +192,7 @@ class _Run:
             self._options.retrain_patience,
             self._engine.champion.blend.share,
             self._described,
+            lambda: self._progress.meanwhile(f"retraining for period {number}"),
         )
         return rank(new.servable, new.memory, rows), new.seconds
 
@@ -242,8 +249,12 @@ def _counted(periods: Sequence[Table]) -> Iterator[tuple[Int64s, Int64s]]:
 
 
 def _note(part: Part) -> str:
-    live = part.models["live"]
-    return (
-        f"{part.name}: live Recall@20 {live.recall_at_20:.4f}, MRR@20 {live.mrr_at_20:.4f}, "
-        f"learned in {part.learn_seconds:.0f} s, tested in {part.test_seconds:.0f} s"
-    )
+    told = [
+        f"{name} Recall@20 {model.recall_at_20:.4f}, MRR@20 {model.mrr_at_20:.4f}"
+        for name, model in part.models.items()
+        if name in ("live", "live_streamed", "retrain")
+    ]
+    taken = f"learned in {part.learn_seconds:.0f} s, tested in {part.test_seconds:.0f} s"
+    if "retrain" in part.models:
+        taken += f", retrained in {part.models['retrain'].train_seconds:.0f} s"
+    return f"{part.name}: {'; '.join(told)}; {taken}"

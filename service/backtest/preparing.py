@@ -4,10 +4,15 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from service.backtest.options import Protocol
+from service.backtest.options import Protocol, TimeUnit
 from service.backtest.scores import Plain
 from service.backtest.table import Table
-from service.settings import Settings
+from service.errors import ConfigurationError
+from service.settings import (
+    CategoryFeature,
+    NumberFeature,
+    Settings,
+)
 from service.trainer.gate import require_decisions
 
 
@@ -65,6 +70,58 @@ def prepared(
         ),
     ]
     return new, [one for one in changed if one.given != one.used]
+
+
+def require_queries(count: int, settings: Settings) -> None:
+    """Raises ConfigurationError where nothing would be ranked, for all that is learned."""
+    if not count:
+        raise ConfigurationError(
+            "no event is a query: none that is counted is of a kind that is answered "
+            f"({', '.join(settings.events.answered)}), of a user with events before it, and in the "
+            "continual protocol for an item of an earlier period; --event names the column of kinds"
+        )
+
+
+def require_times(settings: Settings, timed: Sequence[bool], unit: TimeUnit | None) -> None:
+    """Raises ConfigurationError where something goes by the times of events that have none, of the
+    files that are `timed` or not."""
+    if all(timed):
+        return
+    if any(timed):
+        raise ConfigurationError("some files have times and others do not: give all or none")
+    features = [one.kind for one in settings.model.context]
+    by_time = {
+        "--time-unit": unit is not None,
+        "model.context (hour, gap)": not {"hour", "gap"}.isdisjoint(features),
+        "click.followed_by": settings.click.enabled and bool(settings.click.followed_by),
+        "trainer.replay.half_life_s": settings.trainer.replay.half_life_s is not None,
+        "items.expire_after_s": settings.items.expire_after_s is not None,
+    }
+    named = [name for name, goes_by_time in by_time.items() if goes_by_time]
+    if named:
+        raise ConfigurationError(
+            f"the events have no times, and {', '.join(named)} cannot do without: --time names "
+            "their column"
+        )
+
+
+def without_effect(settings: Settings, tables: Sequence[Table], *, knows_items: bool) -> list[str]:
+    """What the settings ask for and the files have nothing of, in sentences."""
+    told = []
+    if not knows_items and (settings.items.text.encoder or settings.items.vectors):
+        told.append(
+            "items.text and items.vectors have nothing to read: --items names what is known of "
+            "the items."
+        )
+    absent = [
+        one.name
+        for place, one in enumerate(settings.model.context)
+        if isinstance(one, CategoryFeature | NumberFeature)
+        and not any(table.codes[:, place].any() for table in tables)
+    ]
+    if absent:
+        told.append(f"No event has what model.context reads: {', '.join(absent)}.")
+    return told
 
 
 def with_seed(settings: Settings, seed: int) -> Settings:

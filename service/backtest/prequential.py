@@ -4,6 +4,7 @@ A query is an event whose user has a history. Metrics are counted from a place i
 on; there the frozen contestant gets a copy of the live model, which never changes after.
 """
 
+import math
 import time
 from collections.abc import Iterator, Set
 from dataclasses import dataclass
@@ -14,7 +15,6 @@ import torch
 
 from service.backtest.clicks import ClickFigures, click_figures, click_rates, labels
 from service.backtest.contestants import (
-    RECENT,
     Contestant,
     Follower,
     Live,
@@ -23,6 +23,7 @@ from service.backtest.contestants import (
 )
 from service.backtest.engine import Engine
 from service.backtest.options import Options
+from service.backtest.preparing import require_queries
 from service.backtest.progress import Progress
 from service.backtest.results import Part, SeedResult, plain_decision
 from service.backtest.retrain import retrain, room
@@ -61,7 +62,7 @@ def run_prequential(
 ) -> SeedResult:
     """One seed. Blocks for as long as the stream takes to learn. What is `described` of the
     items is known from the start."""
-    run = _Run(table, settings, options, device, described, tracker)
+    run = _Run(table, settings, options, device, progress, described, tracker)
     try:
         for done in run.stream():
             lately = run.lately()
@@ -124,6 +125,7 @@ class _Run:
         settings: Settings,
         options: Options,
         device: torch.device,
+        progress: Progress,
         described: Described | None = None,
         tracker: Tracker = UNTRACKED,
     ) -> None:
@@ -133,6 +135,8 @@ class _Run:
         self._device = device
         self._first = int(len(table) * options.start)
         self._asked = queries(table, settings, self._first)
+        require_queries(int(self._asked.sum()), settings)
+        self._progress = progress
         self._described = described
         retrains = options.retrain_every is not None
         require_room(
@@ -152,8 +156,8 @@ class _Run:
             "transformer": self._transformer,
             "memory": Follower(settings, empty, Memory(settings.memory)),
             "frozen": self._frozen,
-            "popularity": Popular(half_life, settings),
-            "recent_popularity": Popular(half_life * RECENT, settings),
+            "popularity": Popular(math.inf, settings),
+            "recent_popularity": Popular(half_life, settings),
             "retrain": self._retrained,
         }
         self._contestants = {name: one for name, one in contestants.items() if one}
@@ -209,6 +213,7 @@ class _Run:
             options.retrain_patience,
             self._engine.champion.blend.share,
             self._described,
+            lambda: self._progress.meanwhile(f"retraining on {end:,} events"),
         )
         self._retrain_s += found.seconds
         contestant.use(found.servable, still(found.memory, self._settings.memory))

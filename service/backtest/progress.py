@@ -34,6 +34,10 @@ class Progress:
         self._out.write(f"\r\x1b[K{self._label}[{bar}] {self._state(now_s)}  {note}")
         self._out.flush()
 
+    def meanwhile(self, note: str) -> None:
+        """No more events are done, but something goes on."""
+        self.advance(self._done, self._total, note)
+
     def part(self, note: str) -> None:
         """A part is done: a line that stays, where there is no bar to see it by."""
         if not self._is_watched:

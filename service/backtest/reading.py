@@ -4,6 +4,7 @@ What the topic's decoder would refuse is a bad row here: it ends the reading wit
 number, or is left out and counted.
 """
 
+import codecs
 import csv
 import gzip
 import importlib
@@ -34,9 +35,10 @@ _Row = Mapping[str, object]
 Numbered = Iterator[tuple[int, _Row | str]]
 # Milliseconds below this are before March 1973: more likely they are seconds.
 _LEAST_LIKELY_MS = 100_000_000_000
+_NEVER_CLOSED = "unexpected end of data"  # of csv.Error
 MS_APART = 1000  # events without a time
 _OBJECTS = (".jsonl", ".ndjson")
-_FIRST_OBJECTS = 1000  # that tell what all have: the first alone may be a bad one
+_FIRST_ROWS = 1000  # that tell what all have: the first alone may be a bad one
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +84,7 @@ def read(
     # Objects differ: what not all must have may come with any of them.
     later = _optional(columns) if _ending(file) in _OBJECTS else set[str]()
     rows = numbered(file)
-    first = list(islice(rows, _FIRST_OBJECTS if _ending(file) in _OBJECTS else 1))
+    first = list(islice(rows, _FIRST_ROWS))
     objects = [row for _, row in first if not isinstance(row, str)]
     found = dict.fromkeys(name for row in objects for name in row)
     names = _names(columns, settings)
@@ -93,8 +95,9 @@ def read(
         try:
             if isinstance(row, str):
                 raise BadRowError(row)
+            found = found or dict.fromkeys(row)
             parser = parser or _parser(
-                file, names, [*(found or row), *later], most or found, columns, settings, features
+                file, names, [*found, *later], most or found, columns, settings, features
             )
             later -= row.keys()
             event = parser.event(row, len(events))
@@ -374,8 +377,6 @@ def numbered(file: Path) -> Numbered:
     except (OSError, EOFError) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else error
         raise ConfigurationError(f"cannot read {file}: {reason}") from None
-    except UnicodeDecodeError as error:
-        raise ConfigurationError(f"{file} is not UTF-8: {error.reason}") from None
     except (csv.Error, zlib.error) as error:
         raise ConfigurationError(f"{file} is not what its ending says: {error}") from None
 
@@ -387,21 +388,57 @@ def _bytes(file: Path) -> IO[bytes]:
 
 
 def _separated(file: Path, separator: str, quoting: Literal[0, 3]) -> Numbered:
-    with _bytes(file) as raw, io.TextIOWrapper(raw, "utf-8-sig", newline="") as lines:
+    with (
+        _bytes(file) as raw,
+        io.TextIOWrapper(raw, "utf-8-sig", errors="surrogateescape", newline="") as lines,
+    ):
         rows = csv.reader(lines, delimiter=separator, quoting=quoting, strict=True)
         header = next(rows, [])
-        for row in rows:
-            if len(row) == len(header):
+        if not _is_utf8(header):
+            raise ConfigurationError(f"{file} is not UTF-8")
+        twice = [name for name, count in Counter(filter(None, header)).items() if count > 1]
+        if twice:
+            raise ConfigurationError(f"{file} has more than one column {twice[0]!r}: rename them")
+        for row in _rows_of(rows):
+            if isinstance(row, str):
+                yield rows.line_num, row
+            elif len(row) == len(header):
                 yield rows.line_num, dict(zip(header, row, strict=True))
             elif row:  # not an empty line
                 yield rows.line_num, f"{len(row)} fields, but the header has {len(header)}"
 
 
+def _rows_of(reader: Iterator[list[str]]) -> Iterator[list[str] | str]:
+    """Its rows; a text says why one is none. Raises csv.Error where a quote is never closed: all
+    that follows it is lost."""
+    while True:
+        try:
+            row = next(reader)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            if str(error) == _NEVER_CLOSED:
+                raise
+            yield str(error)
+        else:
+            yield row if _is_utf8(row) else "not UTF-8"
+
+
+def _is_utf8(row: Sequence[str]) -> bool:
+    """Whether no byte had to be escaped."""
+    try:
+        "".join(row).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def _json_lines(file: Path) -> Numbered:
     with _bytes(file) as lines:
         for number, line in enumerate(lines, start=1):
-            if line.strip():
-                yield number, _json_row(line)
+            told = line.removeprefix(codecs.BOM_UTF8) if number == 1 else line
+            if told.strip():
+                yield number, _json_row(told)
 
 
 def _json_row(line: bytes) -> _Row | str:
@@ -422,5 +459,6 @@ def _parquet(file: Path) -> Numbered:
     try:
         batches = parquet.ParquetFile(content).iter_batches()
         yield from enumerate((row for batch in batches for row in batch.to_pylist()), start=1)
-    except ValueError as error:  # pyarrow.ArrowInvalid; times finer than microseconds
+    # What pyarrow raises derives from these, as of times finer than microseconds.
+    except (ValueError, NotImplementedError) as error:
         raise ConfigurationError(f"{file} cannot be read: {error}") from None

@@ -8,6 +8,7 @@ import orjson
 
 from service.backtest.clicks import ClickFigures
 from service.backtest.options import Options
+from service.backtest.outputs import writing
 from service.backtest.preparing import Override
 from service.backtest.results import Part, SeedResult
 from service.backtest.scores import METRICS, Plain, Result, Score, spread
@@ -28,6 +29,7 @@ class Data(Plain):
     first_bad_row: str | None
     repeated_rows: int  # left out, by their event_id
     timed: bool  # False: in the order of the file, without times
+    without_effect: list[str]  # what the settings ask for and the files have nothing of
 
 
 class SummaryScore(Score):
@@ -116,6 +118,7 @@ def notes(options: Options, data: Data) -> list[str]:
     ]
     if not data.timed:
         told.append("The events have no times: they stand in the order of the file.")
+    told += data.without_effect
     if data.bad_rows:
         told.append(f"{data.bad_rows:,} bad rows were left out, such as {data.first_bad_row}.")
     if data.repeated_rows:
@@ -157,9 +160,9 @@ def plain_options(options: Options) -> dict[str, Any]:
 
 
 def write(report: Report, file: Path) -> None:
-    file.parent.mkdir(parents=True, exist_ok=True)
     plain = report.model_dump(mode="json")
-    file.write_bytes(orjson.dumps(plain, option=orjson.OPT_INDENT_2) + b"\n")
+    with writing(file):
+        file.write_bytes(orjson.dumps(plain, option=orjson.OPT_INDENT_2) + b"\n")
 
 
 def _part(parts: Sequence[Part]) -> SummaryPart:

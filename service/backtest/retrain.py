@@ -7,6 +7,7 @@ have learned what came after the held-out rows look too good there beside a memo
 
 import contextlib
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -15,6 +16,7 @@ import torch
 from service.backtest.engine import PARTITION
 from service.backtest.table import Table
 from service.domain import MicroBatch, Version
+from service.errors import ConfigurationError
 from service.model.item_tower import Described
 from service.model.memory import Memory
 from service.registry.servable import Servable
@@ -45,9 +47,10 @@ def retrain(
     patience: int,
     share: float,
     described: Described | None = None,
+    on_step: Callable[[], None] = lambda: None,
 ) -> Retrained:
     """Teach a new model `events`, for `share` of its mixture with a memory; what is `described` it
-    knows from the start. Blocks for minutes where they are many."""
+    knows from the start. Blocks for minutes where they are many; `on_step` is called meanwhile."""
     settings = _for_all_at_once(settings, events, epochs, patience)
     slab = HistorySlab.of(PARTITION, settings)
     # Numbers of its own: the live model learns the same with and without a retrain beside it.
@@ -55,12 +58,17 @@ def retrain(
         torch.manual_seed(settings.model.seed)
         slabs = {PARTITION: slab}
         learner = Learner.new(settings, slabs, device, described)
+        learner.on_step = on_step
         first = learner.servable(Version(0))
         scorer = Scorer.of(settings, first, slabs, Memory.of(settings.memory))
         batches = _micro_batches(events, scorer, settings)
         started_s = time.perf_counter()
         if batches:
-            learner.learn(batches)
+            if learner.learn(batches).diverged:
+                raise ConfigurationError(
+                    "a full retrain diverged, so that nothing can be compared with it: lower "
+                    "trainer.learning_rate, or do without a retrain"
+                )
             learner.judge()  # with this tolerance it rejects nothing
         seconds = time.perf_counter() - started_s
         taught = learner.servable(Version(1))

@@ -15,12 +15,12 @@ _LOGITS_AT_ONCE_ON_CUDA = 1 << 26  # there small kernels cost more than memory
 _SMALLEST = 1e-30  # in place of nothing, to divide by
 
 
-def candidates(items: int, negatives: int, device: torch.device) -> Tensor:
-    """Rows to tell targets from: drawn uniformly with replacement from 1 .. `items`, or all of
-    them where they are not more than `negatives`."""
-    if items <= negatives:
-        return torch.arange(1, items + 1, device=device)
-    return torch.randint(1, items + 1, (negatives,), device=device)
+def candidates(rows: Tensor, negatives: int) -> Tensor:
+    """Rows to tell targets from: drawn uniformly with replacement from `rows`, or all of them
+    where they are not more than `negatives`."""
+    if len(rows) <= negatives:
+        return rows
+    return rows[torch.randint(len(rows), (negatives,), device=rows.device)]
 
 
 def sampled_softmax(
@@ -37,9 +37,9 @@ def sampled_softmax(
     """Mean cross-entropy, in nats, of each state's target among the `drawn` items.
 
     states [n, dim]; targets [n] rows and `right` [n, dim] their item vectors; drawn [negatives]
-    rows shared by all states, from `candidates`, and `wrong` [negatives, dim] their vectors. A
-    log-Q correction (Bengio and Senécal, 2008) makes the sum over the drawn an unbiased
-    estimate of the sum over all `items` but the target.
+    rows shared by all states, from `candidates` out of so many `items`, and `wrong` [negatives,
+    dim] their vectors. A log-Q correction (Bengio and Senécal, 2008) makes the sum over the drawn
+    an unbiased estimate of the sum over all `items` but the target.
 
     `weight` [n] is how much each target counts; None: all the same. The mean is by weight, so that
     only ratios matter. A target of a weight below 0 is one that was turned down: its loss is

@@ -191,7 +191,9 @@ class Memory:
         if row is None:
             row = self._new_row()
             self._key[row] = item
-        self._ids[row] = item_id  # one that was loaded may have had no name
+            self._ids[row] = item_id
+        elif item_id:  # one that was loaded may have had no name
+            self._ids[row] = item_id
         self._rows[item] = row  # now the last to be forgotten
         return row
 

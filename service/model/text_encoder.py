@@ -34,7 +34,11 @@ class TextEncoder:
         try:
             config = read_config(name, revision, _family)
             model = _family(config).from_pretrained(
-                name, revision=revision, trust_remote_code=False, use_safetensors=True
+                name,
+                revision=revision,
+                trust_remote_code=False,
+                use_safetensors=True,
+                dtype=torch.float32,  # sums over a text's tokens overflow half precision
             )
             self._model = model.to(device)
             self._tokenizer: Any = AutoTokenizer.from_pretrained(

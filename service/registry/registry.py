@@ -221,6 +221,8 @@ class Registry:
             self.manifest(version)
         with storage_faults(self._root):
             write_pin(self._pin_file, version)
+        if version is not None:
+            self.require(version)  # it may have been pruned meanwhile
 
     def pinned(self) -> Version | None:
         """None when nothing is pinned. Raises `ConfigurationError` if the pin is unreadable."""
@@ -238,13 +240,13 @@ class Registry:
         Raises `ConfigurationError` if there is no such version and `DamagedVersionError` if
         it is not intact.
         """
-        newest = self._newest_readable()
-        target = self._before(newest) if to is None else to
+        target = self._before(self._newest_readable()) if to is None else to
         self.require(target)
         # In full, the trainer's state too: a damaged version must not become the newest.
         old, _ = self.load(target, with_trainer=True)
 
         def describe(version: Version, files: _Files) -> Manifest:
+            newest = self._newest_readable()  # by now: to read the old one may have taken long
             return Manifest(
                 version=version,
                 parent=target,
@@ -278,16 +280,15 @@ class Registry:
             versions = self.versions()
             if len(versions) <= self._keep_versions:
                 return
+            newest_intact = self._newest_intact(versions)
+            # Last, as reading all of a version's files may have taken long.
             try:
                 pin = self.pinned()
             except ConfigurationError as error:
                 log.error("no version is removed: %s", error)
                 return
             for version in versions_to_remove(
-                versions,
-                keep=self._keep_versions,
-                pin=pin,
-                newest_intact=self._newest_intact(versions),
+                versions, keep=self._keep_versions, pin=pin, newest_intact=newest_intact
             ):
                 self._folders.remove(version)
 

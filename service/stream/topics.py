@@ -31,6 +31,13 @@ async def missing_topics(kafka: KafkaSettings, topics: TopicsSettings) -> list[s
     return [name for name in needed_topics(topics) if name not in existing]
 
 
+async def partitions_of(kafka: KafkaSettings, topic: str) -> int:
+    """How many a topic has that exists. Raises ConfigurationError without a broker."""
+    async with admin_client(kafka) as client:
+        (found,) = await client.describe_topics([topic])
+    return len(found["partitions"])
+
+
 async def create_topics(kafka: KafkaSettings, topics: TopicsSettings) -> list[str]:
     """Create what is missing; give the names created."""
     missing = await missing_topics(kafka, topics)

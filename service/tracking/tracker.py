@@ -98,17 +98,24 @@ def _given_up(name: str) -> Iterator[None]:
 UNTRACKED = Tracker({})
 
 
+def require_trackers(settings: Settings) -> None:
+    """Raises ConfigurationError where a package is missing."""
+    if settings.tracking.tensorboard is not None:
+        require_packages("tracking.tensorboard", ("tensorboard",), "'.[tracking]'")
+    if settings.tracking.wandb is not None:
+        require_packages("tracking.wandb", ("wandb",), "wandb")
+
+
 def start_tracker(settings: Settings, command: str, now: datetime) -> Tracker:
-    """A run named after the command and the time. Raises ConfigurationError where a package is
-    missing; whatever else is wrong is only logged."""
+    """A run named after the command and the time. Raises ConfigurationError as
+    `require_trackers`; whatever else is wrong is only logged."""
+    require_trackers(settings)
     run = f"{command}-{now:%Y%m%d-%H%M%S}"
     folder, project = settings.tracking.tensorboard, settings.tracking.wandb
     writers: dict[str, Make] = {}
     if folder is not None:
-        require_packages("tracking.tensorboard", ("tensorboard",), "'.[tracking]'")
         writers["TensorBoard"] = partial(TensorBoardWriter, folder / run)
     if project is not None:
-        require_packages("tracking.wandb", ("wandb",), "wandb")
         told = {name: section for name, section in masked(settings).items() if name in _TOLD}
         writers["Weights & Biases"] = partial(WandbWriter, project, run, told)
     return Tracker(writers)

@@ -1,7 +1,7 @@
 """The challenger: model, vocabulary and optimizer, which change, grow and return together."""
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -31,6 +31,7 @@ _PROJECTION = "tower.projection.weight"
 _STEPS = "optimizer.steps"
 _MET = "items.met"
 _CLICK = "click.weight"
+_OF_BODY = ("backbone.body.", "backbone.adapters.")
 # A step of Adam moves every weight alike. Those few stand for more than the many of a network do.
 _CLICK_STRIDE = 10.0
 _MOMENTUM = "momentum_buffer"
@@ -93,6 +94,7 @@ class Challenger:
         self._rates = settings.learning_rate, settings.item_learning_rate
         self._steps = 0
         self._savepoints: list[Savepoint] = []
+        self._taught: Tensor | None = None  # `taught`, as far as it is known
         # When each row's item was last met, epoch ms; 0: not known. What was met stays so when a
         # checkpoint is restored. [rows]
         self.met = np.zeros(len(vocabulary), np.int64)
@@ -120,17 +122,24 @@ class Challenger:
     def _new_optimizer(self) -> Optimizer:
         """For all that is trained but the item vectors; gains and biases are not decayed."""
         settings = self._settings
-        trained = [one for name, one in self.trained.items() if name != _CLICK]
+        of_body = (settings.backbone_learning_rate or settings.learning_rate) / (
+            settings.learning_rate
+        )
+        of_click = _CLICK_STRIDE if isinstance(settings.optimizer, AdamWSettings) else 1.0
+        # By stride, and whether they are decayed; all of these may stand still.
+        trained: dict[tuple[float, bool], list[Tensor]] = {(1.0, True): []}
+        for name, weight in self.trained.items():
+            is_click = name == _CLICK
+            stride = of_click if is_click else of_body if name.startswith(_OF_BODY) else 1.0
+            trained.setdefault((stride, weight.ndim > 1 and not is_click), []).append(weight)
         groups = [
             {
-                "params": [one for one in trained if one.ndim > 1],
-                "weight_decay": settings.weight_decay,
-            },
-            {"params": [one for one in trained if one.ndim <= 1], "weight_decay": 0.0},
+                "params": weights,
+                "weight_decay": settings.weight_decay if is_decayed else 0.0,
+                _STRIDE: stride,
+            }
+            for (stride, is_decayed), weights in trained.items()
         ]
-        if _CLICK in self.trained:
-            stride = _CLICK_STRIDE if isinstance(settings.optimizer, AdamWSettings) else 1.0
-            groups.append({"params": [self.trained[_CLICK]], "weight_decay": 0.0, _STRIDE: stride})
         match settings.optimizer:
             case AdamWSettings():
                 return AdamW(groups, lr=settings.learning_rate, fused=True)
@@ -141,6 +150,22 @@ class Challenger:
     def items(self) -> int:
         """Items with a row; these are 1 .. `items`."""
         return len(self.vocabulary) - 1
+
+    @property
+    def taught(self) -> Tensor:
+        """Rows of the items that any step has read or foretold, and so moved. [items]"""
+        if self._taught is None:
+            self._taught = 1 + self.item_optimizer.steps[1:].nonzero().squeeze(1)
+        return self._taught
+
+    def taught_with(self, rows: Sequence[Tensor]) -> Tensor:
+        """As `taught`, with all `rows` [any] of a step that is about to be made."""
+        asked = torch.cat(list(rows))
+        new = asked[self.item_optimizer.steps.index_select(0, asked) == 0]
+        new = new[new != NO_ROW]
+        if len(new):
+            self._taught = torch.cat([self.taught, new.unique()])
+        return self.taught
 
     def set_learning_rates(self, rate: float, item_rate: float) -> None:
         """From the next step on, and less than that in the first steps of a model."""
@@ -155,7 +180,7 @@ class Challenger:
         warmth = min(self._steps / max(self._settings.warmup_steps, 1), 1.0)
         rate, item_rate = self._rates
         for group in self.optimizer.param_groups:
-            group["lr"] = rate * warmth * group.get(_STRIDE, 1.0)
+            group["lr"] = rate * warmth * group[_STRIDE]
         self.optimizer.step()
         self.item_optimizer.step(self.model.items.weight.data, rows, gradient, item_rate * warmth)
 
@@ -178,6 +203,7 @@ class Challenger:
         self.vocabulary = self.vocabulary.kept(rows)
         self.model.keep(at)
         self.item_optimizer.keep(at)
+        self._taught = None
         self.met = self.met[rows]
 
     def describe(self, described: Described, checkpoint: Checkpoint | None = None) -> None:
@@ -237,6 +263,9 @@ class Challenger:
             is_new &= ~self.model.tower.digests[rows].any(axis=-1)
         is_item = rows != NO_ROW
         new, near = pairs(rows, is_new & is_item, is_taught & is_item, _BESIDE)
+        at = torch.from_numpy(np.unique(new)).to(self.model.device)
+        for savepoint in self._savepoints:
+            savepoint.items.keep(at, self._of_items)
         self.model.settle(new, near, own=_OWN)
 
     def _are_taught(self, rows: Int64s) -> Bools:
@@ -278,6 +307,7 @@ class Challenger:
         after it are none any more."""
         del self._savepoints[self._savepoints.index(to) + 1 :]
         to.items.put_back(self._of_items)
+        self._taught = None
         self._put_back(to.weights, to.optimizer, to.steps)
 
     def checkpoint(self) -> Checkpoint:
@@ -296,6 +326,7 @@ class Challenger:
             if tower is None or not tower.digests[row].any():  # else it is described by now
                 self.model.items.weight.data[row] = vector
         self.item_optimizer.load(checkpoint.items)
+        self._taught = None
         self._put_back(checkpoint.weights, checkpoint.optimizer, checkpoint.steps)
 
     def _copied_weights(self) -> dict[str, Tensor]:
@@ -391,6 +422,7 @@ class Challenger:
         }
         if items:
             self.item_optimizer.load(items)
+            self._taught = None
         if _MET in tensors:  # versions from before it was kept have none
             self.met = tensors[_MET].numpy().copy()
 

@@ -1,5 +1,6 @@
 """What the catalogue says of items, as frozen vectors."""
 
+import logging
 from collections import deque
 from collections.abc import Sequence
 from itertools import chain
@@ -12,6 +13,8 @@ from service.model.item_tower import Described, Source
 from service.model.text_encoder import TextEncoder
 from service.settings import ItemsSettings
 from service.state.catalogue import CatalogueItem
+
+log = logging.getLogger(__name__)
 
 _MEMBERS = 200  # of a category: more would not move the mean
 TEXT = "text"  # the source that is encoded here; the others come as vectors
@@ -81,6 +84,10 @@ class Describer:
         texts = {item.text: place for place, item in enumerate(items) if item.text}
         if self._encoder and texts:
             vectors = self._encoder.encode(list(texts))
+            is_finite = np.isfinite(vectors).all(axis=1)
+            if not is_finite.all():
+                vectors[~is_finite] = 0.0  # one of them would end all training
+                log.warning("the encoder gave no numbers for %d texts", (~is_finite).sum())
             known = dict(zip(texts, vectors, strict=True))
             for row, item in zip(columns, items, strict=True):
                 if item.text:

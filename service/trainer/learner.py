@@ -176,7 +176,8 @@ class Learner:
         self._shuffle = np.random.default_rng(seed)
         self._latest_ms = max(latest_past(held.time), latest_past(challenger.met))
         self._retry = empty_sequences(self._length + 1)
-        self._rejections = 0
+        self._rejections = 0  # by the gate, since it let one pass
+        self._divergences = 0  # of the last rounds
         self._slowdown = 1.0
         self._usual = math.nan  # loss, as a part of that of a guess; the last rounds foremost
         self._crowned_ndcg: float | None = None  # of the champion when it was published
@@ -271,22 +272,23 @@ class Learner:
         again = np.arange(len(self._retry)) < settings.max_round_events
         taught = join([self._retry.take(np.flatnonzero(again)), *fresh], self._length + 1)
         self._retry = self._retry.take(np.flatnonzero(~again))
-        # What is turned down does not belong beside what stands before it.
-        self._challenger.settle(np.where(taught.weight < 0, NO_KEY, taught.item))
         done = sum(int((~np.isin(batch.kind, self._shown)).sum()) for batch in batches)
         self._set_rates(max(done, int(taught.target.sum())))
         steps, diverged, skipped = [], False, 0
         before = self._challenger.savepoint()
         try:
+            # What is turned down does not belong beside what stands before it.
+            self._challenger.settle(np.where(taught.weight < 0, NO_KEY, taught.item))
             steps = self._fit(taught, replayable, epochs, ratio, before)
         except (NonFiniteError, LossSpikeError) as error:
             log.warning("round undone: %s", error)
             self._challenger.undo(before)
             diverged = True
-            # `trained_through` is past events that wait to be taught again: publish nothing now.
-            self.has_news = False
-            skipped = self._try_again(taught)
+            self._divergences += 1
+            skipped = self._try_again(taught, self._divergences)
             self.given_up += skipped
+            # While events wait to be taught again, `trained_through` is past them: publish nothing.
+            self.has_news = bool(self._since_champion) and not len(self._retry)
             if skipped:
                 self._usual = math.nan  # the stream itself may have changed
         else:
@@ -294,6 +296,7 @@ class Learner:
             if self._clicks:
                 self._clicks.end_round()
             self.has_news = not len(self._retry)
+            self._divergences = self._divergences if len(self._retry) else 0
         finally:
             self._challenger.release(before)
         return RoundReport(
@@ -364,7 +367,7 @@ class Learner:
         turned_down = np.isin(batch.kind, self._negative)
         chosen = self._is_member(batch.user, batch.item, batch.timestamp)
         # What is turned down or not to be foretold is no question to a model.
-        chosen &= self._weighing.new(batch.kind) > 0
+        chosen &= (self._weighing.new(batch.kind) > 0) & ~np.isin(batch.kind, self._shown)
         before, times, codes = contexts(batch, self._slabs, batch.ordinal, self._length)
         owner = np.broadcast_to(batch.user[:, None], before.shape)
         # Whatever is a member may be held; a released one is missed as context, no more.
@@ -538,7 +541,8 @@ class Learner:
 
     def _expect(self, loss: float) -> None:
         """Raise LossSpikeError where a round's mean loss is far above the usual."""
-        guess = math.log(1 + self.items)  # the candidates stand for all
+        # The candidates stand for all of these.
+        guess = math.log(1 + len(self._challenger.taught))
         if math.isnan(loss) or not guess:
             return
         part = loss / guess
@@ -714,7 +718,8 @@ class Learner:
                 log.warning("gave up on %d sequences: too many rounds since a version", skipped)
             self._since_champion.clear()
             self._back_to_champion()
-            skipped += self._try_again(taught)
+            self._rejections += 1
+            skipped += self._try_again(taught, self._rejections)
         self.given_up += skipped
         return report, skipped
 
@@ -810,16 +815,16 @@ class Learner:
         if self._clicks:
             self._clicks.undone()
 
-    def _try_again(self, taught: Sequences) -> int:
-        """Teach the same in the next round at half the rate, up to a limit of rounds."""
-        self._rejections += 1
+    def _try_again(self, taught: Sequences, times: int) -> int:
+        """Teach the same in the next round at half the rate, up to a limit of rounds that failed,
+        so many `times` in a row by now."""
         self._slowdown = max(self._slowdown / 2, _SLOWEST)
-        if self._rejections < self._settings.max_rejections:
+        if times < self._settings.max_rejections:
             # A diverged round may be waiting for its second chance already.
             self._retry = join([self._retry, taught], self._length + 1)
             return 0
-        log.warning("gave up on %d sequences after %d rejections", len(taught), self._rejections)
-        self._rejections = 0
+        log.warning("gave up on %d sequences after %d rejections", len(taught), times)
+        self._rejections = self._divergences = 0
         if self._clicks:
             self._clicks.give_up()
         self._let_older_go()
@@ -831,7 +836,7 @@ class Learner:
         waiting = [*self._since_champion, self._retry]
         skipped = self._forgotten + sum(len(sequences) for sequences in waiting)
         self.given_up += skipped
-        self._forgotten, self._rejections = 0, 0
+        self._forgotten, self._rejections, self._divergences = 0, 0, 0
         self._since_champion.clear()
         self._retry = empty_sequences(self._length + 1)
         self._back_to_champion()

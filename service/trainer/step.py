@@ -50,14 +50,16 @@ def train_step(
     alone: NaN is given then.
 
     Only the item vectors that the batch and its negatives name are read and changed, so the
-    cost does not grow with the catalogue. Raises NonFiniteError before a weight changes when
-    loss or gradient is not finite.
+    cost does not grow with the catalogue. Negatives are drawn from the items that this step or
+    one before it reads or foretells: nobody could have taken the others. Raises NonFiniteError
+    before a weight changes when loss or gradient is not finite.
     """
     model, device = challenger.model, batch.item.device
     wanted = batch.label != NO_ROW  # [rows, width]
     target = batch.label[wanted]  # [targets]
-    drawn = candidates(challenger.items, settings.negatives, device)  # [negatives]
     shown = [clicks.context.flatten(), clicks.item] if clicks else []
+    known = challenger.taught_with([batch.item.flatten(), target, *shown])  # [items]
+    drawn = candidates(known, settings.negatives)  # [negatives]
     asked = [batch.item.flatten(), target, drawn, *shown]
     used, place = torch.unique(torch.cat(asked), return_inverse=True)
     # By index_select rows are copied whole, which by brackets takes five times as long.
@@ -79,7 +81,7 @@ def train_step(
             vectors.index_select(0, right),
             drawn,
             vectors.index_select(0, wrong),
-            items=challenger.items,
+            items=len(known),
             temperature=temperature,
             weight=None if batch.weight is None else batch.weight[wanted],
         )

@@ -126,6 +126,10 @@ class Inbox:
         except (EOFError, OSError):
             # The parent is gone, and with it whoever would read what we say.
             os._exit(0)
+        except Exception:
+            # The loop would go on saying that all is well, and be told of nothing.
+            log.exception("what the service sends cannot be read")
+            os._exit(1)
 
     def _add(self, batch: MicroBatch) -> None:
         """What it erases is not learned any more. The caller holds the lock."""
@@ -328,7 +332,9 @@ class Worker:
         try:
             pin = self._registry.pinned()
             if pin != self._pin:
-                learner.compare_with(None if pin is None else self._load(pin))
+                learner.compare_with(None)  # nor with what was pinned, if this cannot be read
+                if pin is not None:
+                    learner.compare_with(self._load(pin))
                 self._pin = pin
         except (ConfigurationError, DamagedVersionError, TransientError, OSError) as error:
             log.error("the gate cannot read which version is pinned, or that version: %s", error)

@@ -12,7 +12,8 @@ from rich.console import Console
 
 from service.backtest.command import catalogue_of, data_of, describe, environment, stream_of, tell
 from service.backtest.options import Protocol
-from service.backtest.preparing import prepared, with_seed
+from service.backtest.outputs import require_writable, writing
+from service.backtest.preparing import prepared, require_times, with_seed
 from service.backtest.progress import Progress
 from service.backtest.reading import Read
 from service.settings import Settings
@@ -43,6 +44,8 @@ def tune(
     progress = Progress(sys.stderr)
     if options.events is not None:
         found = replace(found, table=found.table.until(options.events))
+    require_writable(options.out, options.report, options.journal)
+    require_times(settings, [found.timed], options.data.columns.time_unit)
     settings, overrides = prepared(settings, [found.table], Protocol.PREQUENTIAL)
     seed = settings.model.seed if options.seed is None else options.seed
     settings, options = with_seed(settings, seed), replace(options, seed=seed)
@@ -50,7 +53,8 @@ def tune(
     given = given_values(space, settings)
     device = choose_device(settings.trainer.device)
     torch.set_num_threads(choose_threads(settings.trainer.threads))
-    tell(overrides, progress)
+    data = data_of([found], options.data, settings, items)
+    tell(overrides, data, progress)
     described = describe(items, settings, device, progress)
     measuring = Measuring(found.table, settings, options, device, described)
     made_for = f"{measuring.fingerprint()} {' '.join(given)}"
@@ -72,7 +76,7 @@ def tune(
         command=options.command,
         objective=options.objective,
         seed=seed,
-        data=data_of([found], options.data),
+        data=data,
         searched_events=measuring.split,
         counted_from=measuring.first,
         space=[range_of(one) for one in space],
@@ -97,12 +101,13 @@ def _changes(given: Values, best: Values, comparison: Comparison | None) -> Valu
 
 
 def _write(report: TuneReport, options: TuneOptions) -> None:
-    options.report.parent.mkdir(parents=True, exist_ok=True)
     plain = report.model_dump(mode="json")
-    options.report.write_bytes(orjson.dumps(plain, option=orjson.OPT_INDENT_2) + b"\n")
+    with writing(options.report):
+        options.report.write_bytes(orjson.dumps(plain, option=orjson.OPT_INDENT_2) + b"\n")
     told = comments(report, date.today())
-    write_settings(options.out, options.config, report.changes, told)
+    with writing(options.out):
+        write_settings(options.out, options.config, report.changes, told)
     console = Console()
     console.print(table(report))
     for line in (*figures(report), f"written: {options.out}, {options.report}"):
-        console.print(line, highlight=False, soft_wrap=True)
+        console.print(line, highlight=False, markup=False, soft_wrap=True)

@@ -14,6 +14,7 @@ from service.backtest.options import (
     columns_from,
     item_columns_from,
     items_from,
+    require_seed,
 )
 from service.errors import ConfigurationError
 from service.settings import from_environment
@@ -95,14 +96,16 @@ def options_from(
     for name in ("trials", "events"):
         if getattr(arguments, name) is not None and getattr(arguments, name) < 1:
             raise ConfigurationError(f"--{name} must be at least 1")
-    if arguments.timeout_s is not None and arguments.timeout_s <= 0:
+    if arguments.timeout_s is not None and not arguments.timeout_s > 0:  # nor NaN
         raise ConfigurationError("--timeout-s must be more than 0")
     if not 0.0 < arguments.holdout_share < 1.0:
         raise ConfigurationError("--holdout-share must be more than 0 and less than 1")
     if not 0.0 <= arguments.start < 1.0:
         raise ConfigurationError("--from must be at least 0 and less than 1")
-    if arguments.seed is not None and arguments.seed < 0:
-        raise ConfigurationError("--seed must be at least 0")
+    if arguments.seed is not None:
+        require_seed(arguments.seed)
+    if arguments.report == arguments.out:
+        raise ConfigurationError("--report and --out must be two files")
     if arguments.force and arguments.resume:
         raise ConfigurationError("--force begins anew and --resume goes on: name one of them")
     data = Options(

@@ -11,11 +11,15 @@ from service.app import doctor
 from service.app.doctor import examine
 from service.settings import (
     Device,
+    ItemsSettings,
     KafkaSettings,
     PretrainedBackbone,
+    Section,
     Settings,
     TopicsSettings,
+    TrackingSettings,
     TrainerSettings,
+    VectorSettings,
 )
 from tests.app.test_serving import small
 from tests.app.test_start_refusals import begun, changed
@@ -29,13 +33,19 @@ def _examined(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str
     async def none_missing(_kafka: KafkaSettings, _topics: TopicsSettings) -> list[str]:
         return []
 
+    async def one_partition(_kafka: KafkaSettings, _topic: str) -> int:
+        return 1
+
     monkeypatch.setattr(doctor, "missing_topics", none_missing)
+    monkeypatch.setattr(doctor, "partitions_of", one_partition)
 
     def run(settings: Settings) -> tuple[int, list[str]]:
         """The exit code, and the findings after Kafka's."""
         code = asyncio.run(examine(settings, create=False))
         lines = capsys.readouterr().out.splitlines()
-        return code, [line for line in lines if "Kafka" not in line and "topics" not in line]
+        return code, [
+            line for line in lines if "Kafka" not in line and "all topics exist" not in line
+        ]
 
     return run
 
@@ -128,6 +138,51 @@ def test_a_model_that_cannot_be_loaded_fails(tmp_path: Path, examined: Examine) 
     assert code == 1
     [line] = failures(lines)
     assert absent.name in line
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        (
+            {"items": ItemsSettings(vectors=(VectorSettings(name="image", width=2),))},
+            "topics.items",
+        ),
+        ({"tracking": TrackingSettings(wandb="shop")}, "tracking.wandb needs"),
+    ],
+)
+def test_what_serve_refuses_fails(
+    changes: dict[str, Section],
+    told: str,
+    tmp_path: Path,
+    examined: Examine,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("service.extras.find_spec", lambda _: None)
+    code, lines = examined(small(tmp_path).model_copy(update=changes))
+    assert code == 1
+    assert told in failures(lines)[0]
+
+
+def test_histories_are_reckoned_by_the_topics_own_partitions(
+    tmp_path: Path, examined: Examine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def many(_kafka: KafkaSettings, _topic: str) -> int:
+        return 1_000_000_000
+
+    monkeypatch.setattr(doctor, "partitions_of", many)
+    code, lines = examined(small(tmp_path))
+    assert code == 1
+    assert "of shared memory for histories" in failures(lines)[0]
+
+
+def test_a_place_for_snapshots_that_nothing_can_write_to_fails_also_where_none_are_made(
+    tmp_path: Path, examined: Examine
+) -> None:
+    settings = snapshots_at(tmp_path / "root", "nowhere://bucket")
+    storage = settings.storage.model_copy(update={"snapshot_every_s": None})
+    code, lines = examined(settings.model_copy(update={"storage": storage}))
+    assert code == 1
+    assert failures(lines)[0].startswith("FAIL  storage.snapshots = nowhere://bucket")
 
 
 def test_a_device_that_is_not_there_fails(

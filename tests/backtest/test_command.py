@@ -13,13 +13,15 @@ import pytest
 
 from service.backtest import command, partial
 from service.backtest.command import run_backtest
-from service.backtest.options import Columns, Options, Protocol
+from service.backtest.options import Columns, Options, Protocol, TimeUnit
 from service.backtest.periods import run_continual
 from service.backtest.results import SeedResult
 from service.backtest.scores import METRICS
 from service.backtest.table import Table
 from service.errors import ConfigurationError
 from service.settings import (
+    CategoryFeature,
+    GapFeature,
     ItemsSettings,
     Settings,
     TextSettings,
@@ -265,6 +267,89 @@ def test_vectors_are_learned_from_without_an_encoder(tmp_path: Path) -> None:
     plain = report_of(prequential(tmp_path))
     assert told["models"]["transformer"] != plain["models"]["transformer"]
     assert told["models"]["memory"] == plain["models"]["memory"]
+
+
+def test_a_place_that_takes_no_report_is_told_before_the_run(tmp_path: Path) -> None:
+    options = prequential(tmp_path)
+    (tmp_path / "file").touch()
+    for there in (tmp_path, tmp_path / "file" / "there"):
+        for wrong in (
+            dataclasses.replace(options, out=there),
+            dataclasses.replace(options, html=there),
+        ):
+            with pytest.raises(ConfigurationError, match=f"cannot write {there}"):
+                run_backtest(wrong, SETTINGS)
+
+
+def test_what_was_read_is_printed_as_it_is(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = dataclasses.replace(prequential(tmp_path), skip_bad=True)
+    (file,) = options.files
+    named = file.rename(tmp_path / "events[old].csv")
+    with named.open("a") as lines:
+        lines.write("[/b],,\n")
+    assert report_of(dataclasses.replace(options, files=(named,)))["data"]["bad_rows"] == 1
+    told = capsys.readouterr().out
+    assert "events[old].csv:302: 3 fields" in told
+    named.write_text(named.read_text().replace("[/b],,", "[/b],"))
+    assert report_of(dataclasses.replace(options, files=(named,)))["data"]["bad_rows"] == 1
+    assert "item_id is no id: ''" in capsys.readouterr().out
+
+
+def test_what_the_files_have_nothing_of_is_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = SETTINGS.model.model_copy(update={"context": (CategoryFeature(name="shop"),)})
+    items = ItemsSettings(vectors=(VectorSettings(name="image", width=2),))
+    settings = SETTINGS.model_copy(update={"model": model, "items": items})
+    options = prequential(tmp_path)
+    assert run_backtest(options, settings) == 0
+    notes = json.loads(options.out.read_text())["notes"]
+    told = capsys.readouterr().err
+    for line in ("No event has what model.context reads: shop.", "items.vectors have nothing to"):
+        assert any(line in note for note in notes)
+        assert line in told
+
+
+def test_what_goes_by_time_is_refused_where_there_are_no_times(tmp_path: Path) -> None:
+    options = prequential(tmp_path)
+    model = SETTINGS.model.model_copy(update={"context": (GapFeature(), CategoryFeature(name="a"))})
+    with pytest.raises(
+        ConfigurationError, match=r"have no times, and model\.context \(hour, gap\)"
+    ):
+        run_backtest(options, SETTINGS.model_copy(update={"model": model}))
+    items = ItemsSettings(expire_after_s=60.0)
+    seconds = dataclasses.replace(options.columns, time_unit=TimeUnit.SECONDS)
+    with pytest.raises(ConfigurationError, match=r"--time-unit, items\.expire_after_s cannot"):
+        run_backtest(
+            dataclasses.replace(options, columns=seconds),
+            SETTINGS.model_copy(update={"items": items}),
+        )
+
+
+def test_periods_have_times_all_or_none(tmp_path: Path) -> None:
+    options = continual(tmp_path)
+    first = options.files[0]
+    rows = first.read_text().splitlines()
+    timed = [f"{row},{1_700_000_000_000 + number}" for number, row in enumerate(rows[1:])]
+    first.write_text("\n".join([rows[0] + ",timestamp", *timed, ""]))
+    with pytest.raises(ConfigurationError, match="some files have times and others do not"):
+        run_backtest(options, SETTINGS)
+
+
+def test_a_stream_that_asks_nothing_is_refused(tmp_path: Path) -> None:
+    options = prequential(tmp_path)
+    options.files[0].write_text(
+        "session_id,item_id\n" + "".join(f"u{n},i{n % 7}\n" for n in range(100))
+    )
+    with pytest.raises(ConfigurationError, match="no event is a query"):
+        run_backtest(options, SETTINGS)
+    options = continual(tmp_path)
+    options.files[1].write_text("session_id,item_id\na,new-1\na,new-2\n")
+    options.files[2].write_text("session_id,item_id\na,newer-1\na,newer-2\n")
+    with pytest.raises(ConfigurationError, match="no event is a query"):
+        run_backtest(options, SETTINGS)
 
 
 def test_a_catalogue_without_an_encoder_is_told(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """The queries of a period, against the protocol's definition in plain Python."""
 
+import math
 from contextlib import closing
 from dataclasses import replace
 
@@ -89,7 +90,7 @@ def test_queries_carry_the_codes_of_their_contexts() -> None:
     assert rows.codes[2].tolist() == [[0, 2], [0, 0], [0, 0]]
 
 
-@given(st.lists(st.integers(0, 5), max_size=30), st.floats(0.5, 100.0))
+@given(st.lists(st.integers(0, 5), max_size=30), st.floats(0.5, 100.0) | st.just(math.inf))
 def test_popular_items_are_those_with_the_most_decayed_events(
     items: list[int], half_life: float
 ) -> None:

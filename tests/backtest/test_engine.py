@@ -1,10 +1,14 @@
 from collections.abc import Iterator
 from contextlib import closing
+from typing import Any
 
 import numpy as np
 import pytest
 
 from service.backtest.engine import Engine
+from service.errors import ConfigurationError
+from service.settings import PretrainedBackbone
+from service.state.histories import HistorySlab
 from service.trainer import learner as learner_module
 from service.trainer.gate import GateReport, Verdict, judge
 from tests.backtest.examples import quick_settings, walks
@@ -15,6 +19,26 @@ from tests.trainer.examples import CPU, REJECTED
 def engine() -> Iterator[Engine]:
     with closing(Engine(quick_settings(), CPU, gate_every=100)) as made:
         yield made
+
+
+def test_one_that_cannot_be_made_leaves_no_histories_behind(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    made: list[HistorySlab] = []
+    of = HistorySlab.of
+
+    def kept(*given: Any) -> HistorySlab:
+        made.append(of(*given))
+        return made[-1]
+
+    monkeypatch.setattr(HistorySlab, "of", kept)
+    settings = quick_settings()
+    absent = settings.model.model_copy(update={"backbone": PretrainedBackbone(name="/absent")})
+    with pytest.raises(ConfigurationError, match="cannot load"):
+        Engine(settings.model_copy(update={"model": absent}), CPU, gate_every=1)
+    (slab,) = made
+    with pytest.raises(FileNotFoundError):
+        HistorySlab.attach(slab.address)
 
 
 def test_in_a_pause_what_the_gate_turned_down_is_taught_again(

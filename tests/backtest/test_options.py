@@ -90,6 +90,7 @@ def test_what_is_no_ending_belongs_to_the_name() -> None:
         ),
         (["a.csv", "--retrain-epochs", "3"], "--retrain-epochs goes with --retrain"),
         (["a.csv", "--seed", "0", "-1"], "--seed must be at least 0"),
+        (["a.csv", "--seed", str(1 << 63)], "--seed must be at least 0 and less than"),
         (["--movielens", "--time-unit", "s"], "--time-unit goes with a FILE"),
         (["--movielens", "--context", "page"], "--context goes with a FILE"),
         (["--movielens", "--skip-bad"], "--skip-bad goes with a FILE"),

@@ -15,6 +15,7 @@ from service.backtest.preparing import prepared
 from service.backtest.prequential import _Run, queries, run_prequential, slices
 from service.backtest.progress import Progress
 from service.backtest.results import SeedResult
+from service.backtest.retrain import retrain
 from service.backtest.table import Table, join
 from service.domain import Bools, Events, Int64s
 from service.errors import ConfigurationError
@@ -25,6 +26,7 @@ from service.state.histories import slab_bytes
 from tests.backtest.examples import quick_settings, table_of, walks
 
 CPU = torch.device("cpu")
+UNSEEN = Progress(io.StringIO())
 OPTIONS = Options(
     files=(Path("events.csv"),), start=0.5, parts=4, gate_every=2, retrain_every=100,
     retrain_epochs=2,
@@ -39,11 +41,11 @@ def settings_for(table: Table) -> Settings:
 
 
 def run(table: Table, options: Options = OPTIONS) -> SeedResult:
-    return run_prequential(table, settings_for(table), options, CPU, Progress(io.StringIO()))
+    return run_prequential(table, settings_for(table), options, CPU, UNSEEN)
 
 
 def ranks(table: Table, settings: Settings) -> dict[str, Int64s]:
-    run = _Run(table, settings, OPTIONS, CPU)
+    run = _Run(table, settings, OPTIONS, CPU, UNSEEN)
     try:
         for _ in run.stream():
             pass
@@ -205,6 +207,15 @@ def test_without_a_period_of_it_there_is_no_retrain() -> None:
     assert models["frozen"].ndcg_at_10 == 0  # frozen before it knew anything
 
 
+def test_a_retrain_that_diverges_is_no_baseline() -> None:
+    table = walks(200)
+    settings = settings_for(table)
+    trainer = settings.trainer.model_copy(update={"learning_rate": 1e38})
+    settings = settings.model_copy(update={"trainer": trainer})
+    with pytest.raises(ConfigurationError, match="a full retrain diverged"):
+        retrain(table, settings, CPU, epochs=1, patience=1, share=0.5)
+
+
 def test_micro_batches_have_the_size_of_the_settings_whatever_is_scored_at_once() -> None:
     batch = BatchSettings(score_max_events=256, train_max_events=300)
     found = list(slices(1000, batch, {420}))
@@ -219,7 +230,7 @@ def test_what_is_reported_or_retrained_beside_it_changes_nothing_of_the_live_mod
     settings = settings.model_copy(update={"batch": batch})
     alone = replace(OPTIONS, retrain_every=None, parts=1)
     found = [
-        run_prequential(table, settings, options, CPU, Progress(io.StringIO())).models["live"]
+        run_prequential(table, settings, options, CPU, UNSEEN).models["live"]
         for options in (alone, replace(OPTIONS, parts=7, retrain_every=37))
     ]
     assert found[0].ndcg_at_10 == found[1].ndcg_at_10
@@ -233,13 +244,13 @@ def test_room_for_all_histories_is_asked_for_at_once(monkeypatch: pytest.MonkeyP
         "service.state.histories.shutil.disk_usage", lambda _: SimpleNamespace(free=4 * room - 1)
     )
     with pytest.raises(ConfigurationError, match="--events"):
-        _Run(table, settings, replace(OPTIONS, retrain_every=None), CPU)
+        _Run(table, settings, replace(OPTIONS, retrain_every=None), CPU, UNSEEN)
 
 
 def test_no_slice_has_more_events_of_a_user_than_stand_beside_a_history() -> None:
     table = join([table_of([("ann", f"i-{n}") for n in range(200)]), walks(200)])
     settings = settings_for(table).model_copy(update={"batch": BatchSettings()})
-    found = _Run(table, settings, replace(OPTIONS, parts=1, retrain_every=None), CPU)
+    found = _Run(table, settings, replace(OPTIONS, parts=1, retrain_every=None), CPU, UNSEEN)
     try:
         ends = [end for _, end in found._slices()]
     finally:

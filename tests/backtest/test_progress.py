@@ -28,6 +28,15 @@ def test_a_bar_shows_share_and_time_left() -> None:
     assert out.getvalue().endswith("\r\x1b[K")
 
 
+def test_time_passes_while_no_event_is_done() -> None:
+    out, clock = Terminal(), Clock()
+    progress = Progress(out, clock_s=clock)
+    progress.advance(50, 100, "learning")
+    clock.now_s = 120.0
+    progress.meanwhile("testing")
+    assert out.getvalue().endswith(" 50%  2:00 passed, 2:00 left  testing")
+
+
 def test_a_bar_is_not_drawn_at_every_step() -> None:
     out, clock = Terminal(), Clock()
     progress = Progress(out, clock_s=clock)

@@ -190,18 +190,20 @@ def test_seconds_are_not_taken_for_milliseconds(tmp_path: Path) -> None:
         ("a,1,view,-5,", "timestamp is out of range"),
         ("a,1,view,1600000000000,cheap", "value is no number: 'cheap'"),
         ("a,1,view,1600000000000,nan", "value is no number: 'nan'"),
+        ('"a"b,1,view,1600000000000,', "',' expected after '\"'"),
+        (f"a,{'1' * 140_000},view,1600000000000,", "field larger than field limit"),
     ],
 )
 def test_a_bad_row_ends_the_reading_or_is_counted(row: str, reason: str, tmp_path: Path) -> None:
     good = "a,1,view,1600000000000,"
-    file = a_file(tmp_path, "\n".join([",".join(NAMES), good, row, good, row, ""]))
+    file = a_file(tmp_path, "\n".join([",".join(NAMES), row, good, row, good, ""]))
     told = refused(file)
-    assert told.startswith(f"{file}:3: {reason}")
+    assert told.startswith(f"{file}:2: {reason}")
     assert "--skip-bad" in told
     found = read(file, Columns(), SETTINGS, skip_bad=True)
     assert (len(found.table), found.bad) == (2, 2)
     assert found.first_bad is not None
-    assert found.first_bad.startswith(f"events.csv:3: {reason}")
+    assert found.first_bad.startswith(f"events.csv:2: {reason}")
 
 
 @pytest.mark.parametrize(("line", "reason"), [("{", "not JSON"), ("[1]", "not a JSON object")])
@@ -235,7 +237,7 @@ def test_json_objects_that_differ_are_bad_rows_or_lack_a_value(
         '{"user_id": "a", "item_id": "y", "timestamp": 1700000000000}',
         '{"user_id": "a", "item_id": "z"}',
     ]
-    monkeypatch.setattr(reading, "_FIRST_OBJECTS", 1)
+    monkeypatch.setattr(reading, "_FIRST_ROWS", 1)
     file = a_file(tmp_path, "\n".join(lines), ".jsonl")
     price = NumberFeature(kind="number", name="price")
     columns = Columns(context=("price",))
@@ -330,9 +332,39 @@ def test_a_file_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
     assert "No such file" in refused(tmp_path / "none.csv")
     assert "unknown ending '.xls'" in refused(a_file(tmp_path, "", ".xls"))
     assert "cannot read" in refused(a_file(tmp_path, "plain", ".csv.gz"))
-    broken = tmp_path / "latin.csv"
-    broken.write_bytes("user_id,item_id\nä,1\n".encode("latin-1"))
-    assert "is not UTF-8" in refused(broken)
+    wide = tmp_path / "wide.csv"
+    wide.write_bytes("user_id,item_id\na,1\n".encode("utf-16"))
+    assert "is not UTF-8" in refused(wide)
+
+
+@pytest.mark.parametrize("ending", [".csv", ".tsv", ".jsonl"])
+def test_a_row_that_is_not_utf_8_is_a_bad_row(ending: str, tmp_path: Path) -> None:
+    file = tmp_path / f"events{ending}"
+    text = TEXTS[ending]()
+    file.write_bytes(text.replace("bob", "b\u00f6b").encode("latin-1"))
+    assert f"{file}:{2 if ending == '.jsonl' else 3}: not " in refused(file)
+    found = read(file, Columns(), SETTINGS, skip_bad=True)
+    assert (found.table.user_ids, found.bad) == (["ann", "ann"], 1)
+
+
+@pytest.mark.parametrize("ending", TEXTS)
+def test_a_mark_of_the_byte_order_is_no_part_of_the_text(ending: str, tmp_path: Path) -> None:
+    file = tmp_path / f"events{ending}"
+    file.write_text(TEXTS[ending](), encoding="utf-8-sig")
+    assert read(file, Columns(), SETTINGS).table.user_ids == ["bob", "ann", "ann"]
+
+
+def test_what_follows_a_quote_that_is_never_closed_is_not_left_out(tmp_path: Path) -> None:
+    file = a_file(tmp_path, 'user_id,item_id\na,1\nb,"2\nc,3\nd,4\n')
+    with pytest.raises(ConfigurationError, match="is not what its ending says: unexpected end"):
+        read(file, Columns(), SETTINGS, skip_bad=True)
+
+
+def test_two_columns_of_one_name_are_refused(tmp_path: Path) -> None:
+    told = refused(a_file(tmp_path, "user_id,item_id,user_id\na,1,b\n"))
+    assert "more than one column 'user_id'" in told
+    file = a_file(tmp_path, "user_id,item_id,,\na,1,,\n")  # as spreadsheets leave them
+    assert read(file, Columns(), SETTINGS).table.user_ids == ["a"]
 
 
 def test_quotes_are_the_csv_formats_own(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ def sampled(
     states: Tensor, targets: Tensor, table: Tensor, negatives: int, weight: Tensor | None = None
 ) -> Tensor:
     items = len(table) - 1
-    drawn = candidates(items, negatives, CPU)
+    drawn = candidates(torch.arange(1, items + 1), negatives)
     return sampled_softmax(
         states,
         targets,
@@ -56,12 +56,13 @@ def test_the_sampled_sum_over_the_others_is_unbiased() -> None:
     assert torch.stack(sums).mean().item() == pytest.approx(truth.item(), rel=0.04)
 
 
-def test_every_item_but_no_row_0_is_a_candidate() -> None:
+def test_every_row_is_a_candidate() -> None:
     torch.manual_seed(2)
-    drawn = [candidates(9, 4, CPU) for _ in range(200)]
-    assert {len(rows) for rows in drawn} == {4}
-    assert set(torch.cat(drawn).tolist()) == set(range(1, 10))
-    assert candidates(9, 9, CPU).tolist() == list(range(1, 10))
+    rows = torch.tensor([3, 5, 8, 9, 11])
+    drawn = [candidates(rows, 4) for _ in range(200)]
+    assert {len(one) for one in drawn} == {4}
+    assert set(torch.cat(drawn).tolist()) == {3, 5, 8, 9, 11}
+    assert candidates(rows, 5) is rows
 
 
 def test_without_another_item_there_is_nothing_to_lose() -> None:

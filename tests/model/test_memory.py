@@ -102,6 +102,16 @@ def test_an_item_that_was_met_more_often_says_more() -> None:
     assert _recalled(memory, [1, 3]) == pytest.approx({2: 9 / 12 / 9**0.1, 4: 1 / 4}, rel=1e-3)
 
 
+def test_an_item_keeps_its_name_where_it_is_met_without_one() -> None:
+    memory = Memory(MemorySettings(items=2))
+    _learn(memory, [1])
+    memory.learn(ItemKey(1), ItemId(""), _keys([]))
+    assert memory.item_id(1) == "1"
+    _learn(memory, [2])
+    memory.learn(ItemKey(3), ItemId(""), _keys([]))  # in the place of the first
+    assert memory.item_id(3) is None
+
+
 def test_nothing_is_recalled_of_an_unknown_item() -> None:
     memory = Memory(MemorySettings())
     _learn(memory, [1, 2])

@@ -3,7 +3,7 @@ import logging
 import os
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -18,7 +18,7 @@ from service.errors import (
 )
 from service.registry.artifact import TRAINER_FILE, VOCABULARY_FILE, WEIGHTS_FILE, Artifact
 from service.registry.folders import VersionFolders
-from service.registry.manifest import MANIFEST_FILE, GateSummary, Origin
+from service.registry.manifest import MANIFEST_FILE, GateSummary, Manifest, Origin
 from tests.registry.examples import (
     MODEL,
     NOW_MS,
@@ -253,8 +253,58 @@ class TestPin:
         registry.prune()
         assert registry.versions() == [1, 3, 4]
 
+    def test_what_is_pinned_while_others_are_looked_at_stays(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The newest version's files are read before any is removed: that may take long."""
+        registry = a_registry(tmp_path, keep_versions=2)
+        for _ in range(4):
+            publish(registry)
+        newest_intact = registry._newest_intact
+
+        def slowly(versions: Sequence[Version]) -> Version | None:
+            a_registry(tmp_path).pin(Version(1))
+            return newest_intact(versions)
+
+        monkeypatch.setattr(registry, "_newest_intact", slowly)
+        registry.prune()
+        assert registry.versions() == [1, 3, 4]
+
+    def test_a_version_that_goes_while_it_is_pinned_is_told(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        registry = a_registry(tmp_path)
+        publish(registry)
+        publish(registry)
+        manifest = registry.manifest
+
+        def then_it_goes(version: Version) -> Manifest:
+            found = manifest(version)
+            shutil.rmtree(file_of(tmp_path, 1, ""))
+            return found
+
+        monkeypatch.setattr(registry, "manifest", then_it_goes)
+        with pytest.raises(ConfigurationError, match="no version 1; kept: 2"):
+            registry.pin(Version(1))
+
 
 class TestRollback:
+    def test_knows_what_was_published_while_it_read_the_old_files(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        registry = a_registry(tmp_path)
+        publish(registry, 1.0, offset=10)
+        publish(registry, 2.0, parent=1, offset=20)
+        load = registry.load
+
+        def slowly(version: Version, *, with_trainer: bool) -> tuple[Manifest, Artifact]:
+            publish(a_registry(tmp_path), 3.0, parent=2, offset=30)
+            return load(version, with_trainer=with_trainer)
+
+        monkeypatch.setattr(registry, "load", slowly)
+        made = registry.rollback(None, NOW_MS)
+        assert (made.version, made.parent, made.trained_through) == (4, 1, {0: 30})
+
     def test_publishes_the_old_files_with_the_newest_offsets(self, tmp_path: Path) -> None:
         registry = a_registry(tmp_path)
         publish(registry, 1.0, offset=10)

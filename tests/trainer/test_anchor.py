@@ -3,6 +3,7 @@
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch.nn import functional
@@ -26,9 +27,9 @@ OLD = [[1, 2, 3, 4], [5, 6, 7, 8]]
 NEW = [[1, 5, 2, 6], [3, 7, 4, 8]]
 
 
-def a_champion(described: Described | None = None) -> Challenger:
+def a_champion(described: Described | None = None, seed: int = 0) -> Challenger:
     """One that has learned the old sequences."""
-    torch.manual_seed(0)
+    torch.manual_seed(seed)
     challenger = a_challenger(SETTINGS, items=9, described=described)
     for _ in range(30):
         train_step(challenger, packed(*OLD), temperature=0.1, settings=SETTINGS.trainer)
@@ -71,10 +72,13 @@ def drift(challenger: Challenger, anchor: Anchor) -> tuple[float, float]:
 def test_distillation_keeps_what_is_foretold_and_l2_keeps_the_weights() -> None:
     found = {}
     for name, keep in (("free", {}), ("distil", {"distil": 5.0}), ("l2", {"l2": 1.0})):
-        challenger = a_champion()
-        anchor = anchored(challenger, **keep)
-        teach(challenger, anchor if keep else None)
-        found[name] = drift(challenger, anchor)
+        drifts = []
+        for seed in range(1, 5):
+            challenger = a_champion(seed=seed)
+            anchor = anchored(challenger, **keep)
+            teach(challenger, anchor if keep else None)
+            drifts.append(drift(challenger, anchor))
+        found[name] = np.mean(drifts, axis=0)
     assert found["distil"][1] < found["free"][1] / 2
     assert found["l2"][0] < found["free"][0] / 2
 
@@ -132,7 +136,7 @@ def test_an_id_vector_that_a_step_leaves_out_is_no_drift(monkeypatch: pytest.Mon
 
     monkeypatch.setattr(Anchor, "pull", recorded)
     train_step(challenger, packed(*OLD), temperature=0.1, settings=settings, anchor=anchor)
-    assert pulls == [pytest.approx(0.0, abs=1e-5)]
+    assert pulls == [pytest.approx(0.0, abs=1e-3)]  # in bfloat16, where a CPU has it
 
 
 def test_weights_are_held_beside_a_tower_too() -> None:

@@ -500,6 +500,22 @@ def test_a_described_item_stays_where_its_description_puts_it() -> None:
     assert moved.tolist() == challenger.vocabulary.rows(keys([60])).tolist()
 
 
+def test_the_backbone_may_have_a_rate_of_its_own() -> None:
+    settings = settings_with(backbone_learning_rate=1e-5, learning_rate=1e-3, warmup_steps=0)
+    one = a_challenger(settings, items=4)
+    one.set_learning_rates(5e-4, 0.0)  # a small round
+    one.move(torch.zeros(0, dtype=torch.int64), torch.zeros(0, settings.model.dim))
+    rates = {
+        id(weight): group["lr"]
+        for group in one.optimizer.param_groups
+        for weight in group["params"]
+    }
+    assert rates.keys() == {id(weight) for weight in one.trained.values()}
+    for name, weight in one.trained.items():
+        wanted = 5e-6 if name.startswith("backbone.body.") else 5e-4
+        assert rates[id(weight)] == pytest.approx(wanted)
+
+
 @pytest.mark.parametrize(("optimizer", "stride"), [(AdamWSettings(), 10.0), (SgdSettings(), 1.0)])
 def test_adam_moves_the_click_head_further(optimizer: Optimizer, stride: float) -> None:
     settings = settings_with(optimizer=optimizer, warmup_steps=0)

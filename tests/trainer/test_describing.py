@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from service.domain import ItemId, item_key
+from service.domain import Float32s, ItemId, item_key
 from service.settings import ItemsSettings, TextSettings, VectorSettings
 from service.state.catalogue import CatalogueItem
 from service.trainer.describing import Describer
@@ -78,6 +78,26 @@ def test_items_with_the_same_text_have_the_same_vector(describer: Describer) -> 
     assert not np.array_equal(found.frozen[0], found.frozen[1])
     assert found.digests[0] == found.digests[2] != found.digests[1]
     assert found.items[1] == (item_key(ItemId("b")), ItemId("b"))
+
+
+def test_a_text_that_becomes_no_numbers_has_none(
+    describer: Describer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """One of them in a table would end all training, at each start again."""
+    encoder = describer._encoder
+    assert encoder is not None
+    encode = encoder.encode
+
+    def overflowing(texts: list[str]) -> Float32s:
+        found: Float32s = encode(texts)
+        found[["red" in one for one in texts]] = np.nan
+        return found
+
+    monkeypatch.setattr(encoder, "encode", overflowing)
+    found = describer.describe([an_item("a", "red shoe"), an_item("b", "green")])
+    assert not found.frozen[0].any()
+    assert np.linalg.norm(found.frozen[1]) == pytest.approx(1.0, rel=1e-4)
+    assert "gave no numbers for 1 texts" in caplog.text
 
 
 def test_an_item_without_a_text_is_not_described(describer: Describer) -> None:

@@ -635,6 +635,60 @@ def test_a_learner_that_always_diverges_gives_up_and_stays_finite(
     learner.artifact()
 
 
+def test_what_was_learned_before_a_round_that_is_given_up_is_still_news(
+    slab: HistorySlab, stream: Stream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    challenger = a_champion(slab, stream)
+    learner = a_learner(slab, challenger=challenger)
+    learner.learn([stream.walk(USERS, CATALOGUE, steps=1)])
+    break_weights(challenger, monkeypatch, times=3)
+    assert learner.learn([stream.walk(USERS, CATALOGUE, steps=1)]).diverged
+    assert not learner.has_news
+    skipped = [learner.learn([]).skipped for _ in range(2)]
+    assert skipped[0] == 0 < skipped[1]
+    assert learner.has_news
+
+
+def test_rounds_that_diverge_now_and_then_are_not_in_a_row(
+    slab: HistorySlab, stream: Stream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    challenger = a_champion(slab, stream)
+    learner = a_learner(slab, challenger=challenger)
+    for _ in range(2 * small_settings().trainer.max_rejections):
+        break_weights(challenger, monkeypatch, times=1)
+        assert learner.learn([stream.walk(USERS, CATALOGUE, steps=1)]).diverged
+        assert not learner.learn([]).diverged
+    assert learner.given_up == 0
+
+
+def test_a_round_that_is_undone_undoes_where_new_items_began(
+    slab: HistorySlab, stream: Stream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    challenger = a_champion(slab, stream)
+    learner = a_learner(slab, challenger=challenger)
+    batch = stream.batch([1, 1, 1], [1, 77, 2])
+    challenger.learn_items(list(batch.item_ids))
+    before = challenger.model.items.weight.detach().clone()
+    break_weights(challenger, monkeypatch, times=1)
+    assert learner.learn([batch]).diverged
+    assert torch.equal(challenger.model.items.weight, before)
+    row = int(challenger.vocabulary.rows(keys([77]))[0])
+    challenger.settle(np.array([[*keys([1, 77, 2])]]))
+    assert not torch.equal(challenger.model.items.weight[row], before[row])
+
+
+def test_what_is_shown_does_not_fill_a_users_part_of_the_holdout(
+    slab: HistorySlab, stream: Stream
+) -> None:
+    settings = small_settings()
+    held = HoldoutSettings(fraction=0.99, max_user_rows=2)
+    trainer = settings.trainer.model_copy(update={"holdout": held})
+    learner = a_learner(slab, settings.model_copy(update={"trainer": trainer}))
+    shown = [IMPRESSION] * 6
+    learner.learn([stream.batch([0] * 10, range(10), kinds=[*shown, 0, 0, 0, 0])])
+    assert len(learner.held) == 2
+
+
 @pytest.mark.parametrize(
     ("second", "is_kept"),
     [
@@ -758,7 +812,9 @@ def test_what_no_candidate_tells_apart_is_no_spike_however_large_the_catalogue(
     slab: HistorySlab,
 ) -> None:
     settings = small_settings(quick_training().model_copy(update={"negatives": 8}))
-    learner = a_learner(slab, settings, a_challenger(settings, items=500))
+    challenger = a_challenger(settings, items=500)
+    challenger.taught_with([torch.arange(1, 501)])
+    learner = a_learner(slab, settings, challenger)
     learner._expect(0.5 * math.log(501))
     learner._expect(1.1 * math.log(501))
     with pytest.raises(LossSpikeError):

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from service.errors import NonFiniteError
+from service.model.losses import candidates
 from service.trainer import step as step_module
 from service.trainer.challenger import Challenger
 from service.trainer.packing import Packed
@@ -46,6 +47,33 @@ def test_row_0_stays_no_item() -> None:
     for _ in range(2):
         step(challenger)
     assert not challenger.model.items.weight[0].any()
+
+
+def test_what_no_step_has_read_or_foretold_is_no_candidate(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Nobody could have taken it, and all that it would learn is to be far from everything."""
+    challenger = a_challenger(SETTINGS, items=9)
+    asked: list[list[int]] = []
+
+    def spy(rows: Tensor, negatives: int) -> Tensor:
+        asked.append(sorted(rows.tolist()))
+        return candidates(rows, negatives)
+
+    monkeypatch.setattr(step_module, "candidates", spy)
+    before = challenger.model.items.weight.detach().clone()
+    savepoint = challenger.savepoint()
+    step(challenger, packed([1, 2, 3], [2, 5]))
+    step(challenger, packed([7, 2]))
+    assert asked == [[1, 2, 3, 5], [1, 2, 3, 5, 7]]
+    changed = (challenger.model.items.weight != before).any(dim=1)  # [rows]
+    assert changed.nonzero().flatten().tolist() == [1, 2, 3, 5, 7]
+    challenger.undo(savepoint)
+    step(challenger, packed([4, 2]))
+    assert asked[-1] == [2, 4]
+    again = Challenger(challenger.model, challenger.vocabulary, SETTINGS.trainer, CPU)
+    again.load_optimizer(challenger.optimizer_tensors())
+    assert sorted(again.taught.tolist()) == [2, 4]
 
 
 def test_only_rows_of_the_vocabulary_are_candidates() -> None:

@@ -88,6 +88,26 @@ def test_what_waits_is_not_learned_once_its_erasure_has_come(
     assert [batch.offset.tolist() for batch in taken] == [[1], [3], [6]]
 
 
+def test_a_worker_that_cannot_read_what_it_is_sent_ends(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It would go on with its heartbeats, and learn nothing more."""
+    codes: list[int] = []
+    ended = threading.Event()
+
+    def end(code: int) -> None:
+        codes.append(code)
+        ended.set()
+
+    monkeypatch.setattr(os, "_exit", end)
+    ours, theirs = multiprocessing.Pipe()
+    Inbox(theirs)
+    ours.send_bytes(b"no message")
+    assert ended.wait(30)
+    assert codes == [1]
+    assert "cannot be read" in caplog.text
+
+
 def test_an_erasure_that_the_version_has_is_not_applied_again(
     slab: HistorySlab, stream: Stream
 ) -> None:
@@ -260,21 +280,23 @@ def test_the_gate_knows_the_version_that_is_pinned(slab: HistorySlab, tmp_path: 
     learner.compare_with = told.append  # type: ignore[method-assign,assignment]
     ours, theirs = multiprocessing.Pipe()
     with closing(ours), closing(theirs):
-        one = Worker(theirs, WorkerArguments(settings, ()))
+        worker = Worker(theirs, WorkerArguments(settings, ()))
         for pin in (None, Version(1), Version(1), Version(2), None):
             registry.pin(pin)
-            one._look_at_pin(learner)
-        assert [servable and servable.version for servable in told] == [1, 2, None]
+            worker._look_at_pin(learner)
+        assert [one and one.version for one in told] == [None, 1, None, 2, None]
+        told.clear()
         registry.pin(Version(1))
         weights = tmp_path / "registry" / "versions" / "00000001" / "weights.safetensors"
         for file in (weights, tmp_path / "registry" / "pin.json"):
             before = file.read_bytes()
             file.write_bytes(b"x")
-            one._look_at_pin(learner)
+            worker._look_at_pin(learner)
             file.write_bytes(before)
-        assert len(told) == 3
-        one._look_at_pin(learner)
-    assert [servable and servable.version for servable in told[3:]] == [1]
+        # Of one that cannot be read no more is known than that another is pinned no more.
+        assert told == [None]
+        worker._look_at_pin(learner)
+    assert [one and one.version for one in told] == [None, None, 1]
 
 
 def a_worker(root: Path, settings: Settings, pipe: Connection) -> tuple[Worker, Settings]:

@@ -47,6 +47,8 @@ def test_what_the_environment_sets_is_fixed() -> None:
         (["--movielens", "--items", "b.csv"], "brings its own items"),
         (["a.csv", "--trials", "0"], "--trials must be at least 1"),
         (["a.csv", "--timeout-s", "0"], "--timeout-s must be more than 0"),
+        (["a.csv", "--timeout-s", "nan"], "--timeout-s must be more than 0"),
+        (["a.csv", "--out", "one", "--report", "one"], "must be two files"),
         (["a.csv", "--holdout-share", "0"], "--holdout-share must be"),
         (["a.csv", "--from", "1"], "--from must be"),
         (["a.csv", "--force", "--resume"], "name one of them"),
