@@ -95,15 +95,19 @@ def _version(settings: Settings) -> str:
 
 
 def _model(settings: Settings, partitions: int) -> list[str]:
+    findings = []
+    for require in (require_items_topic, require_trackers):
+        try:
+            require(settings)
+        except ConfigurationError as error:
+            findings.append(f"FAIL  {error}")
     try:
-        require_items_topic(settings)
-        require_trackers(settings)
         backbone = make_backbone(settings.model)
         device = choose_device(settings.trainer.device)
         if settings.trains:
             require_decisions(settings)
         require_room(settings.history, partitions, len(settings.model.context))
     except ConfigurationError as error:
-        return [f"FAIL  {error}"]
+        return [*findings, f"FAIL  {error}"]
     weights = sum(parameter.numel() for parameter in backbone.parameters())
-    return [f"ok    backbone of {weights:,} weights; training would run on {device}"]
+    return [*findings, f"ok    backbone of {weights:,} weights; training would run on {device}"]

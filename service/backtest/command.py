@@ -85,7 +85,6 @@ def backtest(
 ) -> int:
     """From what was read: one table, or one for each period; and a catalogue of items. Raises
     ConfigurationError."""
-    require_writable(options.out, options.page, options.partial)
     require_times(settings, [one.timed for one in found], options.columns.time_unit)
     if options.events:
         found = [replace(one, table=one.table.until(options.events)) for one in found]
@@ -97,6 +96,7 @@ def backtest(
     console, progress = Console(), Progress(sys.stderr)
     progress.say(f"{options.protocol} protocol, seed {', '.join(map(str, seeds))}")
     data = data_of(found, options, settings, items)
+    require_writable(options.out, options.page, options.partial)
     tell(overrides, data, progress)
     described = describe(items, settings, device, progress)
     runs = _runs(tables, settings, options, device, seeds, described)

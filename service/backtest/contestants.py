@@ -17,7 +17,6 @@ from service.scorer.scorer import Scorer
 from service.settings import Settings
 from service.state.histories import HistorySlab
 
-# Half-life of the recent popularity, as a share of the service's own.
 # Counts are kept in growing units of now; past this they are scaled back.
 _LARGEST_UNIT = 1e100
 

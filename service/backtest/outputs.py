@@ -13,10 +13,9 @@ def require_writable(*files: Path) -> None:
     for file in files:
         with writing(file):
             file.parent.mkdir(parents=True, exist_ok=True)
+            tempfile.TemporaryFile(dir=file.parent).close()
             if file.exists():
                 file.open("ab").close()
-            else:
-                tempfile.TemporaryFile(dir=file.parent).close()
 
 
 @contextmanager

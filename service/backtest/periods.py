@@ -78,10 +78,8 @@ class _Run:
         self._periods = periods
         self._known = list(known_before(periods))
         kinds = settings.events
-        asked = (
-            len(asked_events(*one, kinds)) for one in zip(periods[1:], self._known[1:], strict=True)
-        )
-        require_queries(sum(asked), settings)
+        tested = zip(periods[1:], self._known[1:], strict=True)
+        require_queries(any(len(asked_events(*one, kinds)) for one in tested), settings)
         self._counted = list(_counted(periods))
         self._starts = np.cumsum([0, *map(len, periods)])
         self._settings = settings

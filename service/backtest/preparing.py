@@ -72,12 +72,13 @@ def prepared(
     return new, [one for one in changed if one.given != one.used]
 
 
-def require_queries(count: int, settings: Settings) -> None:
+def require_queries(are_there: bool, settings: Settings) -> None:
     """Raises ConfigurationError where nothing would be ranked, for all that is learned."""
-    if not count:
+    if not are_there:
+        kinds = ", ".join(settings.events.answered) or "none"
         raise ConfigurationError(
             "no event is a query: none that is counted is of a kind that is answered "
-            f"({', '.join(settings.events.answered)}), of a user with events before it, and in the "
+            f"({kinds}), of a user with events before it, and in the "
             "continual protocol for an item of an earlier period; --event names the column of kinds"
         )
 

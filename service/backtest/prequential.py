@@ -135,7 +135,7 @@ class _Run:
         self._device = device
         self._first = int(len(table) * options.start)
         self._asked = queries(table, settings, self._first)
-        require_queries(int(self._asked.sum()), settings)
+        require_queries(bool(self._asked.any()), settings)
         self._progress = progress
         self._described = described
         retrains = options.retrain_every is not None

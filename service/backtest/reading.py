@@ -396,9 +396,7 @@ def _separated(file: Path, separator: str, quoting: Literal[0, 3]) -> Numbered:
         header = next(rows, [])
         if not _is_utf8(header):
             raise ConfigurationError(f"{file} is not UTF-8")
-        twice = [name for name, count in Counter(filter(None, header)).items() if count > 1]
-        if twice:
-            raise ConfigurationError(f"{file} has more than one column {twice[0]!r}: rename them")
+        header = _told_apart(header)
         for row in _rows_of(rows):
             if isinstance(row, str):
                 yield rows.line_num, row
@@ -408,17 +406,28 @@ def _separated(file: Path, separator: str, quoting: Literal[0, 3]) -> Numbered:
                 yield rows.line_num, f"{len(row)} fields, but the header has {len(header)}"
 
 
-def _rows_of(reader: Iterator[list[str]]) -> Iterator[list[str] | str]:
-    """Its rows; a text says why one is none. Raises csv.Error where a quote is never closed: all
-    that follows it is lost."""
+def _told_apart(header: list[str]) -> list[str]:
+    """With numbers behind names that stand there more than once: none of them is found then."""
+    counts, place = Counter(header), Counter[str]()
+    names = []
+    for name in header:
+        place[name] += 1
+        names.append(f"{name} ({place[name]})" if counts[name] > 1 else name)
+    return names
+
+
+def _rows_of(reader: Any) -> Iterator[list[str] | str]:
+    """The rows of a csv.reader; a text says why one is none. Raises csv.Error where a quote is not
+    closed in its line: what follows is lost up to the next quote, or all of it."""
     while True:
+        before = reader.line_num
         try:
             row = next(reader)
         except StopIteration:
             return
         except csv.Error as error:
-            if str(error) == _NEVER_CLOSED:
-                raise
+            if reader.line_num > before + 1 or str(error) == _NEVER_CLOSED:
+                raise csv.Error(f"{error} (a quote from line {before + 1} on)") from None
             yield str(error)
         else:
             yield row if _is_utf8(row) else "not UTF-8"
@@ -451,6 +460,7 @@ def _json_row(line: bytes) -> _Row | str:
 
 def _parquet(file: Path) -> Numbered:
     try:
+        arrow = importlib.import_module("pyarrow")
         parquet = importlib.import_module("pyarrow.parquet")
     except ImportError:
         raise ConfigurationError(f"to read {file}: `pip install pyarrow`") from None
@@ -459,6 +469,5 @@ def _parquet(file: Path) -> Numbered:
     try:
         batches = parquet.ParquetFile(content).iter_batches()
         yield from enumerate((row for batch in batches for row in batch.to_pylist()), start=1)
-    # What pyarrow raises derives from these, as of times finer than microseconds.
-    except (ValueError, NotImplementedError) as error:
+    except (ValueError, arrow.ArrowException) as error:  # as of times finer than microseconds
         raise ConfigurationError(f"{file} cannot be read: {error}") from None

@@ -216,13 +216,24 @@ class Registry:
         Raises `ConfigurationError` if there is no such version and `DamagedVersionError` if
         its manifest cannot be read.
         """
-        if version is not None:
+        if version is None:
+            return self._write_pin(None)
+        self.require(version)
+        self.manifest(version)
+        try:
+            before = self.pinned()
+        except ConfigurationError:
+            before = None
+        self._write_pin(version)
+        try:
             self.require(version)
-            self.manifest(version)
+        except ConfigurationError:  # pruned meanwhile
+            self._write_pin(before)
+            raise
+
+    def _write_pin(self, version: Version | None) -> None:
         with storage_faults(self._root):
             write_pin(self._pin_file, version)
-        if version is not None:
-            self.require(version)  # it may have been pruned meanwhile
 
     def pinned(self) -> Version | None:
         """None when nothing is pinned. Raises `ConfigurationError` if the pin is unreadable."""

@@ -35,6 +35,9 @@ async def partitions_of(kafka: KafkaSettings, topic: str) -> int:
     """How many a topic has that exists. Raises ConfigurationError without a broker."""
     async with admin_client(kafka) as client:
         (found,) = await client.describe_topics([topic])
+    if found["error_code"]:
+        reason = for_code(found["error_code"]).__name__
+        raise ConfigurationError(f"cannot look up the partitions of {topic!r}: {reason}")
     return len(found["partitions"])
 
 

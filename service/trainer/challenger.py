@@ -1,7 +1,7 @@
 """The challenger: model, vocabulary and optimizer, which change, grow and return together."""
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -59,8 +59,8 @@ class Checkpoint:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Savepoint:
-    """As a checkpoint, but of the item table only what steps have moved since, until it is
-    released. It is of no use once an item has got or lost its row."""
+    """As a checkpoint, but of the item table only what has moved since, until it is released. It
+    is of no use once an item has got or lost its row."""
 
     weights: dict[str, Tensor]  # those that are trained, but the item table
     optimizer: dict[str, Any]
@@ -94,7 +94,8 @@ class Challenger:
         self._rates = settings.learning_rate, settings.item_learning_rate
         self._steps = 0
         self._savepoints: list[Savepoint] = []
-        self._taught: Tensor | None = None  # `taught`, as far as it is known
+        self._taught: Tensor | None = None  # `taught`; None: to be looked up
+        self._is_taught = torch.zeros(0, dtype=torch.bool)  # and row 0, as far as it is known
         # When each row's item was last met, epoch ms; 0: not known. What was met stays so when a
         # checkpoint is restored. [rows]
         self.met = np.zeros(len(vocabulary), np.int64)
@@ -153,19 +154,20 @@ class Challenger:
 
     @property
     def taught(self) -> Tensor:
-        """Rows of the items that any step has read or foretold, and so moved. [items]"""
+        """Rows of the items that steps have read or foretold, or are about to. [items]"""
         if self._taught is None:
-            self._taught = 1 + self.item_optimizer.steps[1:].nonzero().squeeze(1)
+            self._is_taught = self.item_optimizer.steps > 0
+            self._is_taught[NO_ROW] = True
+            self._taught = 1 + self._is_taught[1:].nonzero().squeeze(1)
         return self._taught
 
-    def taught_with(self, rows: Sequence[Tensor]) -> Tensor:
-        """As `taught`, with all `rows` [any] of a step that is about to be made."""
-        asked = torch.cat(list(rows))
-        new = asked[self.item_optimizer.steps.index_select(0, asked) == 0]
-        new = new[new != NO_ROW]
+    def about_to_teach(self, rows: Tensor) -> None:
+        """Steps to come read or foretell `rows` [any]; what is undone is forgotten again."""
+        taught = self.taught
+        new = rows[~self._is_taught[rows]].unique()
         if len(new):
-            self._taught = torch.cat([self.taught, new.unique()])
-        return self.taught
+            self._is_taught[new] = True
+            self._taught = torch.cat([taught, new])
 
     def set_learning_rates(self, rate: float, item_rate: float) -> None:
         """From the next step on, and less than that in the first steps of a model."""
@@ -188,7 +190,10 @@ class Challenger:
         """Give unknown items rows; the table and its moments grow with them."""
         self.vocabulary = self.vocabulary.extended(items)
         self.model.grow(len(self.vocabulary))
-        self.item_optimizer.grow(self.model.items.weight.shape[0])
+        capacity = self.model.items.weight.shape[0]
+        if capacity > len(self.item_optimizer.steps):
+            self.item_optimizer.grow(capacity)
+            self._taught = None
         more = len(self.vocabulary) - len(self.met)
         self.met = np.pad(self.met, (0, more)) if more else self.met
 
@@ -303,8 +308,8 @@ class Challenger:
         del self._savepoints[self._savepoints.index(savepoint) :]
 
     def undo(self, to: Savepoint) -> None:
-        """Go back to a savepoint, from which steps alone have led here. It stays one; those made
-        after it are none any more."""
+        """Go back to a savepoint, from which steps and `settle` alone have led here. It stays one;
+        those made after it are none any more."""
         del self._savepoints[self._savepoints.index(to) + 1 :]
         to.items.put_back(self._of_items)
         self._taught = None

@@ -88,8 +88,10 @@ log = logging.getLogger(__name__)
 
 # Rows of the holdout, newest first, that early stopping looks at; the gate looks at all.
 _STOPPING_ROWS = 128
-# A loss spike is worse than this part of what a guess among all items would lose.
+# A loss spike is worse than this part of what a guess among all items would lose, with so much
+# more: weights that know nothing do not guess evenly.
 _WORSE_THAN_A_GUESS = 1.2
+_UNEVEN = 1.0  # nats
 _NEWS = 0.1  # how much the last round counts in what is usual
 _SLOWEST = 1 / 64  # of the learning rate, after rejections
 # Rounds remembered in case the challenger is rejected: at 500 sequences a round about 170 MB.
@@ -187,8 +189,7 @@ class Learner:
         self._asked_scores: dict[int, float] = {}
         # NDCG@10 of the champion on the holdout as it is now, less that when it was published.
         self.shift: float | None = None
-        # Whether anything was learned since the gate was last asked: it would answer the same.
-        self.has_news = False
+        self.news = False  # was anything learned or described since the gate was last asked
         self._date_unknown()
         self._crown()
         self._older = self._champion
@@ -279,6 +280,10 @@ class Learner:
         try:
             # What is turned down does not belong beside what stands before it.
             self._challenger.settle(np.where(taught.weight < 0, NO_KEY, taught.item))
+            rows = np.unique(self._challenger.vocabulary.rows(taught.item))
+            self._challenger.about_to_teach(
+                torch.from_numpy(rows).to(self._challenger.model.device)
+            )
             steps = self._fit(taught, replayable, epochs, ratio, before)
         except (NonFiniteError, LossSpikeError) as error:
             log.warning("round undone: %s", error)
@@ -287,15 +292,13 @@ class Learner:
             self._divergences += 1
             skipped = self._try_again(taught, self._divergences)
             self.given_up += skipped
-            # While events wait to be taught again, `trained_through` is past them: publish nothing.
-            self.has_news = bool(self._since_champion) and not len(self._retry)
             if skipped:
                 self._usual = math.nan  # the stream itself may have changed
         else:
             self._remember(taught)
             if self._clicks:
                 self._clicks.end_round()
-            self.has_news = not len(self._retry)
+            self.news = True
             self._divergences = self._divergences if len(self._retry) else 0
         finally:
             self._challenger.release(before)
@@ -317,8 +320,7 @@ class Learner:
         self._challenger.describe(described, self._champion_at)
         self._challenger.meet(described.keys, np.full(len(described.items), self._latest_ms))
         self.blend = replace(self.blend, temperature=self._temperature_now)
-        # While events wait to be taught again, `trained_through` is past them: publish nothing.
-        self.has_news = not len(self._retry)
+        self.news = True
 
     def name(self, items: Iterable[CatalogueItem]) -> None:
         """The catalogue names these items, or does so no more where they are withdrawn."""
@@ -541,10 +543,10 @@ class Learner:
 
     def _expect(self, loss: float) -> None:
         """Raise LossSpikeError where a round's mean loss is far above the usual."""
-        # The candidates stand for all of these.
-        guess = math.log(1 + len(self._challenger.taught))
-        if math.isnan(loss) or not guess:
+        if math.isnan(loss):
             return
+        # The candidates stand for all of these.
+        guess = _UNEVEN + math.log(1 + len(self._challenger.taught))
         part = loss / guess
         if part > max(self._settings.max_loss_ratio * self._usual, _WORSE_THAN_A_GUESS):
             raise LossSpikeError(
@@ -698,7 +700,7 @@ class Learner:
 
         Gives the report and the number of sequences given up.
         """
-        self.has_news = False
+        self.news = False
         champion, challenger = self._scores_of(self._champion), self.fit_blend()
         report = judge(champion, challenger, self._settings.gate)
         for older in self._older_versions(champion):
@@ -823,7 +825,7 @@ class Learner:
             # A diverged round may be waiting for its second chance already.
             self._retry = join([self._retry, taught], self._length + 1)
             return 0
-        log.warning("gave up on %d sequences after %d rejections", len(taught), times)
+        log.warning("gave up on %d sequences: they failed %d times", len(taught), times)
         self._rejections = self._divergences = 0
         if self._clicks:
             self._clicks.give_up()
@@ -844,8 +846,14 @@ class Learner:
             self._clicks.give_up()
         self._asked_ndcg, self._asked_scores = self._crowned_ndcg, {}
         self._let_older_go()
-        self.has_news = False
+        self.news = False
         return skipped
+
+    @property
+    def has_news(self) -> bool:
+        """Whether the gate might say something else than when it was last asked. While events wait
+        to be taught again, `trained_through` is past them: nothing is published."""
+        return self.news and not len(self._retry)
 
     @property
     def only_describes(self) -> bool:

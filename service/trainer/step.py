@@ -58,8 +58,8 @@ def train_step(
     wanted = batch.label != NO_ROW  # [rows, width]
     target = batch.label[wanted]  # [targets]
     shown = [clicks.context.flatten(), clicks.item] if clicks else []
-    known = challenger.taught_with([batch.item.flatten(), target, *shown])  # [items]
-    drawn = candidates(known, settings.negatives)  # [negatives]
+    challenger.about_to_teach(torch.cat([batch.item.flatten(), target, *shown]))
+    drawn = candidates(challenger.taught, settings.negatives)  # [negatives]
     asked = [batch.item.flatten(), target, drawn, *shown]
     used, place = torch.unique(torch.cat(asked), return_inverse=True)
     # By index_select rows are copied whole, which by brackets takes five times as long.
@@ -81,7 +81,7 @@ def train_step(
             vectors.index_select(0, right),
             drawn,
             vectors.index_select(0, wrong),
-            items=len(known),
+            items=len(challenger.taught),
             temperature=temperature,
             weight=None if batch.weight is None else batch.weight[wanted],
         )

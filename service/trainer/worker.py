@@ -367,7 +367,7 @@ class Worker:
             log.warning("%s: starting again from the one that is", error)
             return None
         if manifest is None:
-            learner.has_news = origin is Origin.TRAINED  # also where no more events come
+            learner.news = origin is Origin.TRAINED  # also where no more events come
             return parent
         self._newest = manifest.version
         self._same_frozen = True

@@ -284,8 +284,10 @@ class TestPin:
             return found
 
         monkeypatch.setattr(registry, "manifest", then_it_goes)
+        a_registry(tmp_path).pin(Version(2))
         with pytest.raises(ConfigurationError, match="no version 1; kept: 2"):
             registry.pin(Version(1))
+        assert registry.pinned() == 2
 
 
 class TestRollback:

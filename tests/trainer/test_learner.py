@@ -813,12 +813,22 @@ def test_what_no_candidate_tells_apart_is_no_spike_however_large_the_catalogue(
 ) -> None:
     settings = small_settings(quick_training().model_copy(update={"negatives": 8}))
     challenger = a_challenger(settings, items=500)
-    challenger.taught_with([torch.arange(1, 501)])
+    challenger.about_to_teach(torch.arange(1, 501))
     learner = a_learner(slab, settings, challenger)
     learner._expect(0.5 * math.log(501))
     learner._expect(1.1 * math.log(501))
     with pytest.raises(LossSpikeError):
         learner._expect(1.5 * math.log(501))
+
+
+def test_a_growing_catalogue_is_no_spike(slab: HistorySlab) -> None:
+    """Beside a large one, of which little was met, temperatures are low and first losses high."""
+    settings = small_settings()
+    challenger = a_challenger(settings, items=500)
+    learner = a_learner(slab, settings, challenger)
+    for count in (1, 3, 30, 400):
+        challenger.about_to_teach(torch.arange(1, count + 1))
+        learner._expect(math.log(count) + 0.8 if count > 1 else 0.0)
 
 
 def test_the_gate_pairs_events_that_are_alike_by_what_came_before_them(
