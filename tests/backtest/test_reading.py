@@ -122,7 +122,8 @@ def test_what_parquet_holds_may_be_decimal_or_beyond_python(
     )
     batches = [price]
     fake = SimpleNamespace(
-        ParquetFile=lambda content: SimpleNamespace(iter_batches=lambda: iter(batches))
+        ArrowException=RuntimeError,
+        ParquetFile=lambda content: SimpleNamespace(iter_batches=lambda: iter(batches)),
     )
     monkeypatch.setitem(sys.modules, "pyarrow", fake)
     monkeypatch.setitem(sys.modules, "pyarrow.parquet", fake)
